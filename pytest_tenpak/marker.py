@@ -1,0 +1,191 @@
+"""What a ``quantize`` marker may say, checked at collection, and the case it stands for."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .errors import SpecError
+from .measure.corpus import DEFAULT
+from .measurement import HEADLINE, RATIOS
+from .outcome import Case
+from .protocol import PROTOCOLS
+from .quantizers import Registry
+from .spec import CHECKPOINT, Option, QuantizeSpec, nearest
+from .verdict import Limits, Tolerances
+
+#: Arguments of every marker, beside the options that its method declares.
+ARGUMENTS: tuple[Option, ...] = (
+    Option("method", str, None, "quantization method, or one that a plugin or conftest registered"),
+    Option("checkpoint", str, None, "instead of method: directory of a checkpoint quantized elsewhere"),
+    Option("model", str, None, "unquantized model: directory, .gguf file, package:NAME/FILE.gguf, hub id"),
+    Option("corpus", str, DEFAULT, "text to measure on: packaged name, file, package:NAME/FILE, hub:…"),
+    Option("calibration", str, None, "text to calibrate on, for methods that do; never the corpus"),
+    Option("protocol", str, "gptq", "evaluation protocol", choices=PROTOCOLS),
+    Option("context", int, None, "tokens per window; default by protocol and model", minimum=2),
+    Option("stride", int, None, "tokens between windows, for protocol='sliding'", minimum=1),
+    Option("max_tokens", int, 0, "scored tokens at most; 0: the whole corpus", minimum=0),
+    Option(
+        "dtype",
+        str,
+        "auto",
+        "type to measure in; auto: float32 on CPU, the model's own 16-bit type on CUDA",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    ),
+    Option("max_ppl_delta", float, None, "limit: perplexity over the reference, relative", above=-1),
+    Option("min_compression", float, None, f"limit: least compression, {RATIOS[HEADLINE]}", above=0),
+    Option("ppl_tolerance", float, 0.005, "perplexity over the baseline, relative", minimum=0),
+    Option("compression_tolerance", float, 0.001, "compression under the baseline, relative", minimum=0),
+    Option("baseline", str, None, "baseline name, when the test's id should not be it"),
+    Option("may_skip", bool, False, "skip, even in CI, when a library or device is missing"),
+)
+_BASELINE_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
+
+
+def read_marker(
+    args: Sequence[Any],
+    given: Mapping[str, Any],
+    *,
+    registry: Registry,
+    defaults: Mapping[str, Any],
+    nodeid: str,
+    file: str,
+    line: int,
+) -> Case:
+    """The case that a marker's arguments stand for.
+
+    ``defaults`` holds values from the command line or ini for arguments the marker leaves out. Raises
+    SpecError naming the argument, what was given and accepted, and what to do.
+    """
+    if args:
+        raise SpecError(
+            "the marker takes keyword arguments only",
+            given=", ".join(map(repr, args)),
+            remedy=f"write @pytest.mark.quantize(method={args[0]!r}, …)",
+        )
+    spec, options = _read_spec(given, registry)
+    known = {option.name: option for option in ARGUMENTS}
+    values = {name: defaults.get(name, option.default) for name, option in known.items()}
+    for name, value in given.items():
+        if name in known and name != "min_compression":
+            values[name] = known[name].validate(value)
+        elif name not in known and name not in options:
+            names = [*known, *options]
+            raise SpecError(
+                f"the marker has no argument {name!r}{nearest(name, names)}",
+                given=f"{name}={value!r}",
+                accepted=", ".join(sorted(names)),
+                remedy="correct the name, or remove it",
+            )
+    return Case(
+        nodeid=nodeid,
+        file=file,
+        line=line,
+        name=_baseline_name(values["baseline"], nodeid),
+        spec=spec,
+        limits=Limits(values["max_ppl_delta"], _read_compression(given.get("min_compression"))),
+        tolerances=Tolerances(values["ppl_tolerance"], values["compression_tolerance"]),
+        **{
+            name: values[name]
+            for name in (
+                "model",
+                "checkpoint",
+                "corpus",
+                "calibration",
+                "protocol",
+                "context",
+                "stride",
+                "max_tokens",
+                "dtype",
+                "may_skip",
+            )
+        },
+    )
+
+
+def _read_spec(given: Mapping[str, Any], registry: Registry) -> tuple[QuantizeSpec, set[str]]:
+    """The spec, and the names of the options its method declares."""
+    method, checkpoint = given.get("method"), given.get("checkpoint")
+    if (method is None) == (checkpoint is None):
+        raise SpecError(
+            "the marker needs one of method and checkpoint" + ("" if method is None else ", not both"),
+            given=", ".join(f"{k}={v!r}" for k, v in given.items()) or "no arguments",
+            accepted=f"method= one of {', '.join(registry)}; or checkpoint= a directory",
+            remedy="say what to quantize with, or which checkpoint to gate",
+        )
+    if checkpoint is not None:
+        return QuantizeSpec.build(CHECKPOINT, (), {}), set()
+    if not isinstance(method, str):
+        raise SpecError(
+            f"method={method!r} is not accepted",
+            given=f"{method!r} ({type(method).__name__})",
+            accepted=", ".join(registry),
+        )
+    quantizer = registry[method]
+    if (given.get("calibration") is not None) != quantizer.calibrates:
+        wanted = "needs calibration=" if quantizer.calibrates else "does not calibrate"
+        raise SpecError(
+            f"method {method!r} {wanted}",
+            given=f"calibration={given.get('calibration')!r}",
+            remedy="name a text to calibrate on" if quantizer.calibrates else "leave calibration out",
+        )
+    names = {option.name for option in quantizer.options}
+    return QuantizeSpec.build(
+        method, quantizer.options, {k: v for k, v in given.items() if k in names}
+    ), names
+
+
+def _read_compression(given: Any) -> dict[str, float]:
+    """``min_compression``: a number means the headline ratio, a mapping names its denominators."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        given = {HEADLINE: given}
+    for name, value in given.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if name not in RATIOS or not number or not 0 < value < float("inf"):
+            raise SpecError(
+                f"min_compression={given!r} is not accepted{nearest(str(name), RATIOS)}",
+                given=f"{name!r}: {value!r}",
+                accepted=f"a number above 0 ({RATIOS[HEADLINE]}), or a mapping from {', '.join(RATIOS)}",
+                remedy=f"for example min_compression=2.2, or min_compression={{'{HEADLINE}': 2.2}}",
+            )
+    return {name: float(value) for name, value in given.items()}
+
+
+def _baseline_name(wanted: str | None, nodeid: str) -> str:
+    """The baseline's path without ``.json``: the marker's own, or one made from the test's id."""
+    if wanted is not None:
+        if not _BASELINE_NAME.fullmatch(wanted):
+            raise SpecError(
+                f"baseline={wanted!r} is not a name",
+                given=wanted,
+                accepted="letters, digits, '_', '-' and '.', in folders separated by '/'",
+            )
+        return wanted
+    file, _, test = nodeid.partition("::")
+    folder = "/".join(_file_name(part) for part in file.removesuffix(".py").split("/"))
+    return f"{folder}/{_file_name(test.replace('::', '.').replace('[', '--').removesuffix(']'))}"
+
+
+def _file_name(text: str) -> str:
+    """``text`` as a portable file name; what had to be changed or cut is told apart by a digest."""
+    plain = re.sub(r"[^\w.=,+-]", "_", text, flags=re.ASCII)[:100].lstrip(".") or "_"
+    return plain if plain == text else f"{plain}.{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def marker_ids(markers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A readable id for each of several markers on one test: the method, then what tells it apart."""
+    heads = [str(given.get("method") or given.get("checkpoint") or "?") for given in markers]
+    ids = []
+    for head, given in zip(heads, markers, strict=True):
+        same = [other for name, other in zip(heads, markers, strict=True) if name == head]
+        told = [
+            f"{name}={value}"
+            for name, value in given.items()
+            if any(other.get(name) != value for other in same)
+        ]
+        ids.append("-".join([head.rstrip("/").rpartition("/")[2], *told]))
+    return ids

@@ -1,0 +1,1 @@
+"""Measuring: the corpus, perplexity by window, and the ledger of bytes."""

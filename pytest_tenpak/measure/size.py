@@ -1,0 +1,73 @@
+"""The compression ledger of a checkpoint, from the headers of the files on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..measurement import Ledger
+from ..weights import StoredTensor, read_tensors, weight_files
+
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+_INPUT_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
+_OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight")
+
+
+def ledger(checkpoint: Path, model: Path) -> Ledger:
+    """Bytes of ``checkpoint`` beside the weights of the unquantized ``model`` they stand for.
+
+    A layer counts as quantized when the model has ``NAME.weight`` in a floating type and the checkpoint
+    stores it otherwise: under other tensors, or as integers. Everything stored under ``NAME.`` except
+    its bias then counts as codes, scales, zeros or indices. Raises CheckpointError for damaged files.
+    """
+    whole = _without_tied_copy(read_tensors(model))
+    stored = read_tensors(checkpoint)
+    layers = [name for name in whole if name.endswith(".weight") and _is_quantized(name, whole, stored)]
+    prefixes = {name.removesuffix("weight") for name in layers}
+    layer_bytes = sum(tensor.size for name, tensor in stored.items() if _layer_of(name) in prefixes)
+    return Ledger(
+        weights=sum(tensor.numel for tensor in whole.values()),
+        tensor_bytes=sum(tensor.size for tensor in stored.values()),
+        file_bytes=sum(path.stat().st_size for path in weight_files(checkpoint)),
+        layer_weights=sum(whole[name].numel for name in layers),
+        layer_bytes=layer_bytes,
+    )
+
+
+def _is_quantized(name: str, whole: Mapping[str, StoredTensor], stored: Mapping[str, StoredTensor]) -> bool:
+    prefix = name.removesuffix("weight")
+    kept = stored.get(name)
+    if whole[name].dtype not in _FLOATS:
+        return False
+    if kept is not None:
+        return kept.dtype not in _FLOATS
+    # A tied head may be left out of the checkpoint: that is no quantized layer.
+    return any(other.startswith(prefix) and other != prefix + "bias" for other in stored)
+
+
+def _layer_of(name: str) -> str:
+    """``a.b.`` for ``a.b.qweight`` and ``a.b.weight.absmax``; nothing for a bias."""
+    head, found, _ = name.rpartition(".weight.")
+    layer, _, leaf = (head, "", "weight") if found else name.rpartition(".")
+    return "" if leaf == "bias" else layer + "."
+
+
+def _without_tied_copy(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors without an output head that repeats the input embeddings byte for byte.
+
+    Whether embeddings are tied is the default of each architecture, and config.json may leave it out;
+    the bytes cannot.
+    """
+    embeddings = [tensor for name, tensor in tensors.items() if name.endswith(_INPUT_EMBEDDINGS)]
+    copies = {
+        head.name
+        for head in tensors.values()
+        if head.name in _OUTPUT_HEADS and any(_same_bytes(head, other) for other in embeddings)
+    }
+    return {name: tensor for name, tensor in tensors.items() if name not in copies}
+
+
+def _same_bytes(one: StoredTensor, other: StoredTensor) -> bool:
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    return all(a == b for a, b in zip(one.chunks(), other.chunks(), strict=True))

@@ -1,0 +1,150 @@
+"""Command-line options and their same-named ini settings: command line over ini over default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from .errors import SpecError
+from .marker import ARGUMENTS
+from .spec import Option
+from .update import MODES
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One ``--tenpak-…`` option; ``ini`` is False for what belongs to a single run."""
+
+    option: Option
+    metavar: str | None = None
+    ini: bool = True
+
+    @property
+    def flag(self) -> str:
+        """``--tenpak-name``."""
+        return "--tenpak-" + self.option.name.replace("_", "-")
+
+    @property
+    def key(self) -> str:
+        """``tenpak_name``, the ini key and the attribute of the parsed command line."""
+        return "tenpak_" + self.option.name
+
+    def read(self, config: pytest.Config) -> Any:
+        """The value in force; raises SpecError naming option or ini key."""
+        given = config.getoption(self.key)
+        source = self.flag
+        if given is None and self.ini:
+            given, source = config.getini(self.key) or None, f"ini {self.key}"
+        if given is None:
+            return self.option.default
+        try:
+            return self.option.validate(_typed(str(given), self.option.kind))
+        except SpecError as error:
+            raise error.asked_by(source) from None
+
+
+def _typed(text: str, kind: type) -> Any:
+    """Text from a command line or an ini file as the option's type; itself where it does not fit."""
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
+def _marker_default(name: str) -> Option:
+    """A setting that stands in for a marker argument of the same name."""
+    return next(argument for argument in ARGUMENTS if argument.name == name)
+
+
+#: The model under test, where neither a marker nor the fixture ``tenpak_model`` names one.
+MODEL = Setting(_marker_default("model"), "MODEL")
+#: Settings that markers can override, by the argument's name.
+DEFAULTS = tuple(
+    Setting(_marker_default(name), metavar)
+    for name, metavar in (
+        ("corpus", "CORPUS"),
+        ("protocol", None),
+        ("context", "TOKENS"),
+        ("max_tokens", "TOKENS"),
+        ("dtype", None),
+        ("ppl_tolerance", "RELATIVE"),
+        ("compression_tolerance", "RELATIVE"),
+    )
+)
+RUN = tuple(
+    Setting(*row)
+    for row in (
+        (Option("baseline_dir", str, "baselines", "folder of baseline files, below the rootdir"), "DIR"),
+        (
+            Option(
+                "cache_dir", str, None, "folder for checkpoints and measurements; default: the user's cache"
+            ),
+            "DIR",
+        ),
+        (Option("device", str, "auto", "auto, cpu, cuda or cuda:N"), "DEVICE"),
+        (Option("batch_size", int, 0, "windows per forward pass; 0 chooses", minimum=0), "WINDOWS"),
+        (Option("timeout", float, 0.0, "seconds for one worker process; 0: no limit", minimum=0), "SECONDS"),
+        (
+            Option(
+                "unavailable",
+                str,
+                None,
+                "what a missing library or device does: default fail in CI, skip elsewhere",
+                choices=("fail", "skip"),
+            ),
+        ),
+        (
+            Option(
+                "update",
+                str,
+                None,
+                "write baselines: new ones; also those of failing gates; all that changed",
+                choices=MODES,
+            ),
+            None,
+            False,
+        ),
+        (
+            Option("accept", str, None, "accept worse figures in an update, and store this reason"),
+            "REASON",
+            False,
+        ),
+        (Option("json", str, None, "write every outcome of the run to this file"), "PATH", False),
+    )
+)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare every setting."""
+    group = parser.getgroup("tenpak", "gates for quantized models (pytest-tenpak)")
+    for setting in (MODEL, *DEFAULTS, *RUN):
+        option = setting.option
+        default = "" if option.default is None or not setting.ini else f" (default: {option.default})"
+        choices = "{" + ",".join(map(str, option.choices)) + "}" if option.choices else None
+        group.addoption(
+            setting.flag,
+            dest=setting.key,
+            default=None,
+            metavar=setting.metavar or choices,
+            help=option.help + default,
+        )
+        if setting.ini:
+            parser.addini(setting.key, f"{option.help}{default}; see {setting.flag}", default="")
+
+
+def read(config: pytest.Config, name: str) -> Any:
+    """The value in force of one setting of a run."""
+    return next(setting for setting in RUN if setting.option.name == name).read(config)
+
+
+def model(config: pytest.Config) -> str | None:
+    """The model named by ``--tenpak-model`` or ini."""
+    named: str | None = MODEL.read(config)
+    return named
+
+
+def marker_defaults(config: pytest.Config) -> dict[str, Any]:
+    """Values for marker arguments that markers leave out."""
+    return {setting.option.name: setting.read(config) for setting in DEFAULTS}

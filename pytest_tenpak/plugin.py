@@ -1,0 +1,250 @@
+"""The pytest plugin: markers become cases at collection, cases become outcomes, outcomes fail tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from . import hookspecs, options
+from .collector import Collector
+from .errors import TenpakError
+from .state import EXPECTED_KEY, USAGE_KEY, open_session, session_key
+
+if TYPE_CHECKING:
+    from .outcome import Case, Outcome
+    from .quantized import Quantized
+
+MARKERS = ("quantize", "tenpak_quantize")
+_MARKER_PARAM = "_tenpak_marker"
+
+_case = pytest.StashKey["Case"]()
+_outcome = pytest.StashKey["Outcome"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    options.add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in MARKERS:
+        config.addinivalue_line(
+            "markers",
+            f"{name}(method=…, max_ppl_delta=…, min_compression=…, …): "
+            "quantize the model under test, measure it, and gate it (pytest-tenpak)",
+        )
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Collector(config), "tenpak-collector")
+
+
+# ---------------------------------------------------------------- collection
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Several markers on one test make several tests, one case each."""
+    markers = _markers(metafunc.definition)
+    if len(markers) > 1:
+        from .marker import marker_ids
+
+        metafunc.fixturenames.append(_MARKER_PARAM)
+        ids = marker_ids([marker.kwargs for marker in markers])
+        metafunc.parametrize(_MARKER_PARAM, markers, indirect=True, ids=ids)
+
+
+@pytest.fixture
+def _tenpak_marker(request: pytest.FixtureRequest) -> pytest.Mark:
+    """The one of a test's several markers that this item stands for."""
+    marker: pytest.Mark = request.param
+    return marker
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    marked = [item for item in items if _markers(item)]
+    if not marked:
+        return
+    problems = _build_cases(config, marked)
+    if not problems:
+        return
+    output = getattr(config, "workeroutput", None)
+    if output is None:
+        raise pytest.UsageError(*problems)
+    # An xdist worker cannot end a run with a usage error; its controller can (pytest_testnodedown).
+    output[USAGE_KEY] = problems
+    items.clear()
+
+
+def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
+    """Give every marked item its case; returns what is wrong with markers and options."""
+    from .marker import read_marker
+
+    problems: list[str] = []
+    names: dict[str, str] = {}
+    try:
+        session = open_session(config)
+        defaults = options.marker_defaults(config)
+    except TenpakError as error:
+        return [str(error)]
+    for item in items:
+        try:
+            marker = _marker_of(item)
+            file, line, _ = item.location
+            case = read_marker(
+                marker.args,
+                marker.kwargs,
+                registry=session.run.registry,
+                defaults=defaults,
+                nodeid=item.nodeid,
+                file=file,
+                line=(line or 0) + 1,
+            )
+        except TenpakError as error:
+            problems.append(str(error.asked_by(item.nodeid)))
+            continue
+        if names.setdefault(case.name, item.nodeid) != item.nodeid:
+            problems.append(
+                f"{item.nodeid}: the baseline {case.name!r} is that of {names[case.name]} already"
+            )
+        item.stash[_case] = case
+        fixtures = getattr(item, "fixturenames", None)
+        if fixtures is not None and "quantized" not in fixtures:
+            # A marked test is gated whether or not it asks for the fixture.
+            item.fixturenames = [*fixtures, "quantized"]  # type: ignore[attr-defined]
+        session.expected.add(item.nodeid)
+    output = getattr(config, "workeroutput", None)
+    if output is not None:
+        output[EXPECTED_KEY] = sorted(session.expected)
+    return problems
+
+
+def _markers(item: Any) -> list[pytest.Mark]:
+    return [marker for marker in item.iter_markers() if marker.name in MARKERS]
+
+
+def _marker_of(item: pytest.Item) -> pytest.Mark:
+    """The marker an item is gated by: the only one, or the one that pytest_generate_tests gave it."""
+    from .errors import SpecError
+
+    markers = _markers(item)
+    callspec: Any = getattr(item, "callspec", None)
+    on_parameter = callspec is not None and any(mark.name in MARKERS for mark in callspec.marks)
+    if callspec is not None and _MARKER_PARAM in callspec.params and not on_parameter:
+        chosen: pytest.Mark = callspec.params[_MARKER_PARAM]
+        return chosen
+    if len(markers) == 1:
+        return markers[0]
+    raise SpecError(
+        f"{len(markers)} markers meet on one test",
+        accepted="several on a test function (one case each), or one in each pytest.param(…, marks=…)",
+        remedy="put them all on the function, or all in its parameters",
+    )
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> str | None:
+    session = config.stash.get(session_key, None)
+    if session is None or not session.expected:
+        return None
+    from importlib.metadata import version
+
+    count = len(session.expected)
+    return (
+        f"tenpak {version('pytest-tenpak')}: {count} gate{'' if count == 1 else 's'}, "
+        f"device {options.read(config, 'device')}, baselines in {options.read(config, 'baseline_dir')}/"
+    )
+
+
+# ---------------------------------------------------------------- running
+
+
+@pytest.fixture(scope="session")
+def tenpak_model(pytestconfig: pytest.Config) -> Any:
+    """The model under test where a marker names none. Override it to return a directory, a .gguf file,
+    a hub id, or a (model, tokenizer) pair of your own.
+    """
+    return options.model(pytestconfig)
+
+
+@pytest.fixture
+def quantized(request: pytest.FixtureRequest) -> Quantized:
+    """The quantized model of a marked test: model, tokenizer, generate, measurement, verdict, checkpoint."""
+    from .quantized import Quantized
+
+    item = request.node
+    if _case not in item.stash:
+        pytest.fail("the fixture 'quantized' needs a marker: @pytest.mark.quantize(method=…)", pytrace=False)
+    session = request.config.stash[session_key]
+    case = _with_model(request, item.stash[_case])
+    outcome = item.stash[_outcome] = session.answer(case)
+    others = [row for row in item.user_properties if not row[0].startswith("tenpak.")]
+    item.user_properties[:] = [*others, *_properties(outcome)]
+    if outcome.skipped:
+        pytest.skip(outcome.problem)
+    return Quantized(outcome, session.run)
+
+
+def _with_model(request: pytest.FixtureRequest, case: Case) -> Case:
+    """The case with its model filled in from the fixture ``tenpak_model``, unless the marker named one."""
+    from dataclasses import replace
+
+    from .models import save_pair
+
+    if case.model is not None:
+        return case
+    model = request.getfixturevalue("tenpak_model")
+    if isinstance(model, tuple) and len(model) == 2:
+        model = save_pair(model, request.config.stash[session_key].run.store)
+    elif model is not None and not isinstance(model, (str, os.PathLike)):
+        pytest.fail(
+            f"the fixture tenpak_model gave {type(model).__name__}; accepted: a path, a hub id, "
+            "or a (model, tokenizer) pair",
+            pytrace=False,
+        )
+    return replace(case, model=None if model is None else os.fspath(model))
+
+
+def _properties(outcome: Outcome) -> list[tuple[str, object]]:
+    """Scalars for JUnit and whoever else reads ``user_properties``."""
+    from .report.json import figures_of
+
+    figures = figures_of(outcome) or {}
+    compression = figures.get("compression", {}).get("whole_vs_16bit")
+    named = {
+        "tenpak.status": str(outcome.status),
+        "tenpak.method": outcome.case.spec.method,
+        "tenpak.ppl": figures.get("perplexity"),
+        "tenpak.ppl_reference": figures.get("reference_perplexity"),
+        "tenpak.ppl_delta": figures.get("ppl_delta"),
+        "tenpak.bits_per_weight": figures.get("bits_per_weight"),
+        "tenpak.compression": compression,
+    }
+    return [(name, value) for name, value in named.items() if value is not None]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a marked test in its call phase: after its own body, whose failures stay its own."""
+    from .report.terminal import failure
+
+    outcome = item.stash.get(_outcome, None)
+    if outcome is not None and outcome.problem:
+        pytest.fail(failure(outcome), pytrace=False)
+    returned = yield
+    if outcome is not None and not outcome.passes:
+        pytest.fail(failure(outcome), pytrace=False)
+    return returned
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Send the outcome with the report, which xdist carries to the controller."""
+    report = yield
+    outcome = item.stash.get(_outcome, None)
+    if outcome is not None and (report.when == "call" or outcome.skipped):
+        report.tenpak_outcome = outcome.to_dict()  # type: ignore[attr-defined]
+    return report

@@ -1,0 +1,52 @@
+"""Progress of long work: a bar with rate and time left on a terminal, one quiet line elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+#: ``progress(done, total, unit)``: how far a long piece of work has come.
+Progress = Callable[[int, int, str], None]
+
+
+def ignore(_done: int, _total: int, _unit: str) -> None:
+    """A Progress that nobody watches."""
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Progress]:
+    """A tqdm bar on stderr that goes when it is done."""
+    from tqdm import tqdm
+
+    with tqdm(desc=title, total=None, leave=False, file=sys.stderr, dynamic_ncols=True) as shown:
+
+        def progress(done: int, total: int, unit: str) -> None:
+            shown.total, shown.unit = total, f" {unit}"
+            shown.update(done - shown.n)
+
+        yield progress
+
+
+@contextmanager
+def line(title: str, write: Callable[[str], None]) -> Iterator[Progress]:
+    """One line when the work is done: what, how much, how long."""
+    started = time.monotonic()
+    last = (0, "")
+
+    def progress(done: int, _total: int, unit: str) -> None:
+        nonlocal last
+        last = (done, unit)
+
+    yield progress
+    seconds = time.monotonic() - started
+    done, unit = last
+    rate = f", {done:,} {unit}, {done / seconds:,.0f}/s" if unit == "tokens" and seconds else ""
+    write(f"tenpak: {title}: {seconds:.1f} s{rate}")
+
+
+@contextmanager
+def silent() -> Iterator[Progress]:
+    """Nothing."""
+    yield ignore

@@ -1,0 +1,127 @@
+"""Evaluation protocols: which windows of a token stream are run, and which positions are scored.
+
+``gptq`` follows the GPTQ paper's code (arXiv 2210.17323): the corpus joined and tokenized once,
+windows side by side, every position but the first scored, the rest of the text dropped.
+``llamacpp`` follows llama.cpp's perplexity tool: context 512, the first token of each window replaced
+by BOS, the second half scored. ``sliding`` is Hugging Face's strided recipe: overlapping windows in
+which only positions that no earlier window scored count, to the last token of the text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from .errors import CorpusError, SpecError
+
+PROTOCOLS = ("gptq", "llamacpp", "sliding")
+#: Documents of a corpus are joined with this before they are tokenized.
+JOIN = "\n\n"
+
+
+class Window(NamedTuple):
+    """Tokens ``start:stop`` run in one forward pass; those from ``first_scored`` on are scored."""
+
+    start: int
+    stop: int
+    first_scored: int
+
+    @property
+    def scored(self) -> int:
+        """How many tokens of this window are scored."""
+        return self.stop - self.first_scored
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A protocol with every number filled in. Two figures compare only when theirs are equal."""
+
+    name: str
+    context: int
+    stride: int
+    scored: str
+    bos: str
+    join: str = JOIN
+
+    @classmethod
+    def resolve(cls, name: str, context: int | None, stride: int | None, model_maximum: int) -> Protocol:
+        """Fill in a protocol for a model that takes at most ``model_maximum`` tokens.
+
+        Raises SpecError when the context is longer than the model's maximum, or the stride does not
+        belong to the protocol or exceeds the context.
+        """
+        default = 512 if name == "llamacpp" else 2048
+        length = min(default, model_maximum) if context is None else context
+        if length > model_maximum:
+            raise SpecError(
+                f"context={length} is longer than the model takes",
+                given=length,
+                accepted=f"at most {model_maximum} tokens (the model's maximum)",
+                remedy="lower context, or leave it out",
+            )
+        if name != "sliding":
+            if stride not in (None, length):
+                raise SpecError(
+                    f"protocol {name!r} has windows side by side and takes no stride",
+                    given=f"stride={stride}",
+                    accepted="stride only with protocol='sliding'",
+                    remedy="use protocol='sliding', or leave stride out",
+                )
+            if name == "llamacpp":
+                return cls(name, length, length, scored="second-half", bos="window")
+            return cls(name, length, length, scored="all-but-first", bos="tokenizer")
+        step = max(1, length // 2) if stride is None else stride
+        if step > length:
+            raise SpecError(
+                f"stride={step} is longer than the context and would leave tokens out",
+                given=f"stride={step}, context={length}",
+                accepted=f"1 to {length}",
+                remedy="lower stride",
+            )
+        return cls(name, length, step, scored="new", bos="tokenizer")
+
+    def windows(self, tokens: int, budget: int = 0) -> list[Window]:
+        """The windows of a stream of ``tokens`` tokens, in order of the text.
+
+        ``budget`` caps the scored tokens (0: none): the longest prefix of windows within it, at least
+        one. A prefix is always a valid smaller run. Raises CorpusError when not even one fits.
+        """
+        plan = self._sliding(tokens) if self.scored == "new" else self._side_by_side(tokens)
+        if not plan or (self.scored == "new" and tokens < self.context):
+            raise CorpusError(
+                "the corpus is shorter than one window",
+                given=f"{tokens} tokens",
+                accepted=f"at least {self.context} tokens (protocol {self.name}, context {self.context})",
+                remedy="give a longer corpus, or a smaller context",
+            )
+        if not budget:
+            return plan
+        kept: list[Window] = []
+        spent = 0
+        for window in plan:
+            spent += window.scored
+            if kept and spent > budget:
+                break
+            kept.append(window)
+        return kept
+
+    def _side_by_side(self, tokens: int) -> list[Window]:
+        skipped = self.context // 2 + 1 if self.scored == "second-half" else 1
+        starts = range(0, tokens - self.context + 1, self.context)
+        return [Window(start, start + self.context, start + skipped) for start in starts]
+
+    def _sliding(self, tokens: int) -> list[Window]:
+        plan: list[Window] = []
+        scored_to = 0
+        for start in range(0, tokens, self.stride):
+            stop = min(start + self.context, tokens)
+            # A window's own first token has nothing before it to be predicted from.
+            plan.append(Window(start, stop, max(scored_to, start + 1)))
+            scored_to = stop
+            if stop == tokens:
+                break
+        return plan
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain form, part of a measurement's identity."""
+        return asdict(self)

@@ -1,0 +1,82 @@
+"""What the ``quantized`` fixture gives a test: the outcome, and the reloaded model when it is asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .device import Device
+from .measurement import Measurement
+from .outcome import Outcome
+from .pipeline import Run
+from .spec import CHECKPOINT
+from .verdict import Verdict
+
+
+class Quantized:
+    """The quantized model of one case, as saved and loaded back.
+
+    ``model`` and ``tokenizer`` are loaded from the checkpoint when first used; a test that only looks
+    at figures never pays for them.
+    """
+
+    def __init__(self, outcome: Outcome, run: Run) -> None:
+        self._outcome = outcome
+        self._run = run
+
+    @property
+    def verdict(self) -> Verdict:
+        """The gate's checks and their status."""
+        return self._outcome.verdict
+
+    @property
+    def measurement(self) -> Measurement:
+        """Perplexity by window, ledger, identity, provenance of the checkpoint."""
+        return self._present(self._outcome.measurement)
+
+    @property
+    def reference(self) -> Measurement:
+        """The same of the unquantized model."""
+        return self._present(self._outcome.reference)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint's directory."""
+        self._present(self._outcome.measurement)
+        return Path(self._outcome.checkpoint)
+
+    @cached_property
+    def model(self) -> Any:
+        """The reloaded model, in evaluation mode, on the run's device."""
+        from .quantizers.loading import load_pretrained
+
+        method = self._outcome.case.spec.method
+        load = load_pretrained if method == CHECKPOINT else self._run.registry[method].load
+        return load(self.checkpoint, self._device.torch_name, self.measurement.identity["dtype"])
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The checkpoint's tokenizer."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.checkpoint, local_files_only=True)
+
+    def generate(self, prompt: str, **options: Any) -> str:
+        """What the quantized model says after ``prompt``, without the prompt; greedy by default.
+
+        ``options`` go to transformers' ``generate``, for example ``max_new_tokens=8``.
+        """
+        inputs = self.tokenizer(prompt, return_tensors="pt").to(self.model.device)
+        ids = self.model.generate(**inputs, **{"do_sample": False, **options})
+        said: str = self.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return said
+
+    @property
+    def _device(self) -> Device:
+        return self._run.choose_device()
+
+    def _present(self, value: Measurement | None) -> Measurement:
+        if value is None:
+            raise AttributeError(f"the case could not be measured:\n{self._outcome.problem}")
+        return value

@@ -1,0 +1,114 @@
+"""NF4 and LLM.int8() through bitsandbytes and transformers' integration of it, on CPU and CUDA.
+
+NF4: Dettmers et al., QLoRA (arXiv 2305.14314). LLM.int8(): Dettmers et al. (arXiv 2208.07339).
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+from ..errors import SpecError
+from ..spec import Option
+from .base import Job, Quantizer
+from .loading import load_pretrained
+
+#: Output heads that stay unquantized; naming modules to skip replaces the integration's own list.
+_HEADS = ("lm_head", "embed_out")
+#: The backend's own default, in weights.
+_BLOCKSIZE = 64
+_SKIP = Option("skip_modules", tuple, (), "modules to leave unquantized, beside the output head")
+
+
+class _BitsAndBytes(Quantizer):
+    requires: ClassVar[tuple[str, ...]] = ("bitsandbytes", "accelerate")
+    install: ClassVar[str] = "pip install 'pytest-tenpak[bitsandbytes]'"
+
+    def _save(self, job: Job, **options: Any) -> None:
+        """Quantize while loading and save; what is not quantized keeps the type it is stored in."""
+        from transformers import BitsAndBytesConfig
+
+        skip = job.spec.options["skip_modules"]
+        recipe = BitsAndBytesConfig(llm_int8_skip_modules=[*skip, *_HEADS] if skip else None, **options)
+        model = load_pretrained(job.model, job.device, "auto", quantization_config=recipe)
+        job.progress(1, 2, "steps")
+        model.save_pretrained(job.out)
+        job.progress(2, 2, "steps")
+
+
+class Nf4(_BitsAndBytes):
+    """4-bit NormalFloat in blocks, each with an absolute maximum (itself quantized with double_quant)."""
+
+    method = "nf4"
+    options = (
+        Option("bits", int, 4, "the method has one width", choices=(4,)),
+        Option("double_quant", bool, False, "quantize the block maxima too"),
+        Option(
+            "blocksize",
+            int,
+            _BLOCKSIZE,
+            "weights per block",
+            choices=(32, 64, 128, 256, 512, 1024, 2048, 4096),
+        ),
+        Option(
+            "compute_dtype",
+            str,
+            "auto",
+            "type of the matrix products; auto: the type the checkpoint is measured in",
+            choices=("auto", "float32", "bfloat16", "float16"),
+        ),
+        _SKIP,
+    )
+
+    def quantize(self, job: Job) -> None:
+        """Quantize to NF4 and save."""
+        import torch
+
+        options = job.spec.options
+        compute = job.dtype if options["compute_dtype"] == "auto" else options["compute_dtype"]
+        _set_blocksize(options["blocksize"])
+        self._save(
+            job,
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=options["double_quant"],
+            bnb_4bit_compute_dtype=getattr(torch, compute),
+        )
+
+
+class Int8(_BitsAndBytes):
+    """8-bit rows, each with its absolute maximum; activations above the threshold stay in 16 bit."""
+
+    method = "int8"
+    options = (
+        Option("bits", int, 8, "the method has one width", choices=(8,)),
+        Option("threshold", float, 6.0, "activations above it are outliers; 0 keeps none apart", minimum=0),
+        _SKIP,
+    )
+
+    def quantize(self, job: Job) -> None:
+        """Quantize to LLM.int8() and save."""
+        self._save(job, load_in_8bit=True, llm_int8_threshold=job.spec.options["threshold"])
+
+
+def _set_blocksize(blocksize: int) -> None:
+    """Make ``blocksize`` the default of new 4-bit parameters, in this worker process.
+
+    transformers' BitsAndBytesConfig has no field for it and hands on what the parameter was made with.
+    Reloading needs nothing: the block size is stored with the quantized state.
+    """
+    import bitsandbytes as bnb
+
+    if blocksize == _BLOCKSIZE:
+        return
+    make = bnb.nn.Params4bit.__new__
+    names = list(inspect.signature(make).parameters.values())
+    defaults = [(p.name, p.default) for p in names if p.default is not inspect.Parameter.empty]
+    if "blocksize" not in dict(defaults):
+        raise SpecError(
+            "this bitsandbytes has no block size to set",
+            given=f"blocksize={blocksize}",
+            accepted="the default",
+            remedy="upgrade bitsandbytes, or leave blocksize out",
+        )
+    make.__defaults__ = tuple(blocksize if name == "blocksize" else default for name, default in defaults)

@@ -1,0 +1,72 @@
+"""One run: which gates were expected, what became of them, and the baselines that are written for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .baseline import Baseline, Entry
+from .digest import fingerprint
+from .errors import BaselineError
+from .files import write_atomically
+from .outcome import Case, Outcome
+from .pipeline import Run, evaluate
+from .report.json import document
+
+
+class GateSession:
+    """Answers cases where tests run, and collects outcomes where they are reported.
+
+    Under xdist the workers answer and the controller collects, so that one process writes.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.expected: set[str] = set()
+        self.outcomes: dict[str, Outcome] = {}
+        self.written: list[str] = []
+        self._answers: dict[str, Outcome] = {}
+
+    def answer(self, case: Case) -> Outcome:
+        """The case's outcome, evaluated once per run.
+
+        A rerun of a flaky test is given the same answer, so a baseline that this run creates does not
+        turn it green; only a case that could not be measured is tried again.
+        """
+        known = self._answers.get(case.nodeid)
+        if known is None or known.problem:
+            known = self._answers[case.nodeid] = evaluate(case, self.run)
+        return known
+
+    def collect(self, outcome: Outcome, test_passed: bool) -> None:
+        """Take in an outcome; write its baseline if the update rule and the test both allow it."""
+        self.outcomes[outcome.case.nodeid] = outcome
+        if test_passed and outcome.update.write:
+            self._write(outcome)
+
+    def _write(self, outcome: Outcome) -> None:
+        measurement, reference = outcome.measurement, outcome.reference
+        if measurement is None or reference is None:
+            return
+        path = self.run.baselines / f"{outcome.case.name}.json"
+        with self.run.store.lock(f"baseline-{fingerprint(str(path))[:32]}"):
+            baseline = Baseline.read(path) or Baseline(outcome.case.nodeid)
+            entry = Entry.of(measurement, reference)
+            old = baseline.entries.get(outcome.device_class)
+            if old is not None:
+                entry = entry.replacing(old, outcome.update.reason)
+            try:
+                baseline.with_entry(outcome.device_class, entry).write(path)
+            except OSError as fault:
+                raise BaselineError(f"the baseline {path} cannot be written", given=str(fault)) from None
+        self.written.append(outcome.baseline)
+
+    def ordered(self) -> list[Outcome]:
+        """The outcomes in order of their tests' ids, whatever order they ran in."""
+        return [self.outcomes[nodeid] for nodeid in sorted(self.outcomes)]
+
+    def write_json(self, path: Path) -> None:
+        """Write every outcome as one JSON document."""
+        plain: dict[str, Any] = document(self.ordered(), sorted(self.expected))
+        write_atomically(path, json.dumps(plain, indent=1, sort_keys=True, allow_nan=False) + "\n")

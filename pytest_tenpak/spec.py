@@ -1,0 +1,140 @@
+"""What to quantize to: a method, its options, and the rules that every value is held to."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from .digest import fingerprint
+from .errors import SpecError
+
+#: The method name of a checkpoint that somebody else quantized.
+CHECKPOINT = "checkpoint"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``'; did you mean 'x'?'`` for the closest known word, or nothing when none is close."""
+    match = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One named value that a method, a marker or an ini file accepts.
+
+    ``kind`` is ``bool``, ``int``, ``float``, ``str`` or ``tuple`` (of strings). ``minimum`` is
+    inclusive unless ``above`` is set. A default of None means that the value may be left out.
+    """
+
+    name: str
+    kind: type
+    default: Any
+    help: str
+    choices: tuple[Any, ...] | None = None
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+
+    def accepted(self) -> str:
+        """What may be given, in words for an error or a table."""
+        if self.choices is not None:
+            return "one of " + ", ".join(repr(choice) for choice in self.choices)
+        words = {
+            bool: "True or False",
+            int: "a whole number",
+            float: "a number",
+            str: "a text",
+            tuple: "a list of names",
+        }
+        bounds = [
+            f"{word} {bound:g}"
+            for word, bound in (("at least", self.minimum), ("above", self.above), ("at most", self.maximum))
+            if bound is not None
+        ]
+        return " ".join([words[self.kind], " and ".join(bounds)]).strip()
+
+    def validate(self, value: Any) -> Any:
+        """The value in its own type, or SpecError with what was given and what is accepted."""
+        if value is None and self.default is None:
+            return None
+        typed = self._typed(value)
+        within = (
+            typed is not None
+            and (self.choices is None or typed in self.choices)
+            and (self.minimum is None or typed >= self.minimum)
+            and (self.above is None or typed > self.above)
+            and (self.maximum is None or typed <= self.maximum)
+        )
+        if within:
+            return typed
+        hint = nearest(value, map(str, self.choices)) if isinstance(value, str) and self.choices else ""
+        raise SpecError(
+            f"{self.name}={value!r} is not accepted{hint}",
+            given=f"{value!r} ({type(value).__name__})",
+            accepted=self.accepted(),
+            remedy=f"{self.name}: {self.help}",
+        )
+
+    def _typed(self, value: Any) -> Any:
+        """``value`` if it has this option's type (an int may stand for a float), else None."""
+        if self.kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value) if math.isfinite(value) else None
+        if self.kind is int and isinstance(value, bool):
+            return None
+        if self.kind is tuple:
+            names = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+            return tuple(value) if names else None
+        return value if isinstance(value, self.kind) else None
+
+
+@dataclass(frozen=True)
+class QuantizeSpec:
+    """A method and every one of its options, defaults included; never adjusted after validation."""
+
+    method: str
+    options: Mapping[str, Any]
+
+    @classmethod
+    def build(cls, method: str, declared: Iterable[Option], given: Mapping[str, Any]) -> QuantizeSpec:
+        """Validate ``given`` against what the method declares and fill in its defaults.
+
+        Raises SpecError for an unknown option (with the nearest match) or a value not accepted.
+        """
+        options = {option.name: option for option in declared}
+        for name in given:
+            if name not in options:
+                raise SpecError(
+                    f"method {method!r} has no option {name!r}{nearest(name, options)}",
+                    given=f"{name}={given[name]!r}",
+                    accepted=", ".join(sorted(options)) or "no options",
+                    remedy="remove it, or choose a method that has it",
+                )
+        values = {
+            name: option.validate(given[name]) if name in given else option.default
+            for name, option in options.items()
+        }
+        return cls(method, MappingProxyType(dict(sorted(values.items()))))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain form: what baselines store as identity and what cache keys are made of."""
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in self.options.items()}
+        return {"method": self.method, "options": plain}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> QuantizeSpec:
+        """The spec that :meth:`to_dict` wrote (lists become tuples again)."""
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in plain["options"].items()}
+        return cls(plain["method"], MappingProxyType(options))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the plain form: equal specs, equal fingerprints."""
+        return fingerprint(self.to_dict())
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{k}={v}" for k, v in self.options.items() if v not in (None, (), False))
+        return f"{self.method}({shown})" if shown else self.method

@@ -1,0 +1,91 @@
+"""The state of one pytest run, kept in ``config.stash``: made when the first gate is met."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from . import options
+
+if TYPE_CHECKING:
+    from .progress import Progress
+    from .session import GateSession
+
+#: Keys of what an xdist worker sends its controller when it ends.
+USAGE_KEY = "tenpak_usage_error"
+EXPECTED_KEY = "tenpak_expected"
+
+session_key = pytest.StashKey["GateSession"]()
+
+
+def open_session(config: pytest.Config) -> GateSession:
+    """The run's gate session, made when the first gate is met."""
+    if session_key in config.stash:
+        return config.stash[session_key]
+    from platformdirs import user_cache_path
+
+    from .checkpoint import Store
+    from .device import choose_device
+    from .pipeline import Run
+    from .quantizers import Registry
+    from .session import GateSession
+
+    registry = Registry()
+    config.hook.pytest_tenpak_register_quantizers(register=registry.register)
+    cache_dir = options.read(config, "cache_dir")
+    in_ci = bool(os.environ.get("CI") or os.environ.get("BUILD_NUMBER"))
+    unavailable = options.read(config, "unavailable") or ("fail" if in_ci else "skip")
+    store = Store(
+        config.rootpath / Path(cache_dir).expanduser() if cache_dir else user_cache_path("pytest-tenpak")
+    )
+    wanted = options.read(config, "device")
+    number = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    run = Run(
+        root=config.rootpath,
+        store=store,
+        registry=registry,
+        baselines=config.rootpath / options.read(config, "baseline_dir"),
+        choose_device=cache(lambda: choose_device(wanted, store, int(number) if number.isdigit() else 0)),
+        update=options.read(config, "update"),
+        reason=options.read(config, "accept"),
+        in_ci=in_ci,
+        skip_unavailable=unavailable == "skip",
+        batch_size=options.read(config, "batch_size"),
+        timeout=options.read(config, "timeout"),
+        narrate=lambda title: _narrate(config, title),
+    )
+    config.stash[session_key] = GateSession(run)
+    return config.stash[session_key]
+
+
+@contextmanager
+def _narrate(config: pytest.Config, title: str) -> Iterator[Progress]:
+    """Show progress past pytest's capturing: a bar on a terminal, a line elsewhere, nothing in a worker."""
+    from . import progress
+
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    capture = config.pluginmanager.getplugin("capturemanager")
+    display: AbstractContextManager[Progress]
+    if hasattr(config, "workerinput") or reporter is None or config.get_verbosity() < 0 or capture is None:
+        with progress.silent() as advance:
+            yield advance
+        return
+    with capture.global_and_fixture_disabled():
+        if sys.stderr.isatty():
+            display = progress.bar(title)
+        else:
+
+            def write(text: str) -> None:
+                reporter.ensure_newline()
+                reporter.write_line(text)
+
+            display = progress.line(title, write)
+        with display as advance:
+            yield advance

@@ -1,0 +1,91 @@
+"""What a run may do to a baseline: the rule that keeps an update from turning red into green unasked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .baseline import Entry
+from .verdict import Status, Verdict
+
+#: What ``--tenpak-update`` accepts, each including the ones before it.
+MODES = ("new", "failing", "all")
+
+
+@dataclass(frozen=True)
+class Update:
+    """Whether the baseline is written, whether the test passes, and what the user is told.
+
+    ``reason`` goes into the baseline's history beside the figures it replaces.
+    """
+
+    write: bool
+    passes: bool
+    reason: str = ""
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Update:
+        """The update that :meth:`to_dict` wrote."""
+        return cls(**plain)
+
+
+def decide(
+    verdict: Verdict,
+    mode: str | None,
+    reason: str | None,
+    in_ci: bool,
+    old: Entry | None = None,
+    new: Entry | None = None,
+) -> Update:
+    """What to do with one case's baseline.
+
+    ``mode`` is one of MODES or None (nobody asked), ``reason`` the text of ``--tenpak-accept``.
+    ``old`` and ``new`` are the entries before and after. Only checks against the baseline can be
+    settled by an update: a broken limit or a failed measurement stays red and writes nothing.
+    """
+    status = verdict.status
+    if any(check.kind != "tolerance" for check in verdict.failing):
+        return Update(False, False)
+    if status is Status.NEW:
+        return _decide_new(mode, in_ci)
+    if status is Status.INVALID:
+        if mode in ("failing", "all"):
+            return Update(True, True, reason or "identity changed", "baseline replaced: its identity changed")
+        return Update(False, False)
+    if status is Status.REGRESSED:
+        if mode not in ("failing", "all"):
+            return Update(False, False)
+        if not reason:
+            return Update(False, False, note='not updated: it is worse, which needs --tenpak-accept "reason"')
+        return Update(True, True, reason, f"baseline updated, accepted as worse: {reason}")
+    return _decide_green(mode, reason, old, new)
+
+
+def _decide_new(mode: str | None, in_ci: bool) -> Update:
+    if in_ci and mode is None:
+        return Update(
+            False,
+            False,
+            note="no baseline, and in CI none is written: create it where you can review it "
+            "(run without CI set), or name --tenpak-update=new",
+        )
+    return Update(True, True, note="baseline created: review and commit it")
+
+
+def _decide_green(mode: str | None, reason: str | None, old: Entry | None, new: Entry | None) -> Update:
+    """A passing case: only ``all`` rewrites its baseline, and even then not for the worse unasked."""
+    if mode != "all" or old is None or new is None or (old.figures == new.figures and old.nll == new.nll):
+        return Update(False, True)
+    worse = (
+        new.figures.perplexity > old.figures.perplexity or new.figures.compression < old.figures.compression
+    )
+    if worse and not reason:
+        note = 'baseline kept: the new figures are worse, which needs --tenpak-accept "reason"'
+        return Update(False, True, note=note)
+    return Update(True, True, reason or "updated on request", "baseline updated")
