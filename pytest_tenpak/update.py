@@ -50,7 +50,7 @@ def decide(
     settled by an update: a broken limit or a failed measurement stays red and writes nothing.
     """
     status = verdict.status
-    if any(check.kind != "tolerance" for check in verdict.failing):
+    if status is Status.ERROR or any(check.kind != "tolerance" for check in verdict.failing):
         return Update(False, False)
     if status is Status.NEW:
         return _decide_new(mode, in_ci)

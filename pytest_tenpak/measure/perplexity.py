@@ -96,9 +96,10 @@ class _Scorer:
 
         with torch.inference_mode():
             ids = self._ids([Window(0, min(32, len(self._tokens)), 1)], None)
-            whole = self._model(input_ids=ids, use_cache=False).logits[:, -8:].float()
-            ours = self._head(self._hidden(ids)[:, -8:]).float()
-        return bool(torch.allclose(whole, ours, rtol=1e-3, atol=1e-3, equal_nan=True))
+            whole = self._model(input_ids=ids, use_cache=False).logits
+            ours = self._head(self._hidden(ids))
+        # The same product of the same shapes: bit for bit, or something more was done.
+        return bool(torch.equal(whole.nan_to_num(), ours.nan_to_num()))
 
     def _hidden(self, ids: Any) -> Any:
         return self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state

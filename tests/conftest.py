@@ -1,0 +1,79 @@
+"""Shared by all tests: a tiny model that has learned something, and projects to run pytest in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tiny import save_trained_llama
+
+#: What CI systems and xdist set, and what would change how pytest or the gate behaves.
+AMBIENT = ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS")
+
+TEXT = "In the beginning was the word, and the word was quantized. " * 120
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch):
+    """Tests see no CI unless they are about CI."""
+    for name in AMBIENT:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """A byte-level Llama of 0.4 million weights, trained for some seconds on the packaged corpus."""
+    folder = tmp_path_factory.mktemp("trained") / "llama"
+    save_trained_llama(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory) -> Path:
+    """One cache for the whole session: a checkpoint that one test made, the next one finds."""
+    return tmp_path_factory.mktemp("cache")
+
+
+class Project:
+    """A user's project in a temporary folder, with a model, a corpus, and pytest to run."""
+
+    def __init__(self, pytester: pytest.Pytester, model: Path, cache: Path) -> None:
+        self.pytester = pytester
+        self.path = pytester.path
+        self.model = model
+        (self.path / "text.txt").write_text(TEXT, encoding="utf-8")
+        self.ini(model=model, cache_dir=cache, corpus="text.txt", context=64)
+
+    def ini(self, **settings: object) -> None:
+        """Write the project's ini file."""
+        self.settings = settings
+        rows = "".join(f"tenpak_{name} = {value}\n" for name, value in settings.items())
+        self.pytester.makeini(f"[pytest]\n{rows}")
+
+    def test(self, body: str, name: str = "test_gate") -> None:
+        """Write a test file."""
+        self.pytester.makepyfile(**{name: "import pytest\n" + body})
+
+    def run(self, *args: str | os.PathLike[str]) -> pytest.RunResult:
+        """Run pytest in the project; plugins that reorder tests stay out unless a test asks for them."""
+        quiet = () if any("randomly" in str(arg) for arg in args) else ("-p", "no:randomly")
+        return self.pytester.runpytest_subprocess(*quiet, *args)
+
+    @property
+    def baselines(self) -> list[str]:
+        """Paths of all files below the baseline folder."""
+        root = self.path / "baselines"
+        return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def project(pytester, trained, shared_cache) -> Project:
+    """A project whose model is the trained Llama and whose cache is shared by the session."""
+    return Project(pytester, trained, shared_cache)
+
+
+@pytest.fixture(params=[(), ("-n", "2")], ids=["alone", "xdist"])
+def distributed(request) -> tuple[str, ...]:
+    """Arguments that run a project in one process, and under xdist."""
+    return request.param

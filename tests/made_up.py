@@ -1,0 +1,44 @@
+"""Measurements with made-up figures, for what is pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pytest_tenpak.baseline import Entry
+from pytest_tenpak.measurement import Ledger, Measurement, Provenance, WindowNLL
+
+IDENTITY = {
+    "spec": {"method": "nf4", "options": {"bits": 4, "threshold": 1e-9}},
+    "model": "sha256:" + "a" * 64,
+    "tokenizer": "sha256:" + "b" * 64,
+    "corpus": "sha256:" + "c" * 64,
+    "calibration": None,
+    "protocol": {"name": "gptq", "context": 4, "join": "\n\n"},
+    "dtype": "float32",
+    "metrics_version": 1,
+}
+
+
+def measured(
+    nll=(9.0, 10.0, 11.0), *, tokens=None, tensor_bytes=500, nonfinite=0, stream="s", weights="d", **versions
+) -> Measurement:
+    """A measurement of windows of 4 tokens, and a ledger of 1000 weights."""
+    counts = (4,) * len(nll) if tokens is None else tokens
+    return Measurement(
+        windows=WindowNLL(tuple(nll), counts, nonfinite, stream),
+        ledger=Ledger(1000, tensor_bytes, tensor_bytes + 8, 900, 450),
+        identity=IDENTITY,
+        weights_digest=weights * 64,
+        provenance=Provenance({"torch": "2.13.0", **versions}, {"device": "x86_64"}),
+        loader="transformers",
+    )
+
+
+def reference(nll=(8.0, 9.0, 10.0), **rest) -> Measurement:
+    """The unquantized model beside :func:`measured`."""
+    return replace(measured(nll, **rest), ledger=Ledger(1000, 2000, 2008))
+
+
+def accepted(**rest) -> Entry:
+    """A baseline entry of :func:`measured`."""
+    return Entry.of(measured(**rest), reference())

@@ -1,0 +1,174 @@
+"""The baseline file: readable, exact, whole at every moment, and never trusted blindly."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_up import accepted, measured, reference
+
+from pytest_tenpak.baseline import HISTORY_LENGTH, Baseline, Entry
+from pytest_tenpak.errors import BaselineError
+
+
+def written(path: Path, **rest) -> dict:
+    Baseline("t.py::test", {"cpu": accepted(**rest)}).write(path)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_what_was_written_is_read_back(tmp_path):
+    """Every field survives, identities to the last digit."""
+    path = tmp_path / "b.json"
+    baseline = Baseline("t.py::test", {"cpu": accepted(), "cuda-sm90": accepted(tensor_bytes=400)})
+    baseline.write(path)
+    again = Baseline.read(path)
+    assert again == baseline
+    assert again.entries["cpu"].identity["spec"]["options"]["threshold"] == 1e-9
+
+
+def test_a_file_reads_well_in_a_diff(tmp_path):
+    """Keys are sorted, window arrays stand on one line, figures have fixed digits, the file ends in a newline."""
+    path = tmp_path / "b.json"
+    written(path)
+    text = path.read_text(encoding="utf-8")
+    assert '"nll": [9.000000, 10.000000, 11.000000],\n' in text
+    assert '"perplexity": 12.182494' in text
+    assert text.endswith("}\n")
+    keys = list(json.loads(text)["entries"]["cpu"])
+    assert keys == sorted(keys)
+
+
+def test_equal_measurements_give_equal_bytes(tmp_path):
+    """Two identical runs leave no diff."""
+    written(tmp_path / "a.json")
+    written(tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_a_missing_file_is_no_baseline(tmp_path):
+    """None, not an error: the case is new."""
+    assert Baseline.read(tmp_path / "none.json") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is not valid JSON"),
+        ("{", "is not valid JSON"),
+        ("[]", "no schema version"),
+        ('{"schema_version": 99}', "written by a newer pytest-tenpak"),
+        ('{"schema_version": true}', "no schema version"),
+        ('{"schema_version": 1}', "has a fault in top level"),
+        ('{"schema_version": 1, "case": "x", "entries": {"cpu": {}}}', "has a fault in entries.cpu"),
+        ('{"schema_version": NaN}', "NaN is not a figure"),
+        ('{"schema_version": 1e999}', "out of range"),
+        ("[" * 100_000, "is not valid JSON"),
+        ("\udcff", "cannot be read"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_fault(tmp_path, text, said):
+    """Neither a traceback nor a silent pass: file, fault, and what to do."""
+    path = tmp_path / "b.json"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(BaselineError, match=said) as caught:
+        Baseline.read(path)
+    assert str(path) in str(caught.value)
+    assert "what to do:" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("steps", "value", "said"),
+    [
+        (("figures", "perplexity"), 1.0, "the windows give 12.18"),
+        (("figures", "compression"), 9.0, "the ledger gives 4.0"),
+        (("windows", "tokens"), [4, 4], "3 NLLs for 2 token counts"),
+        (("windows", "nll"), [9.0, "10", 11.0], "windows.nll.1"),
+        (("windows", "nll"), [], "windows.nll"),
+        (("weights_digest",), "abc", "weights_digest"),
+        (("surprise",), 1, "surprise"),
+    ],
+)
+def test_a_figure_edited_by_hand_is_found(tmp_path, steps, value, said):
+    """A headline that its own windows contradict, or a field that cannot be, is an error naming it."""
+    path = tmp_path / "b.json"
+    plain = written(path)
+    inner = plain["entries"]["cpu"]
+    for step in steps[:-1]:
+        inner = inner[step]
+    inner[steps[-1]] = value
+    path.write_text(json.dumps(plain))
+    with pytest.raises(BaselineError, match=said):
+        Baseline.read(path)
+
+
+junk = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([]), st.just({}))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_no_mutation_is_a_traceback(tmp_path_factory, data):
+    """Whatever value stands in whatever place, reading gives a baseline or a BaselineError."""
+    path = tmp_path_factory.mktemp("m") / "b.json"
+    plain = written(path)
+    place, key = plain, "entries"
+    while True:
+        inner = place[key]
+        if not isinstance(inner, (dict, list)) or not inner or data.draw(st.booleans()):
+            break
+        place = inner
+        key = data.draw(st.sampled_from(sorted(inner) if isinstance(inner, dict) else range(len(inner))))
+    place[key] = data.draw(junk)
+    path.write_text(json.dumps(plain))
+    try:
+        again = Baseline.read(path)
+    except BaselineError as error:
+        assert str(path) in str(error)
+    else:
+        assert all(math.isfinite(entry.figures.perplexity) for entry in again.entries.values())
+
+
+def test_a_successor_keeps_anchor_and_a_bounded_history():
+    """The first accepted figures stay; replaced ones are kept newest first, with their reasons."""
+    entry = accepted()
+    for step in range(HISTORY_LENGTH + 3):
+        entry = accepted(nll=(9.0, 10.0, 11.0 + step)).replacing(entry, f"reason {step}")
+    assert entry.anchor == accepted().figures
+    assert len(entry.history) == HISTORY_LENGTH
+    assert entry.history[0].reason == f"reason {HISTORY_LENGTH + 2}"
+
+
+def test_another_identity_anchors_itself():
+    """Figures that answer another question are not held to the old anchor."""
+    other = Entry.of(replace(measured(nll=(1.0, 1.0, 1.0)), identity={"model": "other"}), reference())
+    assert other.replacing(accepted(), "new model").anchor == other.figures
+
+
+@pytest.mark.slow
+def test_kill_leaves_the_old_file_or_the_new_one(tmp_path):
+    """60 × kill -9 while baselines are written over and over: each is whole when read."""
+    path = tmp_path / "b.json"
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\nfrom made_up import accepted\nfrom pytest_tenpak.baseline import Baseline\n"
+        f"path = Path({str(path)!r})\n"
+        "for i in range(10**6):\n"
+        "    Baseline('t', {'cpu': accepted(nll=[float(i % 7)] * 2000)}).write(path)\n"
+        "    if i == 0: print('ready', flush=True)\n"
+    )
+    for round_number in range(60):
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.001 * (round_number % 30))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert len(Baseline.read(path).entries["cpu"].nll) == 2000

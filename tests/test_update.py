@@ -1,0 +1,65 @@
+"""The update rule: nothing is created in CI, and nothing gets worse, unasked."""
+
+import pytest
+from made_up import accepted, measured, reference
+
+from pytest_tenpak.update import decide
+from pytest_tenpak.verdict import Check, Limits, Status, Tolerances, Verdict, compare
+
+
+def verdict_of(status: str, kind: str = "tolerance") -> Verdict:
+    return Verdict((Check("x", kind, Status(status)),))
+
+
+@pytest.mark.parametrize(
+    ("status", "mode", "reason", "in_ci", "writes", "passes"),
+    [
+        ("new", None, None, False, True, True),
+        ("new", None, None, True, False, False),
+        ("new", "new", None, True, True, True),
+        ("new", "failing", None, True, True, True),
+        ("regressed", None, None, False, False, False),
+        ("regressed", None, "fine", False, False, False),
+        ("regressed", "new", "fine", False, False, False),
+        ("regressed", "failing", None, False, False, False),
+        ("regressed", "failing", "fine", False, True, True),
+        ("regressed", "all", None, False, False, False),
+        ("regressed", "all", "fine", True, True, True),
+        ("invalid", None, None, False, False, False),
+        ("invalid", "new", None, False, False, False),
+        ("invalid", "failing", None, False, True, True),
+        ("error", "all", "fine", False, False, False),
+        ("passed", None, None, True, False, True),
+        ("improved", "failing", None, False, False, True),
+    ],
+)
+def test_the_rule(status, mode, reason, in_ci, writes, passes):
+    """Each status under each mode: what is written, and whether the test passes."""
+    update = decide(verdict_of(status), mode, reason, in_ci)
+    assert (update.write, update.passes) == (writes, passes)
+
+
+def test_no_update_settles_a_limit_or_a_failed_measurement():
+    """A baseline answers the second question only."""
+    for kind in ("limit", "sanity"):
+        update = decide(verdict_of("regressed", kind), "all", "fine", in_ci=False)
+        assert not update.write
+        assert not update.passes
+
+
+@pytest.mark.parametrize(
+    ("nll", "reason", "writes"),
+    [
+        ((9.0, 10.0, 11.0), None, False),
+        ((9.0, 10.0, 10.9999), None, True),
+        ((9.0, 10.0, 11.0001), None, False),
+        ((9.0, 10.0, 11.0001), "fine", True),
+    ],
+)
+def test_all_rewrites_passing_cases_but_not_for_the_worse_unasked(nll, reason, writes):
+    """Same figures leave the file alone, better ones replace it, worse ones need a reason even inside tolerance."""
+    new = accepted(nll=nll)
+    verdict = compare(measured(nll=nll), reference(), accepted(), Limits(), Tolerances())
+    update = decide(verdict, "all", reason, in_ci=False, old=accepted(), new=new)
+    assert update.passes
+    assert update.write is writes
