@@ -37,21 +37,27 @@ class Device:
 CPU = Device("cpu", "cpu", "cpu")
 
 
+def parse_device(wanted: str) -> tuple[str, int | None]:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as family and index; SpecError for another word."""
+    family, colon, index = wanted.partition(":")
+    if family not in ("auto", "cpu", "cuda") or (colon and (family != "cuda" or not index.isdecimal())):
+        raise SpecError(f"there is no device {wanted!r}", given=wanted, accepted="auto, cpu, cuda, cuda:N")
+    return family, int(index) if colon else None
+
+
 def choose_device(wanted: str, store: Store, worker: int = 0) -> Device:
     """The device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     ``worker`` spreads ``auto`` and ``cuda`` over the GPUs of a machine, one per xdist worker. Raises
     SpecError for another word, UnavailableError when CUDA is asked for and there is none.
     """
-    family, _, index = wanted.partition(":")
-    if family not in ("auto", "cpu", "cuda") or (index and (family != "cuda" or not index.isdigit())):
-        raise SpecError(f"there is no device {wanted!r}", given=wanted, accepted="auto, cpu, cuda, cuda:N")
+    family, index = parse_device(wanted)
     if family == "cpu":
         return CPU
     gpus = _gpus(store)
     if not gpus and family == "auto":
         return CPU
-    number = int(index) if index else (worker % len(gpus) if gpus else 0)
+    number = index if index is not None else (worker % len(gpus) if gpus else 0)
     if number >= len(gpus):
         raise UnavailableError(
             f"device {wanted!r} is not there",

@@ -159,7 +159,15 @@ def _obtain_checkpoint(bench: _Bench) -> tuple[Path, Quantizer | None, str | Non
     def quantize(folder: Path) -> Mapping[str, Any]:
         with run.narrate(f"quantizing to {case.spec.method}") as progress:
             facts = run_job(run.store, "quantize", {**payload, "out": str(folder)}, progress, run.timeout)
-        read_tensors(folder)
+        try:
+            read_tensors(folder)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"method {case.spec.method!r} left no whole checkpoint",
+                given=error.given,
+                accepted="weights as *.safetensors in job.out",
+                remedy="save with save_pretrained(job.out)",
+            ) from None
         return facts
 
     stored = run.store.directory("checkpoints", made_from, quantize)

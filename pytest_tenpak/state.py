@@ -32,7 +32,7 @@ def open_session(config: pytest.Config) -> GateSession:
     from platformdirs import user_cache_path
 
     from .checkpoint import Store
-    from .device import choose_device
+    from .device import choose_device, parse_device
     from .pipeline import Run
     from .quantizers import Registry
     from .session import GateSession
@@ -46,6 +46,7 @@ def open_session(config: pytest.Config) -> GateSession:
         config.rootpath / Path(cache_dir).expanduser() if cache_dir else user_cache_path("pytest-tenpak")
     )
     wanted = options.read(config, "device")
+    parse_device(wanted)
     number = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     run = Run(
         root=config.rootpath,
