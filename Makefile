@@ -13,7 +13,7 @@ demo-regression: $(VENV)/installed  ## the same gate with a worse recipe than it
 	$(BIN)/pytest demo/regression
 
 test: $(VENV)/installed  ## the suite, against the built wheel
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 slow: $(VENV)/installed  ## the tests that take minutes
 	$(BIN)/pytest -m slow

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from . import options
 from .errors import TenpakError
 from .state import EXPECTED_KEY, USAGE_KEY, open_session, session_key
+
+if TYPE_CHECKING:
+    from .report.terminal import Paint
+    from .verdict import Status
 
 
 class Collector:
@@ -67,21 +71,21 @@ class Collector:
 
             outcomes = session.ordered()
             terminalreporter.section("quantization gates", sep="=")
-            for line in terminal.table(outcomes, self._paint(terminalreporter)):
+            for line in terminal.table(outcomes, self._paint()):
                 terminalreporter.line(line)
             expected = max(len(session.expected), len(outcomes))
             terminalreporter.line(terminal.counts(outcomes, expected))
             for line in [*terminal.notes(outcomes), *self._problems]:
                 terminalreporter.line(line)
 
-    @staticmethod
-    def _paint(reporter: pytest.TerminalReporter) -> Any:
+    def _paint(self) -> Paint:
         from .verdict import Status
 
+        writer = self._config.get_terminal_writer()
         colours = {Status.PASSED: "green", Status.IMPROVED: "green", Status.NEW: "yellow"}
 
         def paint(text: str, status: Status) -> str:
             colour = "yellow" if text == "skipped" else colours.get(status, "red")
-            return reporter._tw.markup(text, **{colour: True})
+            return writer.markup(text, **{colour: True})
 
         return paint

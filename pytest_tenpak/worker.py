@@ -200,10 +200,19 @@ def _describe_device(device: str) -> dict[str, str]:
     if device == "cpu":
         return {
             "device": platform.machine(),
-            "cpu capability": torch.backends.cpu.get_cpu_capability(),
+            "cpu capability": _cpu_capability(),
             "threads": str(torch.get_num_threads()),
         }
     return {"device": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}
+
+
+def _cpu_capability() -> str:
+    """Instruction sets that choose kernels, and with them the last digits of a figure."""
+    import torch
+
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    kernels = [name for name in ("avx512_bf16", "amx_bf16") if known.get(name)]
+    return " ".join([str(torch.backends.cpu.get_cpu_capability()), *kernels])
 
 
 JOBS = {"quantize": _quantize, "convert": _convert, "measure": _measure}

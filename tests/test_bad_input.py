@@ -13,8 +13,14 @@ PLAIN = "@pytest.mark.quantize({})\ndef test_nf4(): pass\n"
 @pytest.mark.parametrize(
     ("arguments", "lines"),
     [
-        ('method="nf4", bit=4', ["*has no argument 'bit'; did you mean 'bits'?", "*given: *bit=4", "*accepted:*"]),
-        ('method="nf4", bits=5', ["*bits=5 is not accepted", "*given: *5 (int)", "*accepted: *one of 4", "*what to do:*"]),
+        (
+            'method="nf4", bit=4',
+            ["*has no argument 'bit'; did you mean 'bits'?", "*given: *bit=4", "*accepted:*"],
+        ),
+        (
+            'method="nf4", bits=5',
+            ["*bits=5 is not accepted", "*given: *5 (int)", "*accepted: *one of 4", "*what to do:*"],
+        ),
         ('method="nf4", blocksize=100', ["*blocksize=100 is not accepted", "*one of 32, 64, *"]),
         ('method="nf4", double_quant="yes"', ["*double_quant='yes' is not accepted", "*True or False"]),
         ('method="int8", threshold=-1', ["*threshold=-1 is not accepted", "*a number at least 0"]),
@@ -42,7 +48,9 @@ def test_a_bad_marker_is_a_usage_error(project, arguments, lines):
 
 def test_every_bad_marker_is_named_also_under_xdist(project, distributed):
     """All of them at once, with the same exit code."""
-    project.test(PLAIN.format("method='x'") + PLAIN.format("method='nf4', y=1").replace("test_nf4", "test_two"))
+    project.test(
+        PLAIN.format("method='x'") + PLAIN.format("method='nf4', y=1").replace("test_nf4", "test_two")
+    )
     result = project.run(*distributed)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines_random(["*test_nf4: there is no method 'x'*", "*test_two: *no argument 'y'*"])
@@ -127,14 +135,21 @@ def test_no_model(project):
 
 def test_a_missing_model_directory(project):
     """A path is a path: the hub is not asked."""
-    fails_with(project, "there is no model './none'", "*given: *none does not exist", marker="method='nf4', model='./none'")
+    fails_with(
+        project,
+        "there is no model './none'",
+        "*given: *none does not exist",
+        marker="method='nf4', model='./none'",
+    )
 
 
 def test_a_hub_id_that_cannot_be_reached(project, monkeypatch):
     """Offline, the error says so and how to go on."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     said = "there is no model 'nobody/nothing', neither as a directory nor on the hub"
-    fails_with(project, said, "*what to do: *pass its directory", marker="method='nf4', model='nobody/nothing'")
+    fails_with(
+        project, said, "*what to do: *pass its directory", marker="method='nf4', model='nobody/nothing'"
+    )
 
 
 def copied(project) -> object:
@@ -197,8 +212,14 @@ def baseline(project):
     ("harm", "said"),
     [
         (lambda text: text[:200], "*the baseline * is not valid JSON"),
-        (lambda text: text.replace('"schema_version": 1', '"schema_version": 7'), "*written by a newer pytest-tenpak"),
-        (lambda text: text.replace('"nll": [', '"nll": [null, '), "*has a fault in entries.cpu.windows.nll.0"),
+        (
+            lambda text: text.replace('"schema_version": 1', '"schema_version": 7'),
+            "*written by a newer pytest-tenpak",
+        ),
+        (
+            lambda text: text.replace('"nll": [', '"nll": [null, '),
+            "*has a fault in entries.cpu.windows.nll.0",
+        ),
     ],
     ids=["corrupted", "another schema version", "a field of another kind"],
 )
@@ -246,7 +267,9 @@ def test_a_perplexity_that_is_not_finite(project):
     project.test(PLAIN.format("checkpoint='model', max_ppl_delta=100.0"))
     result = project.run(f"--tenpak-model={project.model}")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*the checkpoint's perplexity is not finite: 6,930 of 6,930 tokens*", "*error"])
+    result.stdout.fnmatch_lines(
+        ["*the checkpoint's perplexity is not finite: 6,930 of 6,930 tokens*", "*error"]
+    )
     assert project.baselines == []
 
 
@@ -262,7 +285,9 @@ def test_a_model_fixture_of_another_kind(project):
     """What was given and what is accepted."""
     project.pytester.makeconftest("import pytest\n@pytest.fixture\ndef tenpak_model(): return 7\n")
     project.test(PLAIN.format("method='nf4'"))
-    project.run().stdout.fnmatch_lines(["*tenpak_model gave int; accepted: a path, a hub id, or a (model, tokenizer) pair"])
+    project.run().stdout.fnmatch_lines(
+        ["*tenpak_model gave int; accepted: a path, a hub id, or a (model, tokenizer) pair"]
+    )
 
 
 def test_a_report_that_cannot_be_written_fails_the_run(project):

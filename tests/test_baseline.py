@@ -109,7 +109,9 @@ def test_a_figure_edited_by_hand_is_found(tmp_path, steps, value, said):
         Baseline.read(path)
 
 
-junk = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([]), st.just({}))
+junk = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([]), st.just({})
+)
 
 
 @settings(max_examples=300, deadline=None)

@@ -21,7 +21,14 @@ def test_nf4():
 
 @pytest.mark.parametrize(
     "args",
-    [("-n", "0"), ("-p", "no:xdist"), ("-p", "randomly"), ("--strict-markers",), ("-p", "no:terminal"), ("-v",)],
+    [
+        ("-n", "0"),
+        ("-p", "no:xdist"),
+        ("-p", "randomly"),
+        ("--strict-markers",),
+        ("-p", "no:terminal"),
+        ("-v",),
+    ],
     ids=lambda args: " ".join(args),
 )
 def test_common_ways_to_run(project, args):
@@ -53,7 +60,9 @@ def test_a_rerun_that_passes_is_still_told_as_new(project, distributed):
     project.test(FLAKY)
     result = project.run("--reruns", "1", *distributed)
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["test_gate.py::test_nf4 * new", "1 gate expected, 1 ran", "*baseline created*"])
+    result.stdout.fnmatch_lines(
+        ["test_gate.py::test_nf4 * new", "1 gate expected, 1 ran", "*baseline created*"]
+    )
 
 
 def test_last_failed_and_exit_first(project):

@@ -19,7 +19,9 @@ def worsen_by(project, factor: float, name: str = "test_gate/test_nf4.json") -> 
     plain = json.loads(path.read_text())
     entry = plain["entries"]["cpu"]
     windows = entry["windows"]
-    windows["nll"] = [n - t * math.log(factor) for n, t in zip(windows["nll"], windows["tokens"], strict=True)]
+    windows["nll"] = [
+        n - t * math.log(factor) for n, t in zip(windows["nll"], windows["tokens"], strict=True)
+    ]
     entry["figures"]["perplexity"] = math.exp(sum(windows["nll"]) / sum(windows["tokens"]))
     path.write_text(json.dumps(plain))
     return path.read_bytes()
@@ -51,7 +53,9 @@ def test_one_header_line_and_only_with_gates(project):
     """A run without gates says nothing about them."""
     project.test(PLAIN)
     project.test("def test_plain(): pass", name="test_other")
-    project.run("--collect-only").stdout.fnmatch_lines(["tenpak *: 1 gate, device auto, baselines in baselines/"])
+    project.run("--collect-only").stdout.fnmatch_lines(
+        ["tenpak *: 1 gate, device auto, baselines in baselines/"]
+    )
     assert "tenpak 0" not in project.run("test_other.py").stdout.str()
 
 
@@ -104,7 +108,10 @@ def test_accepting_needs_to_be_asked_for_and_keeps_what_it_replaces(project, dis
     accepted = project.run(*distributed, "--tenpak-update=failing", "--tenpak-accept", "smaller kernels")
     accepted.assert_outcomes(passed=1)
     accepted.stdout.fnmatch_lines(
-        ["*regressed, accepted", "*test_nf4.json [[]cpu[]]: baseline updated, accepted as worse: smaller kernels"]
+        [
+            "*regressed, accepted",
+            "*test_nf4.json [[]cpu[]]: baseline updated, accepted as worse: smaller kernels",
+        ]
     )
     entry = json.loads((project.path / "baselines/test_gate/test_nf4.json").read_text())["entries"]["cpu"]
     assert entry["history"][0]["reason"] == "smaller kernels"
@@ -118,7 +125,9 @@ def test_a_broken_limit_fails_and_no_update_settles_it(project):
     for args in ((), ("--tenpak-update=all", "--tenpak-accept", "please")):
         result = project.run(*args)
         result.assert_outcomes(failed=1)
-        result.stdout.fnmatch_lines(["✗ *perplexity vs reference *≤ -50%", "what to do: no baseline settles this*"])
+        result.stdout.fnmatch_lines(
+            ["✗ *perplexity vs reference *≤ -50%", "what to do: no baseline settles this*"]
+        )
     assert project.baselines == []
 
 
@@ -128,7 +137,9 @@ def test_in_ci_a_missing_baseline_fails_and_writes_nothing(project, distributed,
     project.test(PLAIN)
     result = project.run(*distributed)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["no baseline, and in CI none is written*", "to accept: * --tenpak-update=new"])
+    result.stdout.fnmatch_lines(
+        ["no baseline, and in CI none is written*", "to accept: * --tenpak-update=new"]
+    )
     assert project.baselines == []
     project.run(*distributed, "--tenpak-update=new").assert_outcomes(passed=1)
     assert project.baselines == ["test_gate/test_nf4.json"]
@@ -362,7 +373,10 @@ def test_another_recipe_under_an_old_name_is_invalid(project):
     result = project.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["invalid: *", "baseline: the baseline answers another question: spec.options.double_quant: False → True"]
+        [
+            "invalid: *",
+            "baseline: the baseline answers another question: spec.options.double_quant: False → True",
+        ]
     )
     project.run("--tenpak-update=failing").assert_outcomes(passed=1)
     project.run().assert_outcomes(passed=1)

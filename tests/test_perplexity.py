@@ -41,7 +41,8 @@ def test_every_family_agrees_with_the_definition(family):
 
 
 @pytest.mark.parametrize(
-    ("protocol", "bos"), [(("llamacpp", 64, None), 256), (("sliding", 64, 24), None), (("sliding", 64, 64), None)]
+    ("protocol", "bos"),
+    [(("llamacpp", 64, None), 256), (("sliding", 64, 24), None), (("sliding", 64, 64), None)],
 )
 def test_every_protocol_agrees_with_the_definition(protocol, bos):
     """BOS in front of each window, second halves, and strides, the short last window included."""

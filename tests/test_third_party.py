@@ -92,7 +92,10 @@ def test_calibration_reaches_the_quantizer_and_the_identity(project):
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", ["*should quantize was killed by SIGKILL (out of memory*"]),
         ("os.kill(os.getpid(), signal.SIGSEGV)", ["*should quantize was killed by SIGSEGV"]),
-        ("print('x' * 10_000_000); raise RuntimeError('boom')", ["*ended with exit code 1", "*| RuntimeError: boom"]),
+        (
+            "print('x' * 10_000_000); raise RuntimeError('boom')",
+            ["*ended with exit code 1", "*| RuntimeError: boom"],
+        ),
         ("sys.exit(0)", ["*ended with exit code 0"]),
         ("return", ["*method 'own' left no whole checkpoint", "*given: *no [*].safetensors file"]),
         ("time.sleep(600)", ["*ran longer than 8 s and was stopped"]),
@@ -115,7 +118,9 @@ def test_a_missing_library_skips_here_and_fails_in_ci(project, monkeypatch):
     conftest(project, requires=("no-such-library",))
     skipped = gate(project)
     skipped.assert_outcomes(skipped=1)
-    skipped.stdout.fnmatch_lines(["test_gate.py::test_own *own *skipped", "1 gate expected, 0 ran, 1 skipped"])
+    skipped.stdout.fnmatch_lines(
+        ["test_gate.py::test_own *own *skipped", "1 gate expected, 0 ran, 1 skipped"]
+    )
     monkeypatch.setenv("CI", "true")
     failed = gate(project)
     failed.assert_outcomes(failed=1)
@@ -138,7 +143,10 @@ def test_a_device_that_is_not_there(project, monkeypatch):
 
 @pytest.mark.parametrize(
     ("registered", "said"),
-    [("object", "*only a subclass of pytest_tenpak.quantizers.Quantizer*"), ("Nf4", "*method name 'nf4' is taken*")],
+    [
+        ("object", "*only a subclass of pytest_tenpak.quantizers.Quantizer*"),
+        ("Nf4", "*method name 'nf4' is taken*"),
+    ],
 )
 def test_what_cannot_be_registered(project, registered, said):
     """Not a quantizer, or a name that is taken: a usage error."""

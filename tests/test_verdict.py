@@ -81,7 +81,11 @@ def test_no_baseline_is_new_and_a_broken_limit_outranks_it():
 
 def test_another_identity_is_invalid_and_says_what_differs():
     """Figures of two questions are never compared; each field is listed, old and new."""
-    other = {**IDENTITY, "model": "sha256:" + "f" * 64, "protocol": {"name": "gptq", "context": 8, "join": "\n\n"}}
+    other = {
+        **IDENTITY,
+        "model": "sha256:" + "f" * 64,
+        "protocol": {"name": "gptq", "context": 8, "join": "\n\n"},
+    }
     verdict = compare(replace(measured(), identity=other), reference(), accepted(), NO_LIMITS, DEFAULT)
     assert verdict.status is Status.INVALID
     evidence = verdict.failing[0].evidence

@@ -1,4 +1,4 @@
-"""A planted regression: `make demo-regression` ends red, against a baseline that was accepted in better days."""
+"""A planted regression: `make demo-regression` ends red, against a baseline from better days."""
 
 import pytest
 
