@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
+from .arguments import ARGUMENTS
 from .errors import SpecError
-from .marker import ARGUMENTS
 from .spec import Option
-from .update import MODES
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ RUN = tuple(
                 str,
                 None,
                 "write baselines: new ones; also those of failing gates; all that changed",
-                choices=MODES,
+                choices=("new", "failing", "all"),
             ),
             None,
             False,

@@ -65,12 +65,21 @@ def evaluate(case: Case, run: Run) -> Outcome:
 def _evaluate(case: Case, run: Run, baseline: Baseline | None) -> Outcome:
     device = run.choose_device()
     model = find_model(case.model, run)
-    corpus = load_corpus(case.corpus, run.root)
-    protocol = Protocol.resolve(case.protocol, case.context, case.stride, model.maximum)
-    bench = _Bench(case, run, device, corpus, protocol, model)
+    bench = _Bench(
+        case,
+        run,
+        device,
+        model,
+        corpus=load_corpus(case.corpus, run.root),
+        calibration=load_corpus(case.calibration, run.root) if case.calibration else None,
+        protocol=Protocol.resolve(case.protocol, case.context, case.stride, model.maximum),
+    )
+    source = _find_checkpoint(case, run) if case.checkpoint else _check_quantizer(case, run, model)
+    # The reference comes first: a corpus that cannot be measured on is found before hours of quantizing.
     reference = bench.measure(model.path, None, "reference")
-    checkpoint, quantizer, calibration = _obtain_checkpoint(bench)
-    measurement = bench.measure(checkpoint, quantizer, "checkpoint", calibration)
+    quantizer = source if isinstance(source, Quantizer) else None
+    checkpoint = _quantize(bench, source) if isinstance(source, Quantizer) else source
+    measurement = bench.measure(checkpoint, quantizer, "checkpoint")
     old = baseline.entries.get(device.device_class) if baseline else None
     verdict = compare(measurement, reference, old, case.limits, case.tolerances)
     new = None if verdict.status is Status.ERROR else Entry.of(measurement, reference)
@@ -122,56 +131,69 @@ def find_model(reference: str | None, run: Run) -> Model:
     return describe_model(run.store.directory("models", made_from, convert).path, run.store, source=path)
 
 
-def _obtain_checkpoint(bench: _Bench) -> tuple[Path, Quantizer | None, str | None]:
-    """The checkpoint's folder, the quantizer that loads it, and the digest of what it was calibrated on."""
-    case, run, model = bench.case, bench.run, bench.model
-    if case.checkpoint is not None:
-        folder = run.root / Path(case.checkpoint).expanduser()
-        if not (folder / "config.json").is_file():
-            raise CheckpointError(
-                f"there is no checkpoint {case.checkpoint!r}",
-                given=f"{folder} has no config.json" if folder.is_dir() else f"{folder} does not exist",
-                accepted="a directory that transformers can load, tokenizer included",
-            )
-        return folder, None, None
+def _find_checkpoint(case: Case, run: Run) -> Path:
+    """The folder of a checkpoint that somebody else made, its files checked for wholeness."""
+    folder = run.root / Path(case.checkpoint or "").expanduser()
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"there is no checkpoint {case.checkpoint!r}",
+            given=f"{folder} has no config.json" if folder.is_dir() else f"{folder} does not exist",
+            accepted="a directory that transformers can load, tokenizer included",
+        )
+    read_tensors(folder)
+    return folder
+
+
+def _check_quantizer(case: Case, run: Run, model: Model) -> Quantizer:
+    """The quantizer of the case's method, its libraries there and its spec fit for the model."""
     quantizer = run.registry[case.spec.method]
+    quantizer.versions()
     quantizer.check(case.spec, model.architecture)
-    versions = quantizer.versions()
-    texts = load_corpus(case.calibration, run.root) if case.calibration else None
+    return quantizer
+
+
+def _quantize(bench: _Bench, quantizer: Quantizer) -> Path:
+    """The checkpoint of the case's spec, quantized in a worker process or taken from the store."""
+    case, run, texts = bench.case, bench.run, bench.calibration
     made_from = {
         "spec": case.spec.to_dict(),
-        "model": model.digest,
-        "calibration": texts.digest if texts else None,
-        "dtype": bench.dtype,
         "device": bench.device.device_class,
-        "versions": {**installed_versions(), **versions},
-        "source": _source(quantizer, run.store),
-    }
-    payload = {
-        "quantizer": locate(quantizer),
-        "spec": case.spec.to_dict(),
-        "model": str(model.path),
-        "device": bench.device.torch_name,
         "dtype": bench.dtype,
-        "calibration": list(texts.documents) if texts else [],
+        "model": bench.model.digest,
+        "calibration": texts.digest if texts else None,
+        "versions": {**installed_versions(), **quantizer.versions()},
+        "source": _source(quantizer, run.store),
     }
 
     def quantize(folder: Path) -> Mapping[str, Any]:
+        job = {
+            "quantizer": locate(quantizer),
+            "spec": case.spec.to_dict(),
+            "device": bench.device.torch_name,
+            "dtype": bench.dtype,
+            "model": str(bench.model.path),
+            "out": str(folder),
+            "calibration": list(texts.documents) if texts else [],
+        }
         with run.narrate(f"quantizing to {case.spec.method}") as progress:
-            facts = run_job(run.store, "quantize", {**payload, "out": str(folder)}, progress, run.timeout)
-        try:
-            read_tensors(folder)
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"method {case.spec.method!r} left no whole checkpoint",
-                given=error.given,
-                accepted="weights as *.safetensors in job.out",
-                remedy="save with save_pretrained(job.out)",
-            ) from None
+            facts = run_job(run.store, "quantize", job, progress, run.timeout)
+        _require_whole(folder, case.spec.method)
         return facts
 
-    stored = run.store.directory("checkpoints", made_from, quantize)
-    return stored.path, quantizer, texts.digest if texts else None
+    return run.store.directory("checkpoints", made_from, quantize).path
+
+
+def _require_whole(folder: Path, method: str) -> None:
+    """Refuse what a quantizer left behind unless its weights can be read."""
+    try:
+        read_tensors(folder)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"method {method!r} left no whole checkpoint",
+            given=error.given,
+            accepted="weights as *.safetensors in job.out",
+            remedy="save with save_pretrained(job.out)",
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -181,9 +203,10 @@ class _Bench:
     case: Case
     run: Run
     device: Device
-    corpus: Corpus
-    protocol: Protocol
     model: Model
+    corpus: Corpus
+    calibration: Corpus | None
+    protocol: Protocol
 
     @property
     def dtype(self) -> str:
@@ -193,17 +216,16 @@ class _Bench:
         own = self.model.dtype
         return own if self.device.device_class != "cpu" and own.endswith("16") else self.device.default_dtype
 
-    def measure(
-        self, directory: Path, quantizer: Quantizer | None, what: str, calibration: str | None = None
-    ) -> Measurement:
+    def measure(self, directory: Path, quantizer: Quantizer | None, what: str) -> Measurement:
         """Measure a directory in a fresh process, or take it from the cache when nothing changed."""
         versions = {**installed_versions(), **(quantizer.versions() if quantizer else {})}
+        quantized = what != "reference"
         identity = {
-            "spec": None if what == "reference" else self.case.spec.to_dict(),
+            "spec": self.case.spec.to_dict() if quantized else None,
             "model": self.model.digest,
             "tokenizer": self.model.tokenizer_digest,
             "corpus": self.corpus.digest,
-            "calibration": calibration,
+            "calibration": self.calibration.digest if quantized and self.calibration else None,
             "protocol": self.protocol.to_dict(),
             "dtype": self.dtype,
             "metrics_version": METRICS_VERSION,

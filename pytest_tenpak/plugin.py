@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MARKERS = ("quantize", "tenpak_quantize")
 _MARKER_PARAM = "_tenpak_marker"
 
+_nodeid = pytest.StashKey[str]()
 _case = pytest.StashKey["Case"]()
 _outcome = pytest.StashKey["Outcome"]()
 
@@ -64,6 +65,12 @@ def _tenpak_marker(request: pytest.FixtureRequest) -> pytest.Mark:
     return marker
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep the id that a gate is known by: ``--dist=loadgroup`` appends to it in workers."""
+    if _markers(item):
+        item.stash[_nodeid] = item.nodeid
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     marked = [item for item in items if _markers(item)]
@@ -92,6 +99,7 @@ def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
     except TenpakError as error:
         return [str(error)]
     for item in items:
+        nodeid = item.stash.get(_nodeid, item.nodeid)
         try:
             marker = _marker_of(item)
             file, line, _ = item.location
@@ -100,23 +108,21 @@ def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
                 marker.kwargs,
                 registry=session.run.registry,
                 defaults=defaults,
-                nodeid=item.nodeid,
+                nodeid=nodeid,
                 file=file,
                 line=(line or 0) + 1,
             )
         except TenpakError as error:
-            problems.append(str(error.asked_by(item.nodeid)))
+            problems.append(str(error.asked_by(nodeid)))
             continue
-        if names.setdefault(case.name, item.nodeid) != item.nodeid:
-            problems.append(
-                f"{item.nodeid}: the baseline {case.name!r} is that of {names[case.name]} already"
-            )
+        if names.setdefault(case.name, nodeid) != nodeid:
+            problems.append(f"{nodeid}: the baseline {case.name!r} is that of {names[case.name]} already")
         item.stash[_case] = case
         fixtures = getattr(item, "fixturenames", None)
         if fixtures is not None and "quantized" not in fixtures:
             # A marked test is gated whether or not it asks for the fixture.
             item.fixturenames = [*fixtures, "quantized"]  # type: ignore[attr-defined]
-        session.expected.add(item.nodeid)
+        session.expected.add(nodeid)
     output = getattr(config, "workeroutput", None)
     if output is not None:
         output[EXPECTED_KEY] = sorted(session.expected)
@@ -229,13 +235,17 @@ def _properties(outcome: Outcome) -> list[tuple[str, object]]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Fail a marked test in its call phase: after its own body, whose failures stay its own."""
+    if _case not in item.stash:
+        return (yield)
     from .report.terminal import failure
 
-    outcome = item.stash.get(_outcome, None)
-    if outcome is not None and outcome.problem:
+    if _outcome not in item.stash:
+        pytest.fail("a marked test must be gated, but this kind of test has no fixtures", pytrace=False)
+    outcome = item.stash[_outcome]
+    if outcome.problem:
         pytest.fail(failure(outcome), pytrace=False)
     returned = yield
-    if outcome is not None and not outcome.passes:
+    if not outcome.passes:
         pytest.fail(failure(outcome), pytrace=False)
     return returned
 

@@ -33,6 +33,7 @@ def open_session(config: pytest.Config) -> GateSession:
 
     from .checkpoint import Store
     from .device import choose_device, parse_device
+    from .errors import SpecError
     from .pipeline import Run
     from .quantizers import Registry
     from .session import GateSession
@@ -45,6 +46,13 @@ def open_session(config: pytest.Config) -> GateSession:
     store = Store(
         config.rootpath / Path(cache_dir).expanduser() if cache_dir else user_cache_path("pytest-tenpak")
     )
+    update, reason = options.read(config, "update"), options.read(config, "accept")
+    if reason is not None and update is None:
+        raise SpecError(
+            "--tenpak-accept accepts nothing by itself",
+            given=f"--tenpak-accept {reason!r}",
+            remedy="name what to update: --tenpak-update=failing, or all",
+        )
     wanted = options.read(config, "device")
     parse_device(wanted)
     number = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
@@ -54,8 +62,8 @@ def open_session(config: pytest.Config) -> GateSession:
         registry=registry,
         baselines=config.rootpath / options.read(config, "baseline_dir"),
         choose_device=cache(lambda: choose_device(wanted, store, int(number) if number.isdigit() else 0)),
-        update=options.read(config, "update"),
-        reason=options.read(config, "accept"),
+        update=update,
+        reason=reason,
         in_ci=in_ci,
         skip_unavailable=unavailable == "skip",
         batch_size=options.read(config, "batch_size"),

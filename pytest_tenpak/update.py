@@ -9,9 +9,6 @@ from typing import Any
 from .baseline import Entry
 from .verdict import Status, Verdict
 
-#: What ``--tenpak-update`` accepts, each including the ones before it.
-MODES = ("new", "failing", "all")
-
 
 @dataclass(frozen=True)
 class Update:
@@ -45,9 +42,10 @@ def decide(
 ) -> Update:
     """What to do with one case's baseline.
 
-    ``mode`` is one of MODES or None (nobody asked), ``reason`` the text of ``--tenpak-accept``.
-    ``old`` and ``new`` are the entries before and after. Only checks against the baseline can be
-    settled by an update: a broken limit or a failed measurement stays red and writes nothing.
+    ``mode`` is ``new``, ``failing`` or ``all``, each including the ones before it, or None: nobody asked.
+    ``reason`` is the text of ``--tenpak-accept``. ``old`` and ``new`` are the entries before and after.
+    Only checks against the baseline can be settled by an update: a broken limit or a failed measurement
+    stays red and writes nothing.
     """
     status = verdict.status
     if status is Status.ERROR or any(check.kind != "tolerance" for check in verdict.failing):

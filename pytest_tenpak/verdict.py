@@ -187,7 +187,7 @@ def _perplexity_check(measurement: Measurement, entry: Entry, tolerance: float) 
     common = min(len(windows.tokens), len(entry.tokens))
     tokens = windows.tokens[:common]
     if not common or tokens != entry.tokens[:common]:
-        evidence = "the baseline's windows score other numbers of tokens than this run's"
+        evidence = "the baseline's windows have other numbers of scored tokens than this run's"
         return Check("baseline", "tolerance", Status.INVALID, evidence=evidence)
     moved = relative_perplexity(windows.nll[:common], entry.nll[:common], tokens)
     same = f"sha256:{measurement.weights_digest}" == entry.weights_digest

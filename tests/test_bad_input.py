@@ -90,6 +90,14 @@ def test_markers_on_function_and_parameter_do_not_mix(project):
     result.stderr.fnmatch_lines(["*2 markers meet on one test"])
 
 
+def test_accepting_without_an_update_is_a_usage_error(project):
+    """A reason alone would silently do nothing."""
+    project.test(PLAIN.format("method='nf4'"))
+    result = project.run("--tenpak-accept=fine")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--tenpak-accept accepts nothing by itself", "*--tenpak-update=failing*"])
+
+
 @pytest.mark.parametrize(
     ("option", "said"),
     [

@@ -123,6 +123,57 @@ def test_a_crashed_xdist_worker_loses_its_own_test_only(project):
     assert project.baselines == ["test_gate/test_one.json"]
 
 
+def test_loadgroup_does_not_rename_a_gate(project):
+    """xdist appends the group to ids in its workers; the baseline keeps its name."""
+    project.test("@pytest.mark.xdist_group('gpu')" + PLAIN)
+    result = project.run("-n", "2", "--dist=loadgroup")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["test_gate.py::test_nf4 *", "1 gate expected, 1 ran"])
+    assert project.baselines == ["test_gate/test_nf4.json"]
+
+
+def test_a_marker_added_in_a_conftest_is_a_gate(project):
+    """Markers may also come from pytest_collection_modifyitems."""
+    project.pytester.makeconftest(
+        "import pytest\n"
+        "def pytest_collection_modifyitems(items):\n"
+        "    for item in items: item.add_marker(pytest.mark.quantize(method='nf4'))\n"
+    )
+    project.test("def test_plain(): pass\n")
+    project.run().assert_outcomes(passed=1)
+    assert project.baselines == ["test_gate/test_plain.json"]
+
+
+def test_a_marked_item_that_cannot_be_gated_fails(project):
+    """An item of another plugin's kind has no fixtures: it must not pass as if it had been gated."""
+    project.pytester.makeconftest(
+        """
+        import pytest
+
+        class Other(pytest.Item):
+            def runtest(self): pass
+
+        class File(pytest.File):
+            def collect(self):
+                item = Other.from_parent(self, name="other")
+                item.add_marker(pytest.mark.quantize(method="nf4"))
+                yield item
+
+        def pytest_collect_file(file_path, parent):
+            if file_path.suffix == ".other":
+                return File.from_parent(parent, path=file_path)
+        """
+    )
+    (project.path / "a.other").write_text("")
+    result = project.run("a.other")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*a marked test must be gated*",
+        ]
+    )
+
+
 def test_output_of_the_test_is_still_captured(project):
     """Progress goes past pytest's capturing; the test's own output does not."""
     project.test(PLAIN.replace("pass", "print('quiet, please')"))

@@ -11,7 +11,7 @@ import pytest
 
 import pytest_tenpak
 from pytest_tenpak import options
-from pytest_tenpak.marker import ARGUMENTS
+from pytest_tenpak.arguments import ARGUMENTS
 from pytest_tenpak.quantizers import Registry
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +24,7 @@ LAYERS = {
     **dict.fromkeys(("baseline", "verdict", "update", "outcome"), 2),
     **dict.fromkeys(("report", "checkpoint", "device"), 3),
     **dict.fromkeys(("quantizers", "measure", "models"), 4),
-    **dict.fromkeys(("worker", "pipeline", "marker"), 5),
+    **dict.fromkeys(("worker", "pipeline", "arguments", "marker"), 5),
     **dict.fromkeys(("session", "quantized"), 6),
     **dict.fromkeys(("hookspecs", "options", "state", "collector", "plugin"), 7),
 }

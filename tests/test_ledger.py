@@ -70,6 +70,31 @@ def test_everything_a_quantized_layer_stores_counts_but_its_bias(model, tmp_path
     assert counted.file_bytes > counted.tensor_bytes
 
 
+@pytest.mark.parametrize("prefixed", ["model", "checkpoint"])
+def test_names_may_differ_by_a_prefix(tmp_path, prefixed):
+    """GPT-2 is published without the prefix that a saved checkpoint has; masks in old files are no weights."""
+    body = {
+        "wte.weight": torch.randn(100, 32).half(),
+        "h.0.attn.bias": torch.ones(1, 1, 64, 64),
+        "h.0.attn.masked_bias": torch.tensor(-1e4),
+        "h.0.attn.c_attn.weight": torch.randn(32, 96).half(),
+        "h.0.attn.c_attn.bias": torch.randn(96).half(),
+    }
+    quantized = {
+        "wte.weight": body["wte.weight"],
+        "h.0.attn.c_attn.weight": torch.zeros(1536, 1).byte(),
+        "h.0.attn.c_attn.weight.absmax": torch.zeros(48),
+        "h.0.attn.c_attn.bias": body["h.0.attn.c_attn.bias"],
+    }
+    named = {"model": body, "checkpoint": quantized}
+    named[prefixed] = {f"transformer.{name}": tensor for name, tensor in named[prefixed].items()}
+    folders = {name: saved(tmp_path / name, tensors) for name, tensors in named.items()}
+    counted = ledger(folders["checkpoint"], folders["model"])
+    assert counted.weights == 3200 + 3072 + 96
+    assert counted.layer_weights == 3072
+    assert counted.layer_bytes == 1536 + 4 * 48
+
+
 def test_tied_embeddings_count_once(model, tmp_path):
     """A head that repeats the embeddings is no weight more; one with values of its own is."""
     tensors = {"model.embed_tokens.weight": torch.randn(100, 32), "lm_head.weight": torch.randn(100, 32)}

@@ -96,14 +96,14 @@ def test_running_out_of_memory_halves_the_batch(monkeypatch):
     model = random_model("llama")
     windows = Protocol.resolve("gptq", 64, None, 256).windows(len(TOKENS))
     expected = perplexity.measure_windows(model, TOKENS, windows).nll
-    whole = perplexity._Scorer.__call__
+    whole = perplexity._Evaluator.__call__
 
     def small(self, batch, bos):
         if len(batch) > 2:
             raise torch.OutOfMemoryError("too much")
         return whole(self, batch, bos)
 
-    monkeypatch.setattr(perplexity._Scorer, "__call__", small)
+    monkeypatch.setattr(perplexity._Evaluator, "__call__", small)
     assert perplexity.measure_windows(model, TOKENS, windows, batch_size=8).nll == pytest.approx(expected)
 
 

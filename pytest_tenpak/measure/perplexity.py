@@ -40,7 +40,7 @@ def measure_windows(
     """
     import torch
 
-    score = _Scorer(model, tokens)
+    evaluate = _Evaluator(model, tokens)
     size = batch_size or max(1, _BATCH_TOKENS.get(model.device.type, 1024) // _longest(windows))
     total = sum(window.scored for window in windows)
     nll: list[float] = []
@@ -50,7 +50,7 @@ def measure_windows(
         while pending:
             batch = next(_batches(pending, size))
             try:
-                for window_nll, count in score(batch, bos):
+                for window_nll, count in evaluate(batch, bos):
                     nll.append(window_nll)
                     counts.append(count)
             except torch.OutOfMemoryError:
@@ -77,8 +77,8 @@ def _batches(windows: Sequence[Window], size: int) -> Iterator[list[Window]]:
             yield group[start : start + size]
 
 
-class _Scorer:
-    """Scores batches of windows with one model.
+class _Evaluator:
+    """Runs batches of windows through one model.
 
     The body runs once per batch; the output head then runs on chunks of positions. Some families do
     more to their logits than the head (soft caps, scales). So the first tokens of the corpus are scored

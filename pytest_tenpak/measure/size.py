@@ -10,6 +10,7 @@ from ..weights import StoredTensor, read_tensors, weight_files
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _INPUT_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
+_BUFFERS = ("rotary_emb.inv_freq", "masked_bias")
 _OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight")
 
 
@@ -20,8 +21,8 @@ def ledger(checkpoint: Path, model: Path) -> Ledger:
     stores it otherwise: under other tensors, or as integers. Everything stored under ``NAME.`` except
     its bias then counts as codes, scales, zeros or indices. Raises CheckpointError for damaged files.
     """
-    whole = _without_tied_copy(read_tensors(model))
     stored = read_tensors(checkpoint)
+    whole = _renamed_as(stored, _without_tied_copy(_without_buffers(read_tensors(model))))
     layers = [name for name in whole if name.endswith(".weight") and _is_quantized(name, whole, stored)]
     prefixes = {name.removesuffix("weight") for name in layers}
     layer_bytes = sum(tensor.size for name, tensor in stored.items() if _layer_of(name) in prefixes)
@@ -50,6 +51,33 @@ def _layer_of(name: str) -> str:
     head, found, _ = name.rpartition(".weight.")
     layer, _, leaf = (head, "", "weight") if found else name.rpartition(".")
     return "" if leaf == "bias" else layer + "."
+
+
+def _without_buffers(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors that are weights: older files also hold causal masks and rotary frequencies."""
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if tensor.dtype in _FLOATS
+        and not name.endswith(_BUFFERS)
+        and not (name.endswith(("attn.bias", "attention.bias")) and len(tensor.shape) > 1)
+    }
+
+
+def _renamed_as(
+    stored: Mapping[str, StoredTensor], whole: Mapping[str, StoredTensor]
+) -> dict[str, StoredTensor]:
+    """``whole`` with its names as the checkpoint writes them.
+
+    Some models are published as the bare body (GPT-2's ``h.0.…``), and saved again with a head and a
+    prefix (``transformer.h.0.…``), or the other way round. The prefix under which most layers meet wins.
+    """
+    layers = {_layer_of(name) for name in stored}
+    renamings: list[dict[str, StoredTensor]] = [dict(whole)]
+    for head in sorted({name.partition(".")[0] + "." for name in (*stored, *whole)}):
+        renamings.append({name.removeprefix(head): tensor for name, tensor in whole.items()})
+        renamings.append({head + name.removeprefix(head): tensor for name, tensor in whole.items()})
+    return max(renamings, key=lambda names: sum(_layer_of(name) in layers for name in names))
 
 
 def _without_tied_copy(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:

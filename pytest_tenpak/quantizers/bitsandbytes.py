@@ -87,7 +87,7 @@ class Nf4(_BitsAndBytes):
 
 
 class Int8(_BitsAndBytes):
-    """8-bit rows, each with its absolute maximum; activations above the threshold stay in 16 bit."""
+    """8-bit rows, each with its absolute maximum; larger activations stay in 16 bit."""
 
     method = "int8"
     options = (

@@ -1,0 +1,34 @@
+"""The table of marker arguments that every method shares; light, since each pytest start reads it."""
+
+from __future__ import annotations
+
+from .measure.corpus import DEFAULT
+from .measurement import HEADLINE, RATIOS
+from .protocol import PROTOCOLS
+from .spec import Option
+
+#: Arguments of every marker, beside the options that its method declares.
+ARGUMENTS: tuple[Option, ...] = (
+    Option("method", str, None, "quantization method, or one that a plugin or conftest registered"),
+    Option("checkpoint", str, None, "instead of method: directory of a checkpoint quantized elsewhere"),
+    Option("model", str, None, "unquantized model: directory, .gguf file, package:NAME/FILE.gguf, hub id"),
+    Option("corpus", str, DEFAULT, "text to measure on: packaged name, file, package:NAME/FILE, hub:…"),
+    Option("calibration", str, None, "text to calibrate on, for methods that do; never the corpus"),
+    Option("protocol", str, "gptq", "evaluation protocol", choices=PROTOCOLS),
+    Option("context", int, None, "tokens per window; default by protocol and model", minimum=2),
+    Option("stride", int, None, "tokens between windows, for protocol='sliding'", minimum=1),
+    Option("max_tokens", int, 0, "scored tokens at most; 0: the whole corpus", minimum=0),
+    Option(
+        "dtype",
+        str,
+        "auto",
+        "type to measure in; auto: float32 on CPU, the model's own 16-bit type on CUDA",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    ),
+    Option("max_ppl_delta", float, None, "limit: perplexity over the reference, relative", above=-1),
+    Option("min_compression", float, None, f"limit: least compression, {RATIOS[HEADLINE]}", above=0),
+    Option("ppl_tolerance", float, 0.005, "perplexity over the baseline, relative", minimum=0),
+    Option("compression_tolerance", float, 0.001, "compression under the baseline, relative", minimum=0),
+    Option("baseline", str, None, "baseline name, when the test's id should not be it"),
+    Option("may_skip", bool, False, "skip, even in CI, when a library or device is missing"),
+)
