@@ -127,6 +127,11 @@ def find_model(reference: str | None, run: Run) -> Model:
             )
 
     versions = installed_versions("gguf")
+    if "gguf" not in versions:
+        raise UnavailableError(
+            f"reading {path.name} needs the gguf library, which is not installed",
+            remedy="pip install 'pytest-tenpak[gguf]'",
+        )
     made_from = {"gguf": run.store.file_digest(path), "transformers": versions.get("transformers")}
     return describe_model(run.store.directory("models", made_from, convert).path, run.store, source=path)
 

@@ -160,6 +160,21 @@ def test_a_hub_id_that_cannot_be_reached(project, monkeypatch):
     )
 
 
+def test_a_gguf_file_without_its_library(project):
+    """The pip line is named; like any missing library it skips here and fails in CI."""
+    (project.path / "model.gguf").write_bytes(b"GGUF")
+    project.pytester.makeconftest(
+        "from pytest_tenpak import pipeline\n"
+        "whole = pipeline.installed_versions\n"
+        "pipeline.installed_versions = lambda *names: {k: v for k, v in whole(*names).items() if k != 'gguf'}\n"
+    )
+    marker = "method='nf4', model='model.gguf'"
+    said = "reading model.gguf needs the gguf library, which is not installed"
+    fails_with(
+        project, said, "*pip install 'pytest-tenpak*gguf*", marker=marker, args=["--tenpak-unavailable=fail"]
+    )
+
+
 def copied(project) -> object:
     """A copy of the model that a test may harm."""
     folder = project.path / "model"
