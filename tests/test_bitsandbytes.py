@@ -3,6 +3,11 @@
 import json
 
 import pytest
+import torch
+from tiny import random_model, save
+from transformers import BitsAndBytesConfig
+
+from pytest_tenpak.quantizers.loading import load_pretrained
 
 HIDDEN, INNER, VOCABULARY, LAYERS = 128, 256, 258, 2
 ATTENTION, FEED_FORWARD = 4 * HIDDEN * HIDDEN, 3 * HIDDEN * INNER
@@ -11,10 +16,10 @@ EMBEDDINGS = VOCABULARY * HIDDEN
 QUANTIZED = LAYERS * (ATTENTION + FEED_FORWARD)
 
 
-def ledger_of(project, arguments: str) -> dict:
+def outcome_of(project, arguments: str) -> dict:
     project.test(f"@pytest.mark.quantize({arguments})\ndef test_it(): pass\n")
     project.run("--tenpak-json=out.json").assert_outcomes(passed=1)
-    return json.loads((project.path / "out.json").read_text())["outcomes"][0]["measurement"]["ledger"]
+    return json.loads((project.path / "out.json").read_text())["outcomes"][0]
 
 
 def bits(ledger: dict) -> float:
@@ -25,19 +30,53 @@ def bits(ledger: dict) -> float:
     ("arguments", "expected"),
     [
         ("method='nf4'", 4 + 32 / 64),
-        ("method='nf4', blocksize=256", 4 + 32 / 256),
+        ("method='nf4', blocksize=128", 4 + 32 / 128),
+        ("method='nf4', blocksize=32", 4 + 32 / 32),
         ("method='int8'", 8 + 32 / (QUANTIZED / (LAYERS * (5 * HIDDEN + 2 * INNER)))),
     ],
 )
 def test_bits_per_weight_equal_theory(project, arguments, expected):
     """Block maxima (32 bit per block) and row maxima, plus at most 200 bytes of tables a layer."""
-    ledger = ledger_of(project, arguments)
+    outcome = outcome_of(project, arguments)
+    ledger = outcome["measurement"]["ledger"]
     assert ledger["layer_weights"] == QUANTIZED
     assert ledger["weights"] == QUANTIZED + EMBEDDINGS + (2 * LAYERS + 1) * HIDDEN
     assert 0 <= bits(ledger) - expected <= 8 * 200 * 7 * LAYERS / QUANTIZED
+    assert abs(outcome["figures"]["ppl_delta"]) < 0.05, "a model that has learned something still knows it"
 
 
 def test_skipped_modules_stay_and_so_does_the_head(project):
     """Naming modules to skip adds to the output head; it does not replace it."""
-    ledger = ledger_of(project, "method='nf4', skip_modules=['down_proj']")
+    ledger = outcome_of(project, "method='nf4', skip_modules=['down_proj']")["measurement"]["ledger"]
     assert ledger["layer_weights"] == QUANTIZED - LAYERS * HIDDEN * INNER
+
+
+def test_a_block_that_does_not_divide_a_width_is_refused_on_cpu(project):
+    """bitsandbytes would compute garbage without a word; nothing is cached or written."""
+    project.test("@pytest.mark.quantize(method='nf4', blocksize=256)\ndef test_it(): pass\n")
+    result = project.run("--tenpak-device=cpu")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*cannot compute with blocksize=256 on this model",
+            "*has an input width of 128",
+            "*choose another blocksize*",
+        ]
+    )
+    assert project.baselines == []
+
+
+def test_output_widths_that_the_packed_kernel_refuses(tmp_path):
+    """80 rows are no multiple of 32: the general kernel answers, near the unquantized logits."""
+    random = random_model("llama", intermediate_size=80)
+    save(random, tmp_path / "model")
+    recipe = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+    )
+    # 80 is no multiple of the block either, so the layers with that input width stay as they are.
+    recipe.llm_int8_skip_modules = ["lm_head", "down_proj"]
+    quantized = load_pretrained(tmp_path / "model", "cpu", "float32", quantization_config=recipe)
+    ids = torch.arange(64)[None]
+    with torch.no_grad():
+        expected, logits = random(ids).logits, quantized(ids).logits
+    assert (logits - expected).norm() / expected.norm() < 0.3

@@ -35,10 +35,10 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
 
 
-def random_model(family: str, seed: int = 0) -> Any:
-    """An untrained model of one family, in evaluation mode."""
+def random_model(family: str, seed: int = 0, **changed: Any) -> Any:
+    """An untrained model of one family, in evaluation mode; ``changed`` overrides sizes."""
     common = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    sizes = FAMILIES[family] if family == "gpt2" else {**common, **FAMILIES[family]}
+    sizes = {**({} if family == "gpt2" else common), **FAMILIES[family], **changed}
     positions = {} if family == "gpt2" else {"max_position_embeddings": 256}
     recipe = CONFIG_MAPPING[family](
         vocab_size=VOCABULARY, bos_token_id=256, eos_token_id=257, pad_token_id=257, **positions, **sizes

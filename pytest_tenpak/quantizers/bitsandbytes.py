@@ -6,7 +6,6 @@ NF4: Dettmers et al., QLoRA (arXiv 2305.14314). LLM.int8(): Dettmers et al. (arX
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 from typing import Any, ClassVar
 
 from ..errors import SpecError
@@ -18,8 +17,6 @@ from .loading import load_pretrained
 _HEADS = ("lm_head", "embed_out")
 #: The backend's own default, in weights.
 _BLOCKSIZE = 64
-#: Rows in a block of its packed CPU layout.
-_PACKED_ROWS = 32
 _SKIP = Option("skip_modules", tuple, (), "modules to leave unquantized, beside the output head")
 
 
@@ -78,13 +75,6 @@ class Nf4(_BitsAndBytes):
             bnb_4bit_compute_dtype=getattr(torch, compute),
         )
 
-    def load(self, checkpoint: Path, device: str, dtype: str) -> Any:
-        """Load with transformers; on CPU, layers that the fast kernel cannot hold take the general one."""
-        model = super().load(checkpoint, device, dtype)
-        if device == "cpu":
-            _avoid_packing_what_does_not_fit(model)
-        return model
-
 
 class Int8(_BitsAndBytes):
     """8-bit rows, each with its absolute maximum; larger activations stay in 16 bit."""
@@ -99,20 +89,6 @@ class Int8(_BitsAndBytes):
     def quantize(self, job: Job) -> None:
         """Quantize to LLM.int8() and save."""
         self._save(job, load_in_8bit=True, llm_int8_threshold=job.spec.options["threshold"])
-
-
-def _avoid_packing_what_does_not_fit(model: Any) -> None:
-    """Keep odd shapes away from bitsandbytes' packed kernel for CPUs with AVX512-BF16.
-
-    It packs at the first forward pass, whatever the shape, and then fails: "N must be divisible by
-    block_n" for output widths that 32 does not divide, "shape … is invalid for input of size …" for
-    input widths that the block size does not divide. The flag is what its own forward asks.
-    """
-    for module in model.modules():
-        if getattr(module, "support_avx512bf16_for_cpu", False):
-            outputs, inputs = module.weight.quant_state.shape
-            if outputs % _PACKED_ROWS or inputs % module.weight.quant_state.blocksize:
-                module.support_avx512bf16_for_cpu = False
 
 
 def _set_blocksize(blocksize: int) -> None:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..errors import SpecError
+
+#: Rows in a block of bitsandbytes' packed CPU layout.
+_PACKED_ROWS = 32
+
 
 def load_pretrained(directory: Path, device: str, dtype: str, **options: Any) -> Any:
     """A causal language model from a local directory, in evaluation mode.
@@ -24,4 +29,31 @@ def load_pretrained(directory: Path, device: str, dtype: str, **options: Any) ->
         trust_remote_code=False,
         **options,
     )
+    if device == "cpu" and getattr(model, "is_loaded_in_4bit", False):
+        _fit_4bit_to_cpu(model)
     return model.eval()
+
+
+def _fit_4bit_to_cpu(model: Any) -> None:
+    """Keep bitsandbytes' CPU kernels (0.50.2) from shapes that they get wrong.
+
+    Where the block size does not divide a layer's input width, dequantizing mixes blocks of neighbouring
+    rows: no error, weights off by a fifth, a perplexity of 194,692 in place of 55. Such a layer is refused.
+    Where 32 does not divide the output width, the packed kernel of CPUs with AVX512-BF16 fails at the
+    first forward pass ("N must be divisible by block_n"); the flag that its forward asks is cleared, and
+    the general kernel, which is right, does the work.
+    """
+    for name, module in model.named_modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is None:
+            continue
+        outputs, inputs = state.shape
+        if inputs % state.blocksize:
+            raise SpecError(
+                f"bitsandbytes on CPU cannot compute with blocksize={state.blocksize} on this model",
+                given=f"{name} has an input width of {inputs}",
+                accepted="a blocksize that divides the input width of every quantized layer",
+                remedy="choose another blocksize, skip the module with skip_modules, or run on CUDA",
+            )
+        if outputs % _PACKED_ROWS:
+            module.support_avx512bf16_for_cpu = False
