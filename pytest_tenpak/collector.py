@@ -75,7 +75,7 @@ class Collector:
                 terminalreporter.line(line)
             expected = max(len(session.expected), len(outcomes))
             terminalreporter.line(terminal.counts(outcomes, expected))
-            for line in [*terminal.notes(outcomes), *self._problems]:
+            for line in [*terminal.notes(outcomes, session.written), *self._problems]:
                 terminalreporter.line(line)
 
     def _paint(self) -> Paint:

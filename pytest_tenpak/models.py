@@ -75,7 +75,7 @@ def locate_model(reference: str, root: Path) -> Path:
         return path
     if path.is_file():
         raise ModelError(f"the model {reference!r} is a file of no known kind", given=path, accepted=_FORMS)
-    if not _HUB_ID.fullmatch(reference):
+    if path.suffix == ".gguf" or not _HUB_ID.fullmatch(reference):
         raise ModelError(f"there is no model {reference!r}", given=f"{path} does not exist", accepted=_FORMS)
     return _download(reference, path)
 
@@ -181,6 +181,12 @@ def save_pair(pair: tuple[Any, Any], store: Store) -> Path:
     import torch
 
     model, tokenizer = pair
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise ModelError(
+            "the model of the pair is quantized already, and cannot be the reference",
+            given=type(model).__name__,
+            remedy="give the unquantized model, and the quantized one's directory as checkpoint=",
+        )
     sha = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())

@@ -49,11 +49,15 @@ class Run:
     narrate: Callable[[str], AbstractContextManager[Progress]]
 
 
-def evaluate(case: Case, run: Run) -> Outcome:
-    """Answer one case. What a user can mend comes back as an outcome of status ``error``, not raised."""
+def evaluate(case: Case, run: Run, find: Callable[[], str | None]) -> Outcome:
+    """Answer one case. What a user can mend comes back as an outcome of status ``error``, not raised.
+
+    ``find`` names the model where the case does not.
+    """
     path = run.baselines / f"{case.name}.json"
     shown = str(path.relative_to(run.root)) if path.is_relative_to(run.root) else str(path)
     try:
+        case = case if case.model is not None else replace(case, model=find())
         return replace(_evaluate(case, run, Baseline.read(path)), baseline=shown)
     except TenpakError as error:
         return replace(_not_measured(case, run, error.asked_by(case.nodeid)), baseline=shown)

@@ -185,8 +185,7 @@ def quantized(request: pytest.FixtureRequest) -> Quantized:
     if _case not in item.stash:
         pytest.fail("the fixture 'quantized' needs a marker: @pytest.mark.quantize(method=…)", pytrace=False)
     session = request.config.stash[session_key]
-    case = _with_model(request, item.stash[_case])
-    outcome = item.stash[_outcome] = session.answer(case)
+    outcome = item.stash[_outcome] = session.answer(item.stash[_case], lambda: _fixture_model(request))
     others = [row for row in item.user_properties if not row[0].startswith("tenpak.")]
     item.user_properties[:] = [*others, *_properties(outcome)]
     if outcome.skipped:
@@ -194,24 +193,20 @@ def quantized(request: pytest.FixtureRequest) -> Quantized:
     return Quantized(outcome, session.run)
 
 
-def _with_model(request: pytest.FixtureRequest, case: Case) -> Case:
-    """The case with its model filled in from the fixture ``tenpak_model``, unless the marker named one."""
-    from dataclasses import replace
-
+def _fixture_model(request: pytest.FixtureRequest) -> str | None:
+    """What the fixture ``tenpak_model`` gives, a pair of its own saved as a directory first."""
+    from .errors import ModelError
     from .models import save_pair
 
-    if case.model is not None:
-        return case
     model = request.getfixturevalue("tenpak_model")
     if isinstance(model, tuple) and len(model) == 2:
-        model = save_pair(model, request.config.stash[session_key].run.store)
-    elif model is not None and not isinstance(model, (str, os.PathLike)):
-        pytest.fail(
-            f"the fixture tenpak_model gave {type(model).__name__}; accepted: a path, a hub id, "
-            "or a (model, tokenizer) pair",
-            pytrace=False,
-        )
-    return replace(case, model=None if model is None else os.fspath(model))
+        return str(save_pair(model, request.config.stash[session_key].run.store))
+    if model is None or isinstance(model, (str, os.PathLike)):
+        return None if model is None else os.fspath(model)
+    raise ModelError(
+        f"the fixture tenpak_model gave {type(model).__name__}",
+        accepted="a path, a hub id, or a (model, tokenizer) pair",
+    )
 
 
 def _properties(outcome: Outcome) -> list[tuple[str, object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,15 @@ class GateSession:
         self.written: list[str] = []
         self._answers: dict[str, Outcome] = {}
 
-    def answer(self, case: Case) -> Outcome:
-        """The case's outcome, evaluated once per run.
+    def answer(self, case: Case, find_model: Callable[[], str | None]) -> Outcome:
+        """The case's outcome, evaluated once per run; ``find_model`` names the model if the case does not.
 
         A rerun of a flaky test is given the same answer, so a baseline that this run creates does not
         turn it green; only a case that could not be measured is tried again.
         """
         known = self._answers.get(case.nodeid)
         if known is None or known.problem:
-            known = self._answers[case.nodeid] = evaluate(case, self.run)
+            known = self._answers[case.nodeid] = evaluate(case, self.run, find_model)
         return known
 
     def collect(self, outcome: Outcome, test_passed: bool) -> None:

@@ -47,6 +47,8 @@ def open_session(config: pytest.Config) -> GateSession:
         config.rootpath / Path(cache_dir).expanduser() if cache_dir else user_cache_path("pytest-tenpak")
     )
     update, reason = options.read(config, "update"), options.read(config, "accept")
+    if reason is not None and not reason.strip():
+        raise SpecError("--tenpak-accept needs a reason", given=repr(reason), remedy="say why it is fine")
     if reason is not None and update is None:
         raise SpecError(
             "--tenpak-accept accepts nothing by itself",

@@ -9,6 +9,10 @@ from typing import Any
 from .baseline import Entry
 from .verdict import Status, Verdict
 
+#: Relative differences below this are the rounding of stored figures.
+_NOISE = 1e-7
+_SHORTER = "baseline kept: this run measured fewer windows; run with as many tokens as the baseline has"
+
 
 @dataclass(frozen=True)
 class Update:
@@ -52,17 +56,24 @@ def decide(
         return Update(False, False)
     if status is Status.NEW:
         return _decide_new(mode, in_ci)
-    if status is Status.INVALID:
-        if mode in ("failing", "all"):
-            return Update(True, True, reason or "identity changed", "baseline replaced: its identity changed")
+    if status in (Status.REGRESSED, Status.INVALID):
+        return _decide_red(verdict, mode, reason, old, new)
+    return _decide_green(verdict, mode, reason, old, new)
+
+
+def _decide_red(
+    verdict: Verdict, mode: str | None, reason: str | None, old: Entry | None, new: Entry | None
+) -> Update:
+    """A case that fails against its baseline: settled by an update, if worse with a reason."""
+    if mode not in ("failing", "all"):
         return Update(False, False)
-    if status is Status.REGRESSED:
-        if mode not in ("failing", "all"):
-            return Update(False, False)
-        if not reason:
-            return Update(False, False, note='not updated: it is worse, which needs --tenpak-accept "reason"')
-        return Update(True, True, reason, f"baseline updated, accepted as worse: {reason}")
-    return _decide_green(mode, reason, old, new)
+    if _is_worse(verdict, old, new) and not reason:
+        return Update(False, False, note='not updated: it is worse, which needs --tenpak-accept "reason"')
+    if verdict.status is Status.INVALID:
+        return Update(True, True, reason or "identity changed", "baseline replaced: its identity changed")
+    if _is_shorter(old, new):
+        return Update(False, False, note=_SHORTER)
+    return Update(True, True, reason or "", f"baseline updated, accepted as worse: {reason}")
 
 
 def _decide_new(mode: str | None, in_ci: bool) -> Update:
@@ -76,14 +87,31 @@ def _decide_new(mode: str | None, in_ci: bool) -> Update:
     return Update(True, True, note="baseline created: review and commit it")
 
 
-def _decide_green(mode: str | None, reason: str | None, old: Entry | None, new: Entry | None) -> Update:
+def _decide_green(
+    verdict: Verdict, mode: str | None, reason: str | None, old: Entry | None, new: Entry | None
+) -> Update:
     """A passing case: only ``all`` rewrites its baseline, and even then not for the worse unasked."""
     if mode != "all" or old is None or new is None or (old.figures == new.figures and old.nll == new.nll):
         return Update(False, True)
-    worse = (
-        new.figures.perplexity > old.figures.perplexity or new.figures.compression < old.figures.compression
-    )
-    if worse and not reason:
+    if _is_shorter(old, new):
+        return Update(False, True, note=_SHORTER)
+    if _is_worse(verdict, old, new) and not reason:
         note = 'baseline kept: the new figures are worse, which needs --tenpak-accept "reason"'
         return Update(False, True, note=note)
     return Update(True, True, reason or "updated on request", "baseline updated")
+
+
+def _is_shorter(old: Entry | None, new: Entry | None) -> bool:
+    """Whether an update would forget windows: a smaller run may be compared, but not accepted."""
+    return old is not None and new is not None and len(new.nll) < len(old.nll)
+
+
+def _is_worse(verdict: Verdict, old: Entry | None, new: Entry | None) -> bool:
+    """Worse than what was accepted: by the paired checks, or by the figures where nothing could be paired."""
+    moved = {check.name: check.difference for check in verdict.checks if check.difference is not None}
+    if "ppl_tolerance" in moved:
+        return moved["ppl_tolerance"] > _NOISE or moved["compression_tolerance"] < -_NOISE
+    if old is None or new is None:
+        return verdict.status is Status.REGRESSED
+    before, after = old.figures, new.figures
+    return after.perplexity > before.perplexity or after.compression < before.compression

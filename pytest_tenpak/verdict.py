@@ -13,7 +13,7 @@ from typing import Any
 
 from .baseline import Entry
 from .measurement import HEADLINE, RATIOS, Ledger, Measurement
-from .statistics import relative_perplexity
+from .statistics import perplexity, relative_perplexity
 
 
 class Status(str, Enum):
@@ -190,16 +190,17 @@ def _perplexity_check(measurement: Measurement, entry: Entry, tolerance: float) 
         evidence = "the baseline's windows have other numbers of scored tokens than this run's"
         return Check("baseline", "tolerance", Status.INVALID, evidence=evidence)
     moved = relative_perplexity(windows.nll[:common], entry.nll[:common], tokens)
+    rest = "" if common == len(entry.tokens) else f" (the baseline has {len(entry.tokens)} windows)"
     same = f"sha256:{measurement.weights_digest}" == entry.weights_digest
     return Check(
         "ppl_tolerance",
         "tolerance",
         _moved(moved.value, tolerance),
-        value=measurement.perplexity,
-        before=entry.figures.perplexity,
+        value=perplexity(windows.nll[:common], tokens),
+        before=perplexity(entry.nll[:common], tokens),
         difference=moved.value,
         bound=tolerance,
-        evidence=f"{moved.evidence}; {'the same' if same else 'other'} quantized weights",
+        evidence=f"{moved.evidence}{rest}; {'the same' if same else 'other'} quantized weights",
     )
 
 

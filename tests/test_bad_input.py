@@ -309,7 +309,12 @@ def test_a_model_fixture_of_another_kind(project):
     project.pytester.makeconftest("import pytest\n@pytest.fixture\ndef tenpak_model(): return 7\n")
     project.test(PLAIN.format("method='nf4'"))
     project.run().stdout.fnmatch_lines(
-        ["*tenpak_model gave int; accepted: a path, a hub id, or a (model, tokenizer) pair"]
+        [
+            "*the fixture tenpak_model gave int",
+            "*accepted: *a path, a hub id, or a (model, tokenizer) pair",
+            "*error",
+            "1 gate expected, 1 ran",
+        ]
     )
 
 

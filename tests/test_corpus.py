@@ -50,6 +50,7 @@ def test_a_file_inside_an_installed_package(tmp_path):
         ("latin.txt", "caf\xe9".encode("latin-1"), "is not UTF-8"),
         ("bad.jsonl", b'{"text": "a"}\n{"txt": "b"}', "line 2 .* has no text"),
         ("bad.jsonl", b"[1]", "line 1 .* has no text"),
+        ("bad.jsonl", b'{"text": "a"', "line 1 .* is not JSON"),
         ("bad.jsonl", b'{"text": 3}', "line 1 .* has no text"),
     ],
 )

@@ -69,7 +69,8 @@ def test_a_regression_fails_in_the_call_phase_and_says_all(project, distributed)
     assert result.ret == 1
     result.stdout.fnmatch_lines(
         [
-            "regressed: test_gate.py::test_nf4 [[]nf4(bits=4, blocksize=64, compute_dtype=auto)[]]",
+            "regressed: perplexity vs baseline +25.00%, bound ≤ +0.5%",
+            "test_gate.py::test_nf4 [[]nf4(bits=4, blocksize=64, compute_dtype=auto)[]]",
             "✓ *perplexity vs reference *≤ +50%",
             "✗ *perplexity vs baseline *+25.00% *≤ +0.5%",
             "✓ *compression vs baseline *0.00% *≥ -0.1%",
@@ -150,7 +151,8 @@ def test_a_users_own_failure_stays_his_and_creates_no_baseline(project, distribu
     project.test(PLAIN.replace("pass", "assert 1 == 2, 'mine'"))
     result = project.run(*distributed)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["E *AssertionError: mine"])
+    result.stdout.fnmatch_lines(["E *AssertionError: mine", "*baseline not written, since the test failed"])
+    assert "baseline created" not in result.stdout.str()
     assert "regressed:" not in result.stdout.str()
     assert project.baselines == []
 
@@ -363,6 +365,10 @@ def test_a_smaller_budget_compares_the_prefix(project):
     result.assert_outcomes(passed=1)
     outcome = json.loads((project.path / "out.json").read_text())["outcomes"][0]
     assert outcome["figures"]["tokens"] == 630
+    written = (project.path / "baselines/test_gate/test_nf4.json").read_bytes()
+    kept = project.run("--tenpak-max-tokens=630", "--tenpak-update=all", "--tenpak-accept=smaller")
+    kept.stdout.fnmatch_lines(["*baseline kept: this run measured fewer windows*"])
+    assert (project.path / "baselines/test_gate/test_nf4.json").read_bytes() == written
 
 
 def test_another_recipe_under_an_old_name_is_invalid(project):
@@ -378,5 +384,6 @@ def test_another_recipe_under_an_old_name_is_invalid(project):
             "baseline: the baseline answers another question: spec.options.double_quant: False → True",
         ]
     )
-    project.run("--tenpak-update=failing").assert_outcomes(passed=1)
+    accept = ("--tenpak-update=failing", "--tenpak-accept=smaller maxima")
+    project.run(*accept).assert_outcomes(passed=1)
     project.run().assert_outcomes(passed=1)

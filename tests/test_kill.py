@@ -23,20 +23,23 @@ def test_killing_an_updating_run_leaves_every_baseline_whole(project):
         def test_many(n): pass
         """
     )
+    sizes: list[int] = []
+    project.run("--tenpak-context=32", "--tenpak-baseline-dir=warm").assert_outcomes(passed=40)
     project.run().assert_outcomes(passed=40)
     moments = random.Random(0)
-    budgets = (1260, 6930)
     for turn in range(20):
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "--tenpak-update=all"]
-        command += ["--tenpak-accept=turn", f"--tenpak-max-tokens={budgets[turn % 2]}"]
+        # Another context is another identity, so every run replaces every baseline.
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "--tenpak-update=failing"]
+        command += ["--tenpak-accept=turn", f"--tenpak-context={(32, 64)[turn % 2]}"]
         process = subprocess.Popen(
             command, cwd=project.path, stdout=subprocess.DEVNULL, start_new_session=True, env=dict(os.environ)
         )
-        time.sleep(moments.uniform(0.3, 2.5) if turn >= 2 else 15)
+        time.sleep(moments.uniform(0.8, 4.0))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         files = sorted((project.path / "baselines").rglob("*.json"))
         assert len(files) == 40
-        sizes = {len(Baseline.read(file).entries["cpu"].tokens) for file in files}
-        assert sizes <= {20, 110}
-    project.run("--tenpak-max-tokens=1260").assert_outcomes(passed=40)
+        sizes += [len(Baseline.read(file).entries["cpu"].tokens) for file in files]
+    assert set(sizes) == {110, 221}, "some runs were killed while they wrote"
+    accept = ("--tenpak-update=failing", "--tenpak-accept=end")
+    project.run(*accept).assert_outcomes(passed=40)

@@ -47,6 +47,28 @@ def test_no_update_settles_a_limit_or_a_failed_measurement():
         assert not update.passes
 
 
+def test_a_changed_identity_does_not_excuse_worse_figures():
+    """Another recipe may replace the baseline's, but for the worse only with a reason."""
+    for nll, reason, writes in (
+        ((9, 10, 11), None, True),
+        ((9, 10, 12), None, False),
+        ((9, 10, 12), "fine", True),
+    ):
+        update = decide(verdict_of("invalid"), "failing", reason, False, accepted(), accepted(nll=nll))
+        assert (update.write, update.passes) == (writes, writes)
+
+
+def test_no_update_forgets_windows():
+    """A smaller run is compared, but does not replace what a larger one accepted, reason or not."""
+    nll = (9.0, 10.0)
+    new, verdict = (
+        accepted(nll=nll),
+        compare(measured(nll=nll), reference(nll), accepted(), Limits(), Tolerances()),
+    )
+    assert not decide(verdict, "all", "fine", False, accepted(), new).write
+    assert not decide(verdict_of("regressed"), "failing", "fine", False, accepted(), new).write
+
+
 @pytest.mark.parametrize(
     ("nll", "reason", "writes"),
     [

@@ -87,12 +87,14 @@ def _from_jsonl(text: str, reference: str) -> list[str]:
         if not line.strip():
             continue
         try:
-            document = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError):
-            document = None
+            row = json.loads(line)
+            problem = "has no text"
+        except ValueError:
+            row, problem = None, "is not JSON"
+        document = row.get("text") if isinstance(row, dict) else None
         if not isinstance(document, str):
             raise CorpusError(
-                f"line {number} of the corpus {reference!r} has no text",
+                f"line {number} of the corpus {reference!r} {problem}",
                 given=line[:80],
                 accepted='one JSON object per line, with a string "text"',
             )

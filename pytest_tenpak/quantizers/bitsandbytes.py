@@ -31,6 +31,13 @@ class _BitsAndBytes(Quantizer):
         skip = job.spec.options["skip_modules"]
         recipe = BitsAndBytesConfig(llm_int8_skip_modules=[*skip, *_HEADS] if skip else None, **options)
         model = load_pretrained(job.model, job.device, "auto", quantization_config=recipe)
+        for name in skip:
+            if not any(name in module for module, _ in model.named_modules()):
+                raise SpecError(
+                    f"skip_modules names {name!r}, which the model does not have",
+                    accepted="names, or parts of names, of the model's modules",
+                    remedy="correct the name",
+                )
         job.progress(1, 2, "steps")
         model.save_pretrained(job.out)
         job.progress(2, 2, "steps")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from tabulate import tabulate
 
@@ -40,9 +40,10 @@ def failure(outcome: Outcome) -> str:
     """The text of one failed gate: what, how much, against what, what changed, and how to accept it."""
     case = outcome.case
     if outcome.problem:
-        return f"{case.spec} could not be gated\n\n{outcome.problem}"
+        return f"{outcome.problem}\n\nmethod: {case.spec}"
     rows = [_check_row(check) for check in outcome.verdict.checks]
-    lines = [f"{outcome.status}: {case.nodeid} [{case.spec}]", ""]
+    told = "; ".join(_headline(check) for check in outcome.verdict.failing) or outcome.update.note
+    lines = [f"{outcome.status}: {told}", f"{case.nodeid} [{case.spec}]", ""]
     lines += tabulate(
         rows, headers=("", "check", "against", "measured", "difference", "bound"), disable_numparse=True
     ).splitlines()
@@ -54,9 +55,17 @@ def failure(outcome: Outcome) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def _headline(check: Check) -> str:
+    """One check in a few words: what pytest shows in its one-line summary."""
+    _, name, _, value, difference, bound = _check_row(check)
+    return f"{name} {difference or value}".rstrip() + (f", bound {bound}" if bound else "")
+
+
 def _accounts(outcome: Outcome) -> list[str]:
     """Where the baseline is, what else differs since it was accepted, and what to do now."""
     lines = [f"baseline: {outcome.baseline} [{outcome.device_class}]"]
+    if any(check.status is Status.NEW for check in outcome.verdict.checks):
+        lines = [f"baseline: none yet, and none is created by a failing test ({outcome.baseline})"]
     moved = any(check.name.endswith("_tolerance") for check in outcome.verdict.failing)
     if outcome.changes:
         lines.append("differs in provenance: " + "; ".join(outcome.changes))
@@ -86,7 +95,7 @@ def _check_row(check: Check) -> list[str]:
     name = f"{_title(check)} ({check.evidence})" if check.name == "min_compression" else _title(check)
     mark = "✗" if check.status.failing else "+" if check.status is Status.IMPROVED else "✓"
     if check.name == "min_compression":
-        bound = f"≥ {_times(check.bound)}"
+        bound = "" if check.bound is None else f"≥ {check.bound:g}×"
         return [mark, name, "", _times(check.value), "", bound]
     if check.difference is None or check.bound is None:
         return [mark, name, "", str(check.status), "", ""]
@@ -159,13 +168,15 @@ def counts(outcomes: Sequence[Outcome], expected: int) -> str:
     return f"{text}, {skipped} skipped" if skipped else text
 
 
-def notes(outcomes: Sequence[Outcome]) -> list[str]:
-    """What a run did to baselines or left to do, a line each."""
+def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
+    """What a run did to baselines or left to do, a line each; ``written`` are the files it wrote."""
     lines = []
     for outcome in outcomes:
         note = outcome.update.note
         if not note and outcome.status is Status.IMPROVED:
             note = "better than its baseline, which can be tightened with --tenpak-update=all"
+        if outcome.update.write and outcome.baseline not in written:
+            note = "baseline not written, since the test failed"
         if note and outcome.passes:
             lines.append(f"{outcome.baseline} [{outcome.device_class}]: {note}")
     return lines
