@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 MARKERS = ("quantize", "tenpak_quantize")
 _MARKER_PARAM = "_tenpak_marker"
 
-_nodeid = pytest.StashKey[str]()
-_case = pytest.StashKey["Case"]()
-_outcome = pytest.StashKey["Outcome"]()
+_nodeid: pytest.StashKey[str] = pytest.StashKey()
+_case: pytest.StashKey[Case] = pytest.StashKey()
+_outcome: pytest.StashKey[Outcome] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

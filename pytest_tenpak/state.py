@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 USAGE_KEY = "tenpak_usage_error"
 EXPECTED_KEY = "tenpak_expected"
 
-session_key = pytest.StashKey["GateSession"]()
+session_key: pytest.StashKey[GateSession] = pytest.StashKey()
 
 
 def open_session(config: pytest.Config) -> GateSession:
