@@ -118,7 +118,7 @@ def find_model(reference: str | None, run: Run) -> Model:
         raise ModelError(
             "no model was named",
             accepted="model= in the marker, the fixture tenpak_model, --tenpak-model, or ini tenpak_model",
-            remedy="for example: pytest --tenpak-model path/to/model",
+            remedy="for example: pytest --tenpak-model=path/to/model",
         )
     path = locate_model(reference, run.root)
     if path.is_dir():

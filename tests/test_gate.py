@@ -382,6 +382,7 @@ def test_another_recipe_under_an_old_name_is_invalid(project):
         [
             "invalid: *",
             "baseline: the baseline answers another question: spec.options.double_quant: False → True",
+            "to accept: * --tenpak-update=failing --tenpak-accept 'why this is fine'",
         ]
     )
     accept = ("--tenpak-update=failing", "--tenpak-accept=smaller maxima")

@@ -82,7 +82,7 @@ def _remedy(outcome: Outcome) -> str:
         return "what to do: no baseline settles this; quantize better, or change the limit in the marker"
     mode = "new" if outcome.status is Status.NEW else "failing"
     command = ["pytest", outcome.case.nodeid, f"--tenpak-update={mode}"]
-    if outcome.status is Status.REGRESSED:
+    if outcome.status is not Status.NEW:
         command += ["--tenpak-accept", "why this is fine"]
     return f"to accept: {shlex.join(command)}"
 
