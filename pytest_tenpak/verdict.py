@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 from .baseline import Entry
+from .digest import labelled
 from .measurement import HEADLINE, RATIOS, Ledger, Measurement
 from .statistics import perplexity, relative_perplexity
 
@@ -191,7 +192,7 @@ def _perplexity_check(measurement: Measurement, entry: Entry, tolerance: float) 
         return Check("baseline", "tolerance", Status.INVALID, evidence=evidence)
     moved = relative_perplexity(windows.nll[:common], entry.nll[:common], tokens)
     rest = "" if common == len(entry.tokens) else f" (the baseline has {len(entry.tokens)} windows)"
-    same = f"sha256:{measurement.weights_digest}" == entry.weights_digest
+    same = labelled(measurement.weights_digest) == entry.weights_digest
     return Check(
         "ppl_tolerance",
         "tolerance",
