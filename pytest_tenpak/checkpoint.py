@@ -1,26 +1,35 @@
 """The content-addressed store: what was costly to make, kept under a digest of everything that made it.
 
 A directory entry is built beside its place, gets its manifest last, and is renamed into place, so an
-interrupted build never looks whole; a lock per entry lets two runs at once make it once.
+interrupted build never looks whole; a lock per entry lets two runs at once make it once. Over a limit of
+bytes the directory entries that were used least recently go, but none that a living process uses.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock
+from typing import IO, Any
 
 from .digest import file_digest, fingerprint
 from .files import write_atomically
+from .locks import hold, try_hold
 
 MANIFEST = "tenpak-manifest.json"
+#: Logs of failed workers stay this long.
+LOG_SECONDS = 7 * 24 * 3600
+# Only names that this module gives are ever removed: the folder may be a user's own, and hold other things.
+_ENTRY = re.compile(r"[0-9a-f]{32}")
+_HALF_BUILT = re.compile(r"\.([0-9a-f]{32})\.[0-9a-f]{8}")
+_JOB = re.compile(r"[a-z]+-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -35,14 +44,20 @@ class Stored:
 class Store:
     """A cache folder with kinds of entries (``models``, ``checkpoints``, ``measurements``, …)."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, limit_bytes: int = 0) -> None:
+        """``limit_bytes`` bounds the directory entries together; 0 is no limit."""
         self.root = root
+        self.limit_bytes = limit_bytes
+        self._used: dict[Path, IO[bytes]] = {}
 
-    def lock(self, name: str) -> AbstractContextManager[Any]:
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
         """A lock between processes; the system frees it when its holder dies."""
-        folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / f"{name}.lock")
+        with hold(self._lock_file(f"{name}.lock")):
+            yield
+
+    def _lock_file(self, name: str) -> Path:
+        return self.root / "locks" / name
 
     def directory(
         self, kind: str, identity: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]
@@ -50,26 +65,47 @@ class Store:
         """The whole directory for ``identity``, made by ``make(folder)`` if it is not there yet.
 
         ``make`` fills the folder and returns facts (plain values) for the manifest. An entry that is
-        no longer whole (a file gone or cut short) is made again.
+        no longer whole (a file gone or cut short) is made again. The entry stays, whatever the limit,
+        until this process ends or forgets the store.
         """
         key = fingerprint(identity)[:32]
         path = self.root / kind / key
         with self.lock(f"{kind}-{key}"):
+            self._use(path)
             facts = _whole(path)
             if facts is not None:
+                with suppress(OSError):  # a cache that cannot be written is as good to read
+                    os.utime(path / MANIFEST)
                 return Stored(path, facts, fresh=False)
-            shutil.rmtree(path, ignore_errors=True)
-            for left_behind in path.parent.glob(f".{key}.*"):
-                shutil.rmtree(left_behind, ignore_errors=True)
-            building = path.parent / f".{key}.{uuid.uuid4().hex[:8]}"
-            building.mkdir(parents=True)
-            try:
-                facts = dict(make(building))
-                _write_manifest(building, identity, facts)
-                building.rename(path)
-            finally:
-                shutil.rmtree(building, ignore_errors=True)
+            facts = self._build(path, identity, make)
+        with suppress(OSError):  # whoever owns what cannot be removed, it must not fail a gate
+            self._tidy()
         return Stored(path, facts, fresh=True)
+
+    def _use(self, path: Path) -> None:
+        """Keep others from evicting an entry for as long as this process lives."""
+        if path not in self._used:
+            self._used[path] = hold(self._use_file(path), shared=True)
+
+    def _use_file(self, path: Path) -> Path:
+        return self._lock_file(f"{path.parent.name}-{path.name}.use")
+
+    def _build(
+        self, path: Path, identity: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Make an entry beside its place and rename it; its lock is held."""
+        shutil.rmtree(path, ignore_errors=True)
+        for left_behind in path.parent.glob(f".{path.name}.*"):
+            shutil.rmtree(left_behind, ignore_errors=True)
+        building = _beside(path)
+        building.mkdir(parents=True)
+        try:
+            facts = dict(make(building))
+            _write_manifest(building, identity, facts)
+            building.rename(path)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        return facts
 
     def document(
         self, kind: str, identity: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]
@@ -97,6 +133,96 @@ class Store:
         stat = real.stat()
         seen = {"path": str(real), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
         return str(self.document("digests", seen, lambda: {"sha256": file_digest(real)})["sha256"])
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes on disk by kind, logs of failed workers (``jobs``) included."""
+        return {folder.name: _size(folder) for folder in sorted(self._folders())}
+
+    def _folders(self) -> Iterator[Path]:
+        if self.root.is_dir():
+            yield from (p for p in self.root.iterdir() if p.is_dir() and p.name != "locks")
+
+    def _tidy(self) -> None:
+        """Remove what killed runs left half-built, old logs, and entries over the limit; one at a time."""
+        with self.lock("tidy"):
+            for folder in self._folders():
+                for path in folder.iterdir():
+                    if match := _HALF_BUILT.fullmatch(path.name):
+                        self._sweep(path, f"{folder.name}-{match[1]}")
+            for path in (self.root / "jobs").glob("*"):
+                if _JOB.fullmatch(path.name) and time.time() - _last_change(path) > LOG_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
+            if self.limit_bytes:
+                self._evict()
+
+    def _sweep(self, half_built: Path, name: str) -> None:
+        """Remove a half-built folder unless its builder lives, and with it holds the entry's lock."""
+        lock = try_hold(self._lock_file(f"{name}.lock"))
+        if lock is not None:
+            with lock:
+                shutil.rmtree(half_built, ignore_errors=True)
+
+    def _evict(self) -> None:
+        """Remove the entries used longest ago until the rest is within the limit."""
+        entries = [path for folder in self._folders() for path in folder.iterdir() if _is_entry(path)]
+        sizes = {path: _size(path) for path in entries}
+        total = sum(sizes.values())
+        for path in sorted(entries, key=_last_use):
+            if total <= self.limit_bytes:
+                return
+            if self._remove(path):
+                total -= sizes[path]
+
+    def _remove(self, path: Path) -> bool:
+        """Remove an entry, its locks with it, unless somebody uses it or is about to."""
+        name = self._lock_file(f"{path.parent.name}-{path.name}.lock")
+        lock = try_hold(name)
+        if lock is None:
+            return False
+        with lock:
+            use = try_hold(self._use_file(path))
+            if use is None:
+                return False
+            with use:
+                doomed = path.rename(_beside(path))  # what is half deleted must not look whole
+                # Safe while both are held: whoever waits for a removed lock file asks for the new one.
+                self._use_file(path).unlink()
+                name.unlink()
+        shutil.rmtree(doomed, ignore_errors=True)
+        return True
+
+
+def _beside(path: Path) -> Path:
+    """A name for what is not, or no longer, the entry ``path``."""
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
+
+
+def _is_entry(path: Path) -> bool:
+    return _ENTRY.fullmatch(path.name) is not None and (path / MANIFEST).is_file()
+
+
+def _last_use(path: Path) -> int:
+    """When an entry was used, by its manifest's time; what vanished meanwhile was used longest ago."""
+    try:
+        return (path / MANIFEST).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _files_below(folder: Path) -> Iterator[os.stat_result]:
+    """Status of every file below a folder that others may be changing."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                yield Path(parent, name).lstat()
+
+
+def _size(folder: Path) -> int:
+    return sum(status.st_size for status in _files_below(folder))
+
+
+def _last_change(folder: Path) -> float:
+    return max((status.st_mtime for status in _files_below(folder)), default=time.time())
 
 
 def _write_manifest(folder: Path, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ SOURCE = ROOT / "pytest_tenpak"
 
 #: The table of layers; a module imports from lower ones, or from its own where that is not barred below.
 LAYERS = {
-    **dict.fromkeys(("errors", "digest", "files"), 0),
+    **dict.fromkeys(("errors", "digest", "files", "locks"), 0),
     **dict.fromkeys(("spec", "protocol", "statistics", "measurement", "progress", "weights"), 1),
     **dict.fromkeys(("baseline", "verdict", "update", "outcome"), 2),
     **dict.fromkeys(("report", "checkpoint", "device"), 3),

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from pytest_tenpak.checkpoint import MANIFEST, Store
+from pytest_tenpak.checkpoint import LOG_SECONDS, MANIFEST, Store
+from pytest_tenpak.locks import hold, try_hold
 
 
 @pytest.fixture
@@ -132,3 +133,160 @@ def test_the_manifest_says_what_the_entry_is_the_answer_to(store):
     path = store.directory("kind", {"a": 1}, make_one).path
     manifest = json.loads((path / MANIFEST).read_text())
     assert manifest == {"identity": {"a": 1}, "facts": {"seconds": 1}, "files": {"weights": 5}}
+
+
+# ---------------------------------------------------------------- the limit
+
+MEGABYTE = 10**6
+
+
+def make_megabyte(folder):
+    (folder / "weights").write_bytes(bytes(MEGABYTE))
+    return {}
+
+
+def fill(root, count):
+    """Entries 0, 1, … of a megabyte, used in that order and by nobody any more."""
+    paths = []
+    for n in range(count):
+        paths.append(Store(root).directory("checkpoints", {"n": n}, make_megabyte).path)
+        os.utime(paths[-1] / MANIFEST, (1000 + n, 1000 + n))
+    return paths
+
+
+def test_the_entries_used_longest_ago_go_first(tmp_path):
+    """Finding an entry counts as use; what is removed leaves neither lock files nor half of itself."""
+    root = tmp_path / "cache"
+    paths = fill(root, 3)
+    assert not Store(root).directory("checkpoints", {"n": 0}, make_megabyte).fresh
+    new = Store(root, int(2.5 * MEGABYTE)).directory("models", {}, make_megabyte).path
+    assert [path.exists() for path in paths] == [True, False, False]
+    assert sorted(path.name for path in (root / "checkpoints").iterdir()) == [paths[0].name]
+    assert {path.stem for path in (root / "locks").iterdir()} == {
+        "tidy",
+        f"checkpoints-{paths[0].name}",
+        f"models-{new.name}",
+    }
+
+
+def test_an_entry_just_made_stays_though_it_is_larger_than_the_limit(tmp_path):
+    """And so does every other that this process was given; another process may remove them later."""
+    root = tmp_path / "cache"
+    store = Store(root, MEGABYTE // 2)
+    first = store.directory("checkpoints", {"n": 0}, make_megabyte).path
+    second = store.directory("checkpoints", {"n": 1}, make_megabyte).path
+    assert first.exists()
+    assert second.exists()
+    del store
+    third = Store(root, MEGABYTE // 2).directory("checkpoints", {"n": 2}, make_megabyte).path
+    assert [path.exists() for path in (first, second, third)] == [False, False, True]
+
+
+def test_no_limit_removes_nothing(tmp_path):
+    """0 is no limit."""
+    paths = fill(tmp_path, 3)
+    assert all(path.exists() for path in paths)
+
+
+USER = """
+import sys, time
+from pathlib import Path
+from pytest_tenpak.checkpoint import Store
+store = Store(Path(sys.argv[1]))
+print(store.directory("checkpoints", {"n": 0}, None).path, flush=True)
+time.sleep(600)
+"""
+
+
+def test_an_entry_that_another_living_process_uses_stays(tmp_path):
+    """However old it is; once that process is gone, even by kill -9, the entry may go."""
+    root = tmp_path / "cache"
+    paths = fill(root, 2)
+    user = subprocess.Popen([sys.executable, "-c", USER, str(root)], stdout=subprocess.PIPE, text=True)
+    assert user.stdout.readline().strip() == str(paths[0])
+    os.utime(paths[0] / MANIFEST, (1, 1))
+    Store(root, MEGABYTE).directory("checkpoints", {"n": 2}, make_megabyte)
+    assert [path.exists() for path in paths] == [True, False]
+    user.kill()
+    user.communicate()
+    Store(root, MEGABYTE).directory("checkpoints", {"n": 3}, make_megabyte)
+    assert not paths[0].exists()
+
+
+CROWD = """
+import random, sys
+from pathlib import Path
+from pytest_tenpak.checkpoint import Store
+def make(folder):
+    (folder / "weights").write_bytes(bytes(10**6))
+    return {}
+draw = random.Random(int(sys.argv[2]))
+for _ in range(25):
+    store = Store(Path(sys.argv[1]), 2_500_000)
+    used = [store.directory("checkpoints", {"n": draw.randrange(6)}, make).path for _ in range(2)]
+    assert all((path / "weights").stat().st_size == 10**6 for path in used)
+"""
+
+
+def test_runs_at_once_evict_nothing_from_under_each_other(tmp_path):
+    """Three runs that use and evict the same few entries: each always has whole what it was given."""
+    command = [sys.executable, "-c", CROWD, str(tmp_path)]
+    runs = [subprocess.Popen([*command, str(n)], stderr=subprocess.PIPE, text=True) for n in range(3)]
+    for run in runs:
+        assert run.communicate(timeout=120)[1] == ""
+    Store(tmp_path, 2_500_000).directory("checkpoints", {"n": "last"}, make_megabyte)
+    assert Store(tmp_path).sizes()["checkpoints"] < 2_500_000
+    assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")]
+
+
+def test_what_is_abandoned_is_swept_and_what_is_not_ours_is_left(tmp_path):
+    """Half-built folders without a builder and logs of last week go, whichever entry was being made."""
+    old, recent = tmp_path / "jobs" / f"quantize-{'a' * 12}", tmp_path / "jobs" / f"quantize-{'b' * 12}"
+    abandoned = tmp_path / "checkpoints" / f".{'c' * 32}.{'d' * 8}"
+    building = tmp_path / "checkpoints" / f".{'e' * 32}.{'f' * 8}"
+    theirs = tmp_path / "checkpoints" / "theirs"
+    for folder in (old, recent, abandoned, building, theirs):
+        folder.mkdir(parents=True)
+        (folder / "log.txt").write_text("said")
+    (theirs / MANIFEST).write_text("{}")
+    long_ago = time.time() - LOG_SECONDS - 60
+    os.utime(old / "log.txt", (long_ago, long_ago))
+    with hold(tmp_path / "locks" / f"checkpoints-{'e' * 32}.lock"):
+        Store(tmp_path, 1).directory("models", {}, make_one)
+    kept = [folder.exists() for folder in (old, recent, abandoned, building, theirs)]
+    assert kept == [False, True, False, True, True]
+
+
+def test_sizes_by_kind(store):
+    """Bytes on disk, for whoever wonders where the room went."""
+    assert store.sizes() == {}
+    store.directory("checkpoints", {}, make_megabyte)
+    store.document("measurements", {}, lambda: {"nll": 1})
+    sizes = store.sizes()
+    assert list(sizes) == ["checkpoints", "measurements"]
+    assert MEGABYTE < sizes["checkpoints"] < 1.01 * MEGABYTE
+    assert sizes["measurements"] == len('{"nll": 1}')
+
+
+def test_a_cache_that_cannot_be_touched_is_still_read(store, monkeypatch):
+    """An entry is found though its time of use cannot be written down."""
+    path = store.directory("kind", {}, make_one).path
+
+    def refuse(*args):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("pytest_tenpak.checkpoint.os.utime", refuse)
+    assert store.directory("kind", {}, make_one).path == path
+
+
+def test_a_lock_file_that_was_removed_meanwhile_guards_nothing(tmp_path):
+    """Whoever waited for it locks the new file: two holders at once cannot be."""
+    path = tmp_path / "lock"
+    first = hold(path)
+    assert try_hold(path) is None
+    path.unlink()
+    first.close()
+    with hold(path):
+        assert try_hold(path) is None
+    with hold(path, shared=True), hold(path, shared=True):
+        assert try_hold(path) is None
