@@ -22,7 +22,7 @@ LAYERS = {
     **dict.fromkeys(("errors", "digest", "files", "locks"), 0),
     **dict.fromkeys(("spec", "protocol", "statistics", "measurement", "progress", "weights"), 1),
     **dict.fromkeys(("baseline", "verdict", "update", "outcome"), 2),
-    **dict.fromkeys(("report", "checkpoint", "device"), 3),
+    **dict.fromkeys(("report", "checkpoint", "device", "interpreters"), 3),
     **dict.fromkeys(("quantizers", "measure", "models"), 4),
     **dict.fromkeys(("worker", "pipeline", "arguments", "marker"), 5),
     **dict.fromkeys(("session", "quantized"), 6),

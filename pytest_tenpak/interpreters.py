@@ -1,0 +1,183 @@
+"""Other Python interpreters, for backends whose dependencies conflict with those of the test suite."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from .errors import SpecError, UnavailableError
+
+OLDEST = (3, 10)
+_SECONDS = 120
+# Runs under any Python, so that one that is too old can still say so.
+_ASK = """
+import json, platform, sys
+found = {"python": platform.python_version()}
+if sys.version_info >= (3, 8):
+    from importlib.metadata import PackageNotFoundError, version
+    for name in sys.argv[1:]:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            pass
+print(json.dumps(found))
+"""
+_ACCEPTED = """NAME=PATH pairs apart by commas or lines, or a mapping such as {"NAME": "PATH"}"""
+_EXAMPLE = "for example: auto-gptq=envs/old/bin/python"
+
+
+class Interpreters:
+    """Which interpreter a backend's work is done in: one that was named for it, or this one."""
+
+    def __init__(self, named: Mapping[str, Path]) -> None:
+        self._named = {_normal(name): path for name, path in named.items()}
+
+    def python(self, backend: str) -> Path | None:
+        """The interpreter for a backend's distribution, or None for the one that runs pytest."""
+        path = self._named.get(_normal(backend))
+        return None if path is None or path == Path(sys.executable) else path
+
+    def versions(self, backend: str, *distributions: str) -> dict[str, str]:
+        """``python`` and those of the distributions that the backend's interpreter has, with their versions.
+
+        Another interpreter is asked once per process and set of names. Raises what
+        :func:`installed_in` raises.
+        """
+        python = self.python(backend)
+        if python is not None:
+            return dict(installed_in(python, tuple(sorted(distributions))))
+        versions = {"python": platform.python_version()}
+        for name in distributions:
+            try:
+                versions[name] = version(name)
+            except PackageNotFoundError:
+                continue
+        return versions
+
+
+@cache
+def installed_in(python: Path, distributions: tuple[str, ...] = ()) -> Mapping[str, str]:
+    """``python`` and versions of the distributions that another interpreter has; absent ones are left out.
+
+    Raises UnavailableError if it is not there, SpecError if it is no working Python of 3.10 or later.
+    """
+    if python.is_dir():
+        raise _unfit(python, "is a folder", remedy=f"name the interpreter in it: {python / 'bin' / 'python'}")
+    if not python.exists():
+        raise UnavailableError(
+            f"the interpreter {python} is not there",
+            given="a link that leads nowhere" if python.is_symlink() else "no such file",
+            remedy="make that environment, or correct --tenpak-python",
+        )
+    if not os.access(python, os.X_OK):
+        raise _unfit(python, "cannot be executed")
+    try:
+        ran = subprocess.run(
+            [python, "-c", _ASK, *distributions],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=environment(python),
+            cwd=os.sep,
+        )
+        found: dict[str, str] = json.loads(ran.stdout.splitlines()[-1])
+        numbers = tuple(int(number) for number in re.findall(r"\d+", found["python"])[:2])
+    except (OSError, subprocess.TimeoutExpired) as fault:
+        raise _unfit(python, "does not run", given=str(fault)) from None
+    except (ValueError, LookupError, TypeError):
+        said = (ran.stderr or ran.stdout).strip()[-500:] or "nothing"
+        raise _unfit(
+            python, "is no working Python", given=f"exit code {ran.returncode}, said: {said}"
+        ) from None
+    if numbers < OLDEST:
+        raise _unfit(python, f"is Python {found['python']}, which is too old")
+    return found
+
+
+def _unfit(python: Path, what: str, given: str | None = None, remedy: str | None = None) -> SpecError:
+    return SpecError(
+        f"the interpreter {python} {what}",
+        given=given,
+        accepted=f"a working Python {OLDEST[0]}.{OLDEST[1]} or later",
+        remedy=remedy or "correct --tenpak-python",
+    )
+
+
+def environment(python: Path | None) -> dict[str, str]:
+    """The user's environment; for another interpreter without what points at this one's packages."""
+    if python is None:
+        return dict(os.environ)
+    ours = {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__"}
+    ours |= {"VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT"}
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
+    # As activation does: what a backend starts by name (ninja, a compiler wrapper) is that environment's.
+    return {**kept, "PATH": os.pathsep.join([str(python.parent), kept.get("PATH", os.defpath)])}
+
+
+def parse_interpreters(text: str, root: Path) -> dict[str, Path]:
+    """Interpreters by backend, from ``NAME=PATH`` pairs (commas or lines between) or a mapping literal.
+
+    ``~`` is the user's home, relative paths start at ``root``, and links stay links: a virtual
+    environment's python is one, and means that environment only under its own name. Raises SpecError.
+    """
+    stripped = text.strip()
+    pairs = _literal(stripped) if stripped.startswith("{") else _pairs(stripped)
+    interpreters: dict[str, Path] = {}
+    for name, path in pairs:
+        if not (isinstance(name, str) and isinstance(path, str) and name.strip() and path.strip()):
+            raise _bad(text)
+        if _normal(name.strip()) in map(_normal, interpreters):
+            raise SpecError(f"two interpreters are named for {name.strip()!r}", given=text, remedy="keep one")
+        try:
+            interpreters[name.strip()] = root / Path(path.strip()).expanduser()
+        except RuntimeError:  # ~somebody whom the system does not know
+            raise _bad(text) from None
+    return interpreters
+
+
+def _literal(text: str) -> list[tuple[object, object]]:
+    try:
+        tree = ast.parse(text, mode="eval").body
+        if not isinstance(tree, ast.Dict) or None in tree.keys:
+            raise _bad(text)
+        # Key by key, since a dict would swallow the first of two equal ones.
+        return [
+            (ast.literal_eval(key), ast.literal_eval(value))
+            for key, value in zip(tree.keys, tree.values, strict=True)
+            if key is not None
+        ]
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise _bad(text) from None
+
+
+def _pairs(text: str) -> list[tuple[object, object]]:
+    pairs: list[tuple[object, object]] = []
+    for part in filter(None, map(str.strip, re.split(r"[,\n]", text))):
+        name, equals, path = part.partition("=")
+        if not equals:
+            raise _bad(text)
+        pairs.append((name, path))
+    return pairs
+
+
+def _bad(text: str) -> SpecError:
+    return SpecError(
+        "interpreters cannot be read from this", given=repr(text), accepted=_ACCEPTED, remedy=_EXAMPLE
+    )
+
+
+def _normal(name: str) -> str:
+    """A distribution's name as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
