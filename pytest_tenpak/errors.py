@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 
@@ -107,4 +108,19 @@ def error_from_dict(plain: dict[str, Any]) -> TenpakError:
         accepted=plain["accepted"],
         remedy=plain["remedy"],
         who=plain["who"],
+    )
+
+
+def file_error(fault: OSError) -> TenpakError:
+    """What the system says about a file, as an error with a way out."""
+    if fault.errno in (errno.ENOSPC, errno.EDQUOT):
+        return TenpakError(
+            "there is no room left on the disk",
+            given=str(fault),
+            remedy="free room, or name a folder with room as --tenpak-cache-dir",
+        )
+    return TenpakError(
+        "a file could not be read or written",
+        given=str(fault),
+        remedy="correct the path or its permissions; the cache's own folder is --tenpak-cache-dir",
     )

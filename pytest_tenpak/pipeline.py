@@ -12,7 +12,8 @@ from typing import Any
 from .baseline import Baseline, Entry
 from .checkpoint import Store
 from .device import Device
-from .errors import CheckpointError, ModelError, TenpakError, UnavailableError
+from .errors import CheckpointError, ModelError, TenpakError, UnavailableError, file_error
+from .interpreters import Interpreters
 from .measure.corpus import Corpus, load_corpus
 from .measure.size import ledger
 from .measurement import METRICS_VERSION, Measurement, Provenance, WindowNLL
@@ -24,7 +25,7 @@ from .quantizers import Quantizer, Registry, locate
 from .update import Update, decide
 from .verdict import Check, Status, Verdict, compare
 from .weights import read_tensors, weights_digest
-from .worker import installed_versions, run_job
+from .worker import Bounds, installed_versions, run_job
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Run:
     in_ci: bool
     skip_unavailable: bool
     batch_size: int
-    timeout: float
+    bounds: Bounds
+    interpreters: Interpreters
     narrate: Callable[[str], AbstractContextManager[Progress]]
 
 
@@ -62,8 +64,7 @@ def evaluate(case: Case, run: Run, find: Callable[[], str | None]) -> Outcome:
     except TenpakError as error:
         return replace(_not_measured(case, run, error.asked_by(case.nodeid)), baseline=shown)
     except OSError as fault:
-        problem = TenpakError("a file could not be read or written", given=str(fault), who=case.nodeid)
-        return replace(_not_measured(case, run, problem), baseline=shown)
+        return replace(_not_measured(case, run, file_error(fault).asked_by(case.nodeid)), baseline=shown)
 
 
 def _evaluate(case: Case, run: Run, baseline: Baseline | None) -> Outcome:
@@ -126,9 +127,8 @@ def find_model(reference: str | None, run: Run) -> Model:
 
     def convert(folder: Path) -> Mapping[str, Any]:
         with run.narrate(f"converting {path.name}") as progress:
-            return run_job(
-                run.store, "convert", {"file": str(path), "out": str(folder)}, progress, run.timeout
-            )
+            job = {"file": str(path), "out": str(folder)}
+            return run_job(run.store, "convert", job, progress, run.bounds)
 
     versions = installed_versions("gguf")
     if "gguf" not in versions:
@@ -185,7 +185,7 @@ def _quantize(bench: _Bench, quantizer: Quantizer) -> Path:
             "calibration": list(texts.documents) if texts else [],
         }
         with run.narrate(f"quantizing to {case.spec.method}") as progress:
-            facts = run_job(run.store, "quantize", job, progress, run.timeout)
+            facts = run_job(run.store, "quantize", job, progress, run.bounds)
         _require_whole(folder, case.spec.method)
         return facts
 
@@ -272,7 +272,7 @@ class _Bench:
         }
         title = f"measuring the {what}" + (f" ({self.case.spec.method})" if quantizer else "")
         with self.run.narrate(title) as progress:
-            answer = run_job(self.run.store, "measure", payload, progress, self.run.timeout)
+            answer = run_job(self.run.store, "measure", payload, progress, self.run.bounds)
         return Measurement(
             windows=WindowNLL(**answer["windows"]),
             ledger=counted,

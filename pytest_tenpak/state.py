@@ -34,9 +34,11 @@ def open_session(config: pytest.Config) -> GateSession:
     from .checkpoint import Store
     from .device import choose_device, parse_device
     from .errors import SpecError
+    from .interpreters import Interpreters
     from .pipeline import Run
     from .quantizers import Registry
     from .session import GateSession
+    from .worker import Bounds
 
     registry = Registry()
     config.hook.pytest_tenpak_register_quantizers(register=registry.register)
@@ -44,7 +46,7 @@ def open_session(config: pytest.Config) -> GateSession:
     in_ci = bool(os.environ.get("CI") or os.environ.get("BUILD_NUMBER"))
     unavailable = options.read(config, "unavailable") or ("fail" if in_ci else "skip")
     store = Store(
-        config.rootpath / Path(cache_dir).expanduser() if cache_dir else user_cache_path("pytest-tenpak")
+        config.rootpath / Path(cache_dir).expanduser() if cache_dir else user_cache_path("pytest-tenpak"),
     )
     update, reason = options.read(config, "update"), options.read(config, "accept")
     if reason is not None and not reason.strip():
@@ -69,7 +71,8 @@ def open_session(config: pytest.Config) -> GateSession:
         in_ci=in_ci,
         skip_unavailable=unavailable == "skip",
         batch_size=options.read(config, "batch_size"),
-        timeout=options.read(config, "timeout"),
+        bounds=Bounds(options.read(config, "timeout")),
+        interpreters=Interpreters({}),
         narrate=lambda title: _narrate(config, title),
     )
     config.stash[session_key] = GateSession(run)

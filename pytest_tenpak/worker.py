@@ -1,8 +1,8 @@
-"""Heavy work in a process of its own: quantizing, converting, measuring.
+"""Heavy work in a process of its own, seen from pytest's side: start, watch, bound, explain.
 
 A crash, an out-of-memory kill or a leaked allocation of a backend ends one job, not pytest. The two
 sides speak through files in a job folder: ``job.json`` in, ``progress.jsonl`` and ``answer.json`` out,
-``log.txt`` for whatever the libraries print. No pickles.
+``log.txt`` for whatever the libraries print. No pickles. The other side is ``jobs.py``.
 """
 
 from __future__ import annotations
@@ -11,80 +11,145 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .checkpoint import Store
 from .errors import TenpakError, WorkerError, error_from_dict
-from .measure import perplexity
-from .models import convert_gguf, copy_tokenizer
+from .interpreters import environment, installed_in
+from .jobs import OUT_OF_DISK, OUT_OF_MEMORY
 from .progress import Progress
-from .protocol import Protocol
-from .quantizers import Job, relocate
-from .quantizers.loading import load_pretrained
-from .spec import QuantizeSpec
+from .units import in_gib
 
 _POLL_SECONDS = 0.1
-_LOG_LINES = 12
+_MEMORY_POLL_SECONDS = 0.5
+_LOG_LINES, _LOG_WIDTH, _LOG_BYTES = 12, 1000, 65536
+# Another interpreter is lent this one package, and nothing of what stands beside it.
+_BOOTSTRAP = """
+import importlib.util, pathlib, sys
+package, folder = map(pathlib.Path, sys.argv[1:])
+spec = importlib.util.spec_from_file_location(
+    "pytest_tenpak", package / "__init__.py", submodule_search_locations=[str(package)]
+)
+sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules[spec.name])
+from pytest_tenpak.jobs import main
+main(folder)
+"""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one worker process and all it starts may take: seconds, and bytes of memory. 0 is no limit."""
+
+    timeout: float = 0
+    memory: int = 0
+
+
+class _Ending(NamedTuple):
+    """How a worker ended, for an error: what it did, and what to do about it."""
+
+    what: str
+    remedy: str | None = None
 
 
 def run_job(
-    store: Store, kind: str, payload: Mapping[str, Any], progress: Progress, timeout: float = 0
+    store: Store,
+    kind: str,
+    payload: Mapping[str, Any],
+    progress: Progress,
+    bounds: Bounds = Bounds(),
+    python: Path | None = None,
 ) -> Mapping[str, Any]:
     """Run one job in a worker process and return its answer.
 
-    ``kind`` names a function of JOBS, ``payload`` its plain arguments. ``timeout`` is in seconds (0:
-    none). Raises the worker's own TenpakError, or WorkerError, which quotes the log and names it.
+    ``kind`` names a function of JOBS, ``payload`` its plain arguments. ``python`` is another interpreter
+    to run it in: one that has torch, transformers and the backend, and is given nothing else of this
+    one's packages. Raises the worker's own TenpakError; WorkerError, which quotes the log and names it;
+    or what :func:`installed_in` raises for an interpreter.
     """
-    folder = store.root / "jobs" / f"{kind}-{uuid.uuid4().hex[:12]}"
-    folder.mkdir(parents=True)
-    (folder / "job.json").write_text(
-        json.dumps({"kind": kind, "payload": payload, "sys_path": sys.path, "parent": os.getpid()}),
-        encoding="utf-8",
-    )
+    if python is not None:
+        installed_in(python)
+    folder = _job_folder(store, kind, payload, python)
+    killed_before = _oom_kills()
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(folder)],
+            _command(folder, python),
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(),
+            env=_environment(python),
             start_new_session=True,
         )
         try:
-            code = _attend(process, folder / "progress.jsonl", progress, timeout)
+            overstepped = _attend(process, folder / "progress.jsonl", progress, bounds)
         finally:
             _end(process)
     answer = _read_answer(folder)
-    if answer is None or "error" in answer:
-        raise _failure(kind, folder, code, answer, timeout)
+    if answer is None:
+        kills = _since(killed_before)
+        raise _failure(kind, folder, overstepped or _ending(process.returncode, kills, store.root), kills)
     shutil.rmtree(folder, ignore_errors=True)
+    if "error" in answer:
+        raise error_from_dict(answer["error"])
     reply: Mapping[str, Any] = answer["answer"]
     return reply
 
 
-def _environment() -> dict[str, str]:
+def _job_folder(store: Store, kind: str, payload: Mapping[str, Any], python: Path | None) -> Path:
+    """A new folder with the job in it."""
+    folder = store.root / "jobs" / f"{kind}-{uuid.uuid4().hex[:12]}"
+    job = {
+        "kind": kind,
+        "payload": payload,
+        "sys_path": sys.path if python is None else [],
+        "elsewhere": python is not None,
+        "parent": os.getpid(),
+    }
+    try:
+        folder.mkdir(parents=True)
+        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    except OSError as fault:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise WorkerError(
+            f"the worker process that should {kind} cannot be given its job",
+            given=f"{folder}: {fault}",
+            remedy="free room there, or name a folder with room as --tenpak-cache-dir",
+        ) from None
+    return folder
+
+
+def _command(folder: Path, python: Path | None) -> list[str]:
+    if python is None:
+        return [sys.executable, "-m", f"{__package__}.jobs", str(folder)]
+    return [str(python), "-c", _BOOTSTRAP, str(Path(__file__).parent), str(folder)]
+
+
+def _environment(python: Path | None) -> dict[str, str]:
     """The user's environment, quieter and offline: whatever had to be downloaded is on disk by now."""
     quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    return {**os.environ, **quiet, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
+    return {**environment(python), **quiet, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
 
 
-def _attend(process: subprocess.Popen[bytes], path: Path, progress: Progress, timeout: float) -> int | None:
-    """Pass progress on until the process ends; its exit code, or None when it ran out of time."""
-    deadline = time.monotonic() + timeout if timeout else None
+def _attend(
+    process: subprocess.Popen[bytes], path: Path, progress: Progress, bounds: Bounds
+) -> _Ending | None:
+    """Pass progress on until the process ends by itself (None) or oversteps a bound (which, in words)."""
+    started = looked = time.monotonic()
     read = 0
     while True:
-        code = process.poll()
+        ended = process.poll() is not None
         if path.exists():
             with path.open("rb") as stream:
                 stream.seek(read)
@@ -92,11 +157,43 @@ def _attend(process: subprocess.Popen[bytes], path: Path, progress: Progress, ti
                 read = stream.tell() - len(rest)
             for line in lines:
                 progress(*json.loads(line))
-        if code is not None:
-            return code
-        if deadline is not None and time.monotonic() > deadline:
+        if ended:
             return None
+        now = time.monotonic()
+        if bounds.timeout and now - started > bounds.timeout:
+            what = f"ran longer than {bounds.timeout:g} s and was stopped"
+            return _Ending(what, "raise --tenpak-timeout, or give it less to do")
+        if bounds.memory and now - looked > _MEMORY_POLL_SECONDS:
+            looked = now
+            resident = _resident(process.pid, bounds.memory)
+            if resident > bounds.memory:
+                what = (
+                    f"took {in_gib(resident)} of memory, more than {in_gib(bounds.memory)}, and was stopped"
+                )
+                return _Ending(what, "raise --tenpak-memory, or give it less to do")
         time.sleep(_POLL_SECONDS)
+
+
+def _resident(group: int, limit: int) -> int:
+    """Resident bytes of a process group; what its processes share is counted once where that decides."""
+    import psutil
+
+    members = []
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError, psutil.Error):
+            if os.getpgid(pid) == group:
+                members.append(psutil.Process(pid))
+    whole = fair = 0
+    for member in members:
+        with contextlib.suppress(psutil.Error):
+            whole += member.memory_info().rss
+    if whole <= limit or len(members) == 1:
+        return whole
+    for member in members:
+        with contextlib.suppress(psutil.Error):
+            full = member.memory_full_info()
+            fair += getattr(full, "pss", full.rss)
+    return fair
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -114,108 +211,72 @@ def _read_answer(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _failure(
-    kind: str, folder: Path, code: int | None, answer: dict[str, Any] | None, timeout: float
-) -> TenpakError:
-    if answer is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-        return error_from_dict(answer["error"])
+def _oom_kills() -> int | None:
+    """How many processes the kernel has killed for want of memory since it started; None if it won't say."""
+    try:
+        counted = re.search(
+            r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(encoding="ascii"), re.MULTILINE
+        )
+    except OSError:
+        return None
+    return int(counted[1]) if counted else None
+
+
+def _since(before: int | None) -> int | None:
+    now = _oom_kills()
+    return None if before is None or now is None else now - before
+
+
+def _ending(code: int, kills: int | None, root: Path) -> _Ending:
+    """What an exit code says, beside the kernel's count of processes killed for want of memory meanwhile."""
+    less = "use a smaller model or batch, fewer calibration texts, or a machine with more memory"
+    if code == OUT_OF_MEMORY:
+        return _Ending("ran out of memory", less)
+    if code == OUT_OF_DISK:
+        free = in_gib(shutil.disk_usage(root).free)
+        place = (
+            f"free room there, or name a folder with room as --tenpak-cache-dir (it is {root}, {free} free)"
+        )
+        return _Ending("ran out of disk space", place)
+    if code == -signal.SIGKILL:
+        if kills:
+            return _Ending(
+                "was killed by SIGKILL for want of memory: the kernel's out-of-memory counter rose", less
+            )
+        counter = "cannot be read" if kills is None else "did not move"
+        what = f"was killed by SIGKILL from outside; the kernel's out-of-memory counter {counter}"
+        return _Ending(what, "look for a container's or a scheduler's limit, or for whoever sent the signal")
+    if code < 0:
+        return _Ending(f"was killed by {_signal_name(-code)}")
+    return _Ending(f"ended with exit code {code}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _failure(kind: str, folder: Path, ending: _Ending, kills: int | None) -> TenpakError:
     log = folder / "log.txt"
-    if code is None:
-        what = f"ran longer than {timeout:g} s and was stopped"
-    elif code < 0:
-        what = f"was killed by {signal.Signals(-code).name}"
-        if -code == signal.SIGKILL:
-            what += " (out of memory, most often)"
-    else:
-        what = f"ended with exit code {code}"
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+    lines = _last_lines(log)
+    if kills:
+        lines.append(f"(killed by the kernel for want of memory meanwhile, on the whole machine: {kills})")
     quoted = "\n".join(f"    | {line}" for line in lines)
     return WorkerError(
-        f"the worker process that should {kind} {what}", given=f"last lines of {log}\n{quoted}"
+        f"the worker process that should {kind} {ending.what}",
+        given=f"last lines of {log}\n{quoted}" if lines else f"nothing in {log}",
+        remedy=ending.remedy,
     )
 
 
-# ---------------------------------------------------------------- inside the worker process
-
-
-def _quantize(payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    quantizer = relocate(payload["quantizer"])
-    quantizer.versions()
-    job = Job(
-        spec=QuantizeSpec.from_dict(payload["spec"]),
-        model=Path(payload["model"]),
-        out=Path(payload["out"]),
-        device=payload["device"],
-        dtype=payload["dtype"],
-        calibration=payload["calibration"],
-        progress=progress,
-    )
-    started = time.monotonic()
-    quantizer.quantize(job)
-    copy_tokenizer(job.model, job.out)
-    return {"seconds": time.monotonic() - started}
-
-
-def _convert(payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    convert_gguf(Path(payload["file"]), Path(payload["out"]))
-    progress(1, 1, "files")
-    return {}
-
-
-def _measure(payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    from transformers import AutoTokenizer
-
-    directory = Path(payload["directory"])
-    load = relocate(payload["quantizer"]).load if payload["quantizer"] else load_pretrained
-    protocol = Protocol(**payload["protocol"])
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    tokens = perplexity.tokenize(tokenizer, payload["documents"], protocol.join)
-    windows = protocol.windows(len(tokens), payload["max_tokens"])
-    model = load(directory, payload["device"], payload["dtype"])
-    started = time.monotonic()
-    measured = perplexity.measure_windows(
-        model,
-        tokens,
-        windows,
-        bos=tokenizer.bos_token_id if protocol.bos == "window" else None,
-        batch_size=payload["batch_size"],
-        progress=progress,
-    )
-    return {
-        "windows": {
-            "nll": measured.nll,
-            "tokens": measured.tokens,
-            "nonfinite": measured.nonfinite,
-            "stream": measured.stream,
-        },
-        "device": _describe_device(payload["device"]),
-        "seconds": time.monotonic() - started,
-    }
-
-
-def _describe_device(device: str) -> dict[str, str]:
-    import torch
-
-    if device == "cpu":
-        return {
-            "device": platform.machine(),
-            "cpu capability": _cpu_capability(),
-            "threads": str(torch.get_num_threads()),
-        }
-    return {"device": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}
-
-
-def _cpu_capability() -> str:
-    """Instruction sets that choose kernels, and with them the last digits of a figure."""
-    import torch
-
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    kernels = [name for name in ("avx512_bf16", "amx_bf16") if known.get(name)]
-    return " ".join([str(torch.backends.cpu.get_cpu_capability()), *kernels])
-
-
-JOBS = {"quantize": _quantize, "convert": _convert, "measure": _measure}
+def _last_lines(log: Path) -> list[str]:
+    """The end of a log, which may be gigabytes long."""
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - _LOG_BYTES))
+        text = stream.read().decode("utf-8", errors="replace")
+    return [line[-_LOG_WIDTH:] for line in text.splitlines()[-_LOG_LINES:]]
 
 
 def installed_versions(*distributions: str) -> dict[str, str]:
@@ -227,35 +288,3 @@ def installed_versions(*distributions: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
-
-
-def _watch_parent(parent: int) -> None:
-    """End with the pytest process that asked, even when it was killed and could not say so."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
-def main(folder: Path) -> None:
-    """Do the job in ``folder`` and leave the answer there."""
-    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    sys.path.extend(entry for entry in job["sys_path"] if entry not in sys.path)
-    threading.Thread(target=_watch_parent, args=(job["parent"],), daemon=True).start()
-    last = 0.0
-
-    def progress(done: int, total: int, unit: str) -> None:
-        nonlocal last
-        if done >= total or time.monotonic() - last > _POLL_SECONDS:
-            last = time.monotonic()
-            with (folder / "progress.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps([done, total, unit]) + "\n")
-
-    try:
-        answer = {"answer": JOBS[job["kind"]](job["payload"], progress)}
-    except TenpakError as error:
-        answer = {"error": error.to_dict()}
-    (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

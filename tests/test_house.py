@@ -19,12 +19,12 @@ SOURCE = ROOT / "pytest_tenpak"
 
 #: The table of layers; a module imports from lower ones, or from its own where that is not barred below.
 LAYERS = {
-    **dict.fromkeys(("errors", "digest", "files", "locks"), 0),
+    **dict.fromkeys(("errors", "digest", "files", "locks", "units"), 0),
     **dict.fromkeys(("spec", "protocol", "statistics", "measurement", "progress", "weights"), 1),
     **dict.fromkeys(("baseline", "verdict", "update", "outcome"), 2),
     **dict.fromkeys(("report", "checkpoint", "device", "interpreters"), 3),
     **dict.fromkeys(("quantizers", "measure", "models"), 4),
-    **dict.fromkeys(("worker", "pipeline", "arguments", "marker"), 5),
+    **dict.fromkeys(("jobs", "worker", "pipeline", "arguments", "marker"), 5),
     **dict.fromkeys(("session", "quantized"), 6),
     **dict.fromkeys(("hookspecs", "options", "state", "collector", "plugin"), 7),
 }
@@ -68,7 +68,7 @@ def test_heavy_libraries_are_imported_only_in_their_layer_and_only_when_needed()
     for importer, imported, at_top in imports():
         if imported[0] in HEAVY:
             assert not at_top, f"{importer} imports {imported} at its top"
-            assert LAYERS[importer[0]] == 4 or importer[0] in ("worker", "quantized"), importer
+            assert LAYERS[importer[0]] == 4 or importer[0] in ("jobs", "quantized"), importer
 
 
 def test_only_the_top_layer_knows_pytest():

@@ -90,23 +90,28 @@ def test_calibration_reaches_the_quantizer_and_the_identity(project):
 @pytest.mark.parametrize(
     ("body", "lines"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", ["*should quantize was killed by SIGKILL (out of memory*"]),
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            ["*should quantize was killed by SIGKILL from outside; *counter did not move*"],
+        ),
         ("os.kill(os.getpid(), signal.SIGSEGV)", ["*should quantize was killed by SIGSEGV"]),
         (
             "print('x' * 10_000_000); raise RuntimeError('boom')",
             ["*ended with exit code 1", "*| RuntimeError: boom"],
         ),
         ("sys.exit(0)", ["*ended with exit code 0"]),
+        ("bytearray(1 << 60)", ["*should quantize ran out of memory", "*| MemoryError", "*what to do: *"]),
         ("return", ["*method 'own' left no whole checkpoint", "*given: *no [*].safetensors file"]),
-        ("time.sleep(600)", ["*ran longer than 8 s and was stopped"]),
+        ("time.sleep(600)", ["*ran longer than 8 s and was stopped", "*raise --tenpak-timeout*"]),
     ],
-    ids=["killed", "crash", "raises", "leaves", "saves nothing", "hangs"],
+    ids=["killed", "crash", "raises", "leaves", "no memory", "saves nothing", "hangs"],
 )
 def test_whatever_a_worker_does_is_one_failed_case(project, body, lines):
     """A kill, a crash, megabytes of output, a hang: one clear failure; the other gate is untouched."""
     conftest(project, body=body)
     project.test("@pytest.mark.quantize(method='nf4')\ndef test_other(): pass\n", name="test_other")
-    result = gate(project, "method='own'", "--tenpak-timeout=8" if "sleep" in body else "-q")
+    bound = "--tenpak-timeout=8" if "sleep" in body else "-q"
+    result = gate(project, "method='own'", bound)
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(lines)
     assert len(result.stdout.str()) < 40_000

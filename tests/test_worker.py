@@ -1,0 +1,324 @@
+"""Worker processes: every way to end is told apart, nothing outlives the run, nothing leaks in."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+from textwrap import dedent, indent
+
+import psutil
+import pytest
+
+from pytest_tenpak.checkpoint import Store
+from pytest_tenpak.errors import TenpakError, UnavailableError, WorkerError
+from pytest_tenpak.progress import ignore
+from pytest_tenpak.units import GIB
+from pytest_tenpak.worker import Bounds, _ending, run_job
+
+QUANTIZER = """
+import errno, os, signal, subprocess, sys, time
+from pathlib import Path
+from pytest_tenpak.quantizers import Quantizer
+
+class Own(Quantizer):
+    method = "own"
+    requires = {requires}
+    def quantize(self, job):
+{body}
+"""
+
+
+class Bench:
+    """Runs one quantizer, whose ``quantize(self, job)`` has the given body, as a job."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = Store(folder / "cache")
+        self.out = folder / "out"
+        (folder / "model").mkdir()
+        self.out.mkdir()
+
+    def payload(self, body: str, requires: tuple[str, ...] = ()) -> dict:
+        file = self.folder / "own.py"
+        file.write_text(QUANTIZER.format(requires=requires, body=indent(dedent(body), " " * 8)))
+        return {
+            "quantizer": {"module": "own", "file": str(file), "qualname": "Own"},
+            "spec": {"method": "own", "options": {}},
+            "model": str(self.folder / "model"),
+            "out": str(self.out),
+            "device": "cpu",
+            "dtype": "float32",
+            "calibration": [],
+        }
+
+    def run(self, body: str, bounds=Bounds(), python=None, requires=()) -> dict:  # noqa: B008
+        return run_job(self.store, "quantize", self.payload(body, requires), ignore, bounds, python)
+
+    @property
+    def logs(self) -> list[Path]:
+        return list((self.store.root / "jobs").glob("*/log.txt"))
+
+
+@pytest.fixture
+def bench(tmp_path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL from outside; the kernel's out-of-m"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "was killed by SIGSEGV"),
+        ("os.kill(os.getpid(), signal.SIGRTMIN + 3)", "was killed by signal 37"),
+        ("raise MemoryError", "ran out of memory"),
+        ("bytearray(1 << 60)", "ran out of memory"),
+        ("raise OSError(errno.ENOMEM, 'no')", "ran out of memory"),
+        ("raise RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB')", "ran out of memory"),
+        ('raise RuntimeError("DefaultCPUAllocator: can\'t allocate memory")', "ran out of memory"),
+        ("raise OSError(errno.ENOSPC, 'full')", "ran out of disk space"),
+        ("raise Exception('I/O error: No space left on device (os error 28)')", "ran out of disk space"),
+        (
+            "try: raise MemoryError\nexcept MemoryError as e: raise ValueError('x') from e",
+            "ran out of memory",
+        ),
+        (
+            "try: raise MemoryError\nexcept MemoryError: raise ValueError('x') from None",
+            "ended with exit code 1",
+        ),
+        ("raise ValueError('boom')", "ended with exit code 1"),
+        ("os._exit(0)", "ended with exit code 0"),
+    ],
+)
+def test_each_way_to_end_is_told_apart(bench, body, said):
+    """In one sentence, with the log quoted, named and kept."""
+    with pytest.raises(WorkerError) as caught:
+        bench.run(f"print('before the end', flush=True)\n{body}")
+    assert f"the worker process that should quantize {said}" in str(caught.value)
+    (log,) = bench.logs
+    assert f"    | {log.read_text().splitlines()[-1]}" in str(caught.value)
+    assert f"last lines of {log}" in str(caught.value)
+    assert "before the end" in log.read_text()
+
+
+def test_the_kernels_kills_are_told_from_others():
+    """By its count of processes killed for want of memory, where it gives one."""
+    root = Path()
+    assert "for want of memory" in _ending(-signal.SIGKILL, 1, root).what
+    assert "did not move" in _ending(-signal.SIGKILL, 0, root).what
+    assert "cannot be read" in _ending(-signal.SIGKILL, None, root).what
+
+
+def test_a_log_of_megabytes_is_quoted_by_its_end(bench):
+    """Twelve lines at most, none of them endless; the whole log stays on disk."""
+    with pytest.raises(WorkerError) as caught:
+        bench.run(
+            "for n in range(200_000): print('line', n)\nprint('x' * 5_000_000)\nraise ValueError('boom')"
+        )
+    assert len(str(caught.value)) < 20_000
+    assert "| ValueError: boom" in str(caught.value)
+    assert bench.logs[0].stat().st_size > 7_000_000
+
+
+def test_the_time_limit(bench):
+    """A hang ends at its limit, which the error names."""
+    with pytest.raises(WorkerError, match="ran longer than 0.5 s and was stopped") as caught:
+        bench.run("time.sleep(600)", Bounds(timeout=0.5))
+    assert "--tenpak-timeout" in str(caught.value)
+
+
+CHILD = "subprocess.Popen([sys.executable, '-c', 'import time; b = bytearray(300 << 20); time.sleep(600)'])\n"
+
+
+@pytest.mark.parametrize("body", ["hog = bytearray(300 << 20)\n", CHILD], ids=["worker", "its child"])
+def test_the_memory_limit(bench, body):
+    """It counts the worker and all that it started; the error gives both figures."""
+    with pytest.raises(WorkerError) as caught:
+        bench.run(body + "time.sleep(600)", Bounds(memory=200 << 20))
+    assert "more than 0.20 GiB, and was stopped" in str(caught.value)
+    took = float(re.findall(r"took (\d+\.\d+) GiB", str(caught.value))[0])
+    assert 0.2 < took < 0.5
+    assert "--tenpak-memory" in str(caught.value)
+
+
+def test_memory_that_processes_share_is_counted_once(bench):
+    """A worker that forks does not take as much again."""
+    body = """
+        hog = bytearray(os.urandom(1 << 20) * 150)
+        for _ in range(3):
+            if os.fork() == 0:
+                time.sleep(3)
+                os._exit(0)
+        time.sleep(2)
+        """
+    assert bench.run(body, Bounds(memory=400 << 20))["peak_bytes"] > 150 << 20
+
+
+def test_what_it_took_is_in_the_answer(bench):
+    """Seconds and the high-water mark of its own memory, not of the process that started it."""
+    ours = bytearray(os.urandom(1 << 20) * 400)
+    taken = bench.run("hog = bytearray(200 << 20)\ndel hog\nimport torch\ntorch.set_num_threads(1)")
+    assert len(ours) == 400 << 20
+    assert set(taken) == {"seconds", "peak_bytes", "threads"}
+    assert taken["peak_bytes"] > 200 << 20
+    assert taken["threads"] == 1
+    light = bench.run("pass")
+    assert set(light) == {"seconds", "peak_bytes"}
+    assert light["peak_bytes"] < 150 << 20
+
+
+PARENT = """
+import json, sys
+from pathlib import Path
+from pytest_tenpak.checkpoint import Store
+from pytest_tenpak.progress import ignore
+from pytest_tenpak.worker import run_job
+run_job(Store(Path(sys.argv[1])), "quantize", json.loads(sys.argv[2]), ignore)
+"""
+
+
+def gone(pids: list[int], seconds: float) -> bool:
+    """Whether the processes end within the time; a zombie has ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        living = [pid for pid in pids if psutil.pid_exists(pid)]
+        if all(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in living):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_killed_pytest_takes_the_workers_and_their_children_along(bench):
+    """kill -9 of whoever asked: the worker ends, and so does what its backend had started."""
+    pids = bench.folder / "pids"
+    body = f"""
+        child = subprocess.Popen(["sleep", "300"])
+        Path({str(pids)!r}).write_text(f"{{os.getpid()}} {{child.pid}}\\n")
+        time.sleep(300)
+        """
+    command = [sys.executable, "-c", PARENT, str(bench.store.root), json.dumps(bench.payload(body))]
+    parent = subprocess.Popen(command)
+    while not (pids.exists() and pids.read_text().endswith("\n")):
+        time.sleep(0.05)
+        assert parent.poll() is None
+    parent.kill()
+    parent.wait()
+    assert gone([int(pid) for pid in pids.read_text().split()], seconds=10)
+
+
+def test_a_worker_that_ends_leaves_no_child_behind(bench):
+    """Not even after success."""
+    body = f"""
+        child = subprocess.Popen(["sleep", "300"])
+        Path({str(bench.folder / "pid")!r}).write_text(str(child.pid))
+        """
+    bench.run(body)
+    assert gone([int((bench.folder / "pid").read_text())], seconds=5)
+
+
+def test_a_job_that_cannot_be_handed_over(bench):
+    """A cache folder that cannot be written to: said at once, with the way out."""
+    bench.store.root.write_text("a file where the folder should be")
+    with pytest.raises(WorkerError, match="cannot be given its job") as caught:
+        bench.run("pass")
+    assert "--tenpak-cache-dir" in str(caught.value)
+
+
+def test_a_disk_that_runs_full(small_disk):
+    """The traceback still finds room in the log, and the error says where room is wanting."""
+    bench = Bench(small_disk)
+    with pytest.raises(WorkerError, match="ran out of disk space") as caught:
+        bench.run("(job.out / 'model.safetensors').write_bytes(bytes(32 << 20))")
+    assert "    | OSError: [Errno 28] No space left on device" in str(caught.value)
+    assert f"--tenpak-cache-dir (it is {bench.store.root}, 0.00 GiB free)" in str(caught.value)
+
+
+def test_a_disk_that_was_full_before(small_disk):
+    """The job cannot even be handed over; nothing is left of the attempt."""
+    bench = Bench(small_disk)
+    payload = bench.payload("pass")
+    (small_disk / "filler").write_bytes(bytes(4 << 20))
+    with pytest.raises(WorkerError, match="cannot be given its job") as caught:
+        run_job(bench.store, "quantize", {**payload, "calibration": ["x" * (8 << 20)]}, ignore)
+    assert "No space left on device" in str(caught.value)
+    assert list((bench.store.root / "jobs").iterdir()) == []
+
+
+# ---------------------------------------------------------------- another interpreter
+
+#: What belongs to the test suite alone, and must not be found by a worker elsewhere.
+OURS = ("pytest", "_pytest", "xdist", "pluggy", "iniconfig", "platformdirs", "jsonschema", "psutil")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> Path:
+    """An environment with nothing in it."""
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory) -> Path:
+    """An environment with torch, transformers and what they need, and nothing of pytest's."""
+    folder = tmp_path_factory.mktemp("other")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (packages,) = folder.glob("lib/*/site-packages")
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if entry.suffix != ".pth" and not entry.name.startswith(OURS):
+            (packages / entry.name).symlink_to(entry)
+    return folder / "bin" / "python"
+
+
+def test_an_interpreter_without_torch_is_unavailable(bench, bare):
+    """The error names the interpreter and what it lacks."""
+    with pytest.raises(UnavailableError, match=f"the interpreter {bare} cannot import torch"):
+        bench.run("pass", python=bare)
+
+
+def test_nothing_of_this_environment_leaks_into_another(bench, other, monkeypatch):
+    """The worker has the package, by its folder, and only packages of its own beside it."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(pytest.__file__).parents[1]))
+    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
+    body = """
+        import torch, transformers, importlib.util, pytest_tenpak.jobs, json
+        found = [name for name in ("pytest", "psutil", "platformdirs") if importlib.util.find_spec(name)]
+        seen = {"path": sys.path, "executable": sys.executable, "found": found, "prefix": sys.prefix}
+        seen["variables"] = [n for n in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV") if n in os.environ]
+        (job.out / "seen.json").write_text(json.dumps(seen))
+        """
+    assert bench.run(body, python=other)["threads"] > 0
+    seen = json.loads((bench.out / "seen.json").read_text())
+    assert seen["executable"] == str(other)
+    assert seen["found"] == []
+    assert seen["variables"] == []
+    ours = Path(sysconfig.get_path("purelib"))
+    assert not [entry for entry in seen["path"] if entry and Path(entry).is_relative_to(ours)]
+
+
+def test_a_quantizer_that_needs_what_is_not_there(bench, other):
+    """What the recipe imports, or declares as required, must be in its own interpreter."""
+    with pytest.raises(UnavailableError, match=f"the interpreter {other} cannot import pytest"):
+        bench.run("import pytest", python=other)
+    with pytest.raises(UnavailableError, match="method 'own' needs pytest, which is not") as caught:
+        bench.run("pass", python=other, requires=("pytest",))
+    assert f"in {other}" in str(caught.value)
+
+
+def test_an_unfit_interpreter_is_refused_before_anything_is_written(bench):
+    """No job folder is left for it."""
+    with pytest.raises(TenpakError, match="is not there"):
+        bench.run("pass", python=bench.folder / "nowhere")
+    assert not bench.store.root.exists()
+
+
+def test_endings_elsewhere_are_told_apart_too(bench, other):
+    """Bounds, logs and causes work in another interpreter as in this one."""
+    with pytest.raises(WorkerError, match="ran out of memory"):
+        bench.run("raise MemoryError", python=other)
+    with pytest.raises(WorkerError, match="more than 0.01 GiB"):
+        bench.run("time.sleep(600)", Bounds(memory=GIB // 100), python=other)
