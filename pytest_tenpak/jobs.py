@@ -177,8 +177,9 @@ def _answer(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     except ModuleNotFoundError as fault:
         if not job["elsewhere"]:
             raise
-        traceback.print_exc()
-        return {"error": _lacks(fault.name or str(fault)).to_dict()}
+        where = traceback.extract_tb(fault.__traceback__)[-1]
+        given = f"{where.filename}, line {where.lineno}: {where.line}"
+        return {"error": _lacks(fault.name or str(fault), given).to_dict()}
     except TenpakError as error:
         if job["elsewhere"] and isinstance(error, UnavailableError):
             error.given = f"{error.given or 'not found'} in {sys.executable}"
@@ -188,12 +189,13 @@ def _answer(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _require_libraries() -> None:
     for name in ("torch", "transformers"):
         if importlib.util.find_spec(name) is None:
-            raise ModuleNotFoundError(name=name)
+            raise _lacks(name, "not installed")
 
 
-def _lacks(module: str) -> UnavailableError:
+def _lacks(module: str, given: str) -> UnavailableError:
     return UnavailableError(
         f"the interpreter {sys.executable} cannot import {module}",
+        given=given,
         accepted="torch, transformers and the method's backend in it; nothing of pytest's is lent to it",
         remedy=f"install what provides {module} there: {sys.executable} -m pip install …",
     )

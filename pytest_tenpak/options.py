@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from .arguments import ARGUMENTS
 from .errors import SpecError
+from .interpreters import parse_interpreters
 from .spec import Option
+from .units import parse_bytes
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One ``--tenpak-…`` option; ``ini`` is False for what belongs to a single run."""
+    """One ``--tenpak-…`` option; ``ini`` is False for what belongs to a single run.
+
+    ``parse(text, rootdir)`` makes something of a text that is more than a text.
+    """
 
     option: Option
     metavar: str | None = None
     ini: bool = True
+    parse: Callable[[str, Path], Any] | None = None
 
     @property
     def flag(self) -> str:
@@ -36,10 +44,11 @@ class Setting:
         source = self.flag
         if given is None and self.ini:
             given, source = config.getini(self.key) or None, f"ini {self.key}"
-        if given is None:
-            return self.option.default
         try:
-            return self.option.validate(_typed(str(given), self.option.kind))
+            value = self.option.default
+            if given is not None:
+                value = self.option.validate(_typed(str(given), self.option.kind))
+            return value if self.parse is None else self.parse(value, config.rootpath)
         except SpecError as error:
             raise error.asked_by(source) from None
 
@@ -82,9 +91,30 @@ RUN = tuple(
             ),
             "DIR",
         ),
+        (
+            Option(
+                "cache_size",
+                str,
+                "50GB",
+                "checkpoints kept, as 50GB or 48GiB; the longest unused go first; 0: no limit",
+            ),
+            "BYTES",
+            True,
+            lambda text, _: parse_bytes(text),
+        ),
         (Option("device", str, "auto", "auto, cpu, cuda or cuda:N"), "DEVICE"),
         (Option("batch_size", int, 0, "windows per forward pass; 0 chooses", minimum=0), "WINDOWS"),
         (Option("timeout", float, 0.0, "seconds for one worker process; 0: no limit", minimum=0), "SECONDS"),
+        (
+            Option("memory", float, 0.0, "GiB of memory for one worker process; 0: no limit", minimum=0),
+            "GIB",
+        ),
+        (
+            Option("python", str, "", "interpreters for backends that need their own: NAME=PATH,…"),
+            "NAME=PATH",
+            True,
+            parse_interpreters,
+        ),
         (
             Option(
                 "unavailable",
@@ -120,7 +150,7 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("tenpak", "gates for quantized models (pytest-tenpak)")
     for setting in (MODEL, *DEFAULTS, *RUN):
         option = setting.option
-        default = "" if option.default is None or not setting.ini else f" (default: {option.default})"
+        default = "" if option.default in (None, "") or not setting.ini else f" (default: {option.default})"
         choices = "{" + ",".join(map(str, option.choices)) + "}" if option.choices else None
         group.addoption(
             setting.flag,

@@ -38,6 +38,7 @@ def open_session(config: pytest.Config) -> GateSession:
     from .pipeline import Run
     from .quantizers import Registry
     from .session import GateSession
+    from .units import GIB
     from .worker import Bounds
 
     registry = Registry()
@@ -47,6 +48,7 @@ def open_session(config: pytest.Config) -> GateSession:
     unavailable = options.read(config, "unavailable") or ("fail" if in_ci else "skip")
     store = Store(
         config.rootpath / Path(cache_dir).expanduser() if cache_dir else user_cache_path("pytest-tenpak"),
+        options.read(config, "cache_size"),
     )
     update, reason = options.read(config, "update"), options.read(config, "accept")
     if reason is not None and not reason.strip():
@@ -71,8 +73,8 @@ def open_session(config: pytest.Config) -> GateSession:
         in_ci=in_ci,
         skip_unavailable=unavailable == "skip",
         batch_size=options.read(config, "batch_size"),
-        bounds=Bounds(options.read(config, "timeout")),
-        interpreters=Interpreters({}),
+        bounds=Bounds(options.read(config, "timeout"), int(options.read(config, "memory") * GIB)),
+        interpreters=Interpreters(options.read(config, "python")),
         narrate=lambda title: _narrate(config, title),
     )
     config.stash[session_key] = GateSession(run)

@@ -101,16 +101,20 @@ def test_calibration_reaches_the_quantizer_and_the_identity(project):
         ),
         ("sys.exit(0)", ["*ended with exit code 0"]),
         ("bytearray(1 << 60)", ["*should quantize ran out of memory", "*| MemoryError", "*what to do: *"]),
+        (
+            "hog = bytearray(3 << 30); time.sleep(600)",
+            ["*should quantize took 3.* GiB of memory, more than 2.00 GiB, and was stopped"],
+        ),
         ("return", ["*method 'own' left no whole checkpoint", "*given: *no [*].safetensors file"]),
         ("time.sleep(600)", ["*ran longer than 8 s and was stopped", "*raise --tenpak-timeout*"]),
     ],
-    ids=["killed", "crash", "raises", "leaves", "no memory", "saves nothing", "hangs"],
+    ids=["killed", "crash", "raises", "leaves", "no memory", "too much", "saves nothing", "hangs"],
 )
 def test_whatever_a_worker_does_is_one_failed_case(project, body, lines):
     """A kill, a crash, megabytes of output, a hang: one clear failure; the other gate is untouched."""
     conftest(project, body=body)
     project.test("@pytest.mark.quantize(method='nf4')\ndef test_other(): pass\n", name="test_other")
-    bound = "--tenpak-timeout=8" if "sleep" in body else "-q"
+    bound = "--tenpak-memory=2" if "hog" in body else "--tenpak-timeout=8" if "sleep" in body else "-q"
     result = gate(project, "method='own'", bound)
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(lines)

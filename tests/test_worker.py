@@ -171,6 +171,19 @@ def test_what_it_took_is_in_the_answer(bench):
     assert light["peak_bytes"] < 150 << 20
 
 
+def test_a_worker_killed_halfway_leaves_nothing_that_looks_whole(bench):
+    """kill -9 after half of the weights: the store has no entry, and the next attempt makes a whole one."""
+
+    def make(folder: Path, end: str) -> dict:
+        body = f"(job.out / 'model.safetensors').write_bytes(b'half')\n{end}"
+        return run_job(bench.store, "quantize", {**bench.payload(body), "out": str(folder)}, ignore)
+
+    with pytest.raises(WorkerError, match="SIGKILL"):
+        bench.store.directory("checkpoints", {}, lambda f: make(f, "os.kill(os.getpid(), signal.SIGKILL)"))
+    assert list((bench.store.root / "checkpoints").iterdir()) == []
+    assert bench.store.directory("checkpoints", {}, lambda f: make(f, "pass")).fresh
+
+
 PARENT = """
 import json, sys
 from pathlib import Path
@@ -302,8 +315,9 @@ def test_nothing_of_this_environment_leaks_into_another(bench, other, monkeypatc
 
 def test_a_quantizer_that_needs_what_is_not_there(bench, other):
     """What the recipe imports, or declares as required, must be in its own interpreter."""
-    with pytest.raises(UnavailableError, match=f"the interpreter {other} cannot import pytest"):
+    with pytest.raises(UnavailableError, match=f"the interpreter {other} cannot import pytest") as caught:
         bench.run("import pytest", python=other)
+    assert re.search(r"own\.py, line \d+: import pytest\n", str(caught.value))
     with pytest.raises(UnavailableError, match="method 'own' needs pytest, which is not") as caught:
         bench.run("pass", python=other, requires=("pytest",))
     assert f"in {other}" in str(caught.value)
