@@ -103,7 +103,7 @@ def test_calibration_reaches_the_quantizer_and_the_identity(project):
         ("bytearray(1 << 60)", ["*should quantize ran out of memory", "*| MemoryError", "*what to do: *"]),
         (
             "hog = bytearray(3 << 30); time.sleep(600)",
-            ["*should quantize took 3.* GiB of memory, more than 2.00 GiB, and was stopped"],
+            ["*should quantize took * GiB of memory, more than 2.00 GiB, and was stopped"],
         ),
         ("return", ["*method 'own' left no whole checkpoint", "*given: *no [*].safetensors file"]),
         ("time.sleep(600)", ["*ran longer than 8 s and was stopped", "*raise --tenpak-timeout*"]),
