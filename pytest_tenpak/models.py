@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from .checkpoint import Store
 from .digest import fingerprint, labelled
 from .errors import ModelError
 from .files import installed_file
+from .weights import read_tensors
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 _VOCABULARIES = (
@@ -33,6 +35,18 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "tokenizer_config.json",
     "chat_template.jinja",
+)
+_INPUTS_FIRST = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+#: Matrices that are looked up or are the output head: no method here quantizes them.
+_EMBEDDINGS = (
+    "embed_tokens.weight",
+    "embed_positions.weight",
+    "embed_in.weight",
+    "embed_out.weight",
+    "wte.weight",
+    "wpe.weight",
+    "lm_head.weight",
+    "embeddings.weight",
 )
 _FORMS = (
     "a directory with config.json, *.safetensors and a tokenizer; a .gguf file; package:NAME/FILE.gguf; "
@@ -58,6 +72,17 @@ class Model:
                 if isinstance(fields.get(name), int):
                     return int(fields[name])
         return 2048
+
+    @cached_property
+    def widths(self) -> Mapping[str, int]:
+        """Input width of each linear layer, embeddings and output head left out, from the stored shapes."""
+        # These families store their layers the other way round (transformers' Conv1D).
+        axis = 0 if self.architecture.get("model_type") in _INPUTS_FIRST else 1
+        return {
+            name.removesuffix(".weight"): tensor.shape[axis]
+            for name, tensor in read_tensors(self.path).items()
+            if name.endswith(".weight") and len(tensor.shape) == 2 and not name.endswith(_EMBEDDINGS)
+        }
 
     @property
     def dtype(self) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,9 @@ from pytest_tenpak.measure.corpus import load_corpus
 
 #: What CI systems and xdist set, and what would change how pytest or the gate behaves.
 AMBIENT = ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS")
+
+#: Products this small are ten times slower on two threads than on one where others use the machine too.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 #: What the projects measure on: 110 windows of 64 bytes of what the model was trained on.
 TEXT = load_corpus("shakespeare", Path()).documents[0][-7080:]
@@ -34,18 +39,58 @@ def shared_cache(tmp_path_factory) -> Path:
     return (root.parent if root.name.startswith("popen-") else root) / "cache"
 
 
+def _train(folder: Path, steps: int) -> dict[str, str]:
+    # In a process of its own: pytester forgets modules that were first imported beside it, and torch
+    # cannot be imported twice.
+    code = f"import tiny, pathlib; tiny.save_trained_llama(pathlib.Path({str(folder)!r}), steps={steps})"
+    environment = {**os.environ, **ONE_THREAD}
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, env=environment, check=True)
+    return {}
+
+
 @pytest.fixture(scope="session")
 def trained(shared_cache) -> Path:
     """A byte-level Llama of 0.4 million weights, trained for some seconds on the packaged corpus."""
+    return Store(shared_cache).directory("trained", {}, lambda folder: _train(folder, steps=120)).path
 
-    def train(folder: Path) -> dict[str, str]:
-        # In a process of its own: pytester forgets modules that were first imported beside it, and
-        # torch cannot be imported twice.
-        code = f"import tiny, pathlib; tiny.save_trained_llama(pathlib.Path({str(folder)!r}))"
-        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
-        return {}
 
-    return Store(shared_cache).directory("trained", {}, train).path
+@pytest.fixture(scope="session")
+def fluent(shared_cache) -> Path:
+    """The same Llama, trained until its layers matter: a quantizer that ruins them is seen."""
+    return Store(shared_cache).directory("fluent", {}, lambda folder: _train(folder, steps=300)).path
+
+
+class Archived:
+    """An interpreter with AutoGPTQ and AutoAWQ, which do not install beside everything else."""
+
+    def __init__(self, python: Path) -> None:
+        self.python = python
+
+    def run(self, code: str) -> dict[str, Any]:
+        """Run code there, in a process of its own; it ends by calling :func:`archived.answer`."""
+        here = Path(__file__).parent
+        paths = {"PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
+        quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
+        ran = subprocess.run(
+            [self.python, "-c", "import archived\n" + dedent(code)],
+            env={**os.environ, **paths, **quiet, **ONE_THREAD},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr[-4000:]
+        figures: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+        return figures
+
+
+@pytest.fixture(scope="session")
+def archived_python() -> Archived:
+    """The interpreter that TENPAK_ARCHIVED_PYTHON names, or the one that make builds."""
+    built = Path(__file__).parent.parent / ".venv-archived" / "bin" / "python"
+    python = Path(os.environ.get("TENPAK_ARCHIVED_PYTHON", built))
+    if not python.is_file():
+        pytest.skip(f"{python} is not there; build it with: make .venv-archived/installed")
+    return Archived(python)
 
 
 class Project:

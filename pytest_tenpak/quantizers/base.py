@@ -5,13 +5,36 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ..errors import UnavailableError
+from ..models import Model
 from ..progress import Progress
 from ..spec import Option, QuantizeSpec
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A third-party library that carries out a method.
+
+    ``requires`` names the distributions that must be installed where it runs, ``install`` the pip line
+    that installs them.
+    """
+
+    name: str
+    requires: tuple[str, ...]
+    install: str = ""
+
+    def require(self, method: str, versions: Mapping[str, str]) -> None:
+        """Raise UnavailableError when ``versions`` lacks a required distribution."""
+        for name in self.requires:
+            if name not in versions:
+                raise UnavailableError(
+                    f"method {method!r} needs {name}, which is not installed",
+                    accepted=", ".join(self.requires),
+                    remedy=self.install or f"pip install {name}",
+                )
 
 
 @dataclass(frozen=True)
@@ -21,7 +44,8 @@ class Job:
     ``model`` is the unquantized model's directory (safetensors and tokenizer), ``out`` an empty folder
     for the checkpoint. ``device`` is a torch device such as ``cpu`` or ``cuda:0``; ``dtype`` the torch
     type, by name, in which the checkpoint will be measured. ``calibration`` holds texts, and is empty
-    unless the quantizer declares ``calibrates``.
+    unless the quantizer declares ``calibrates``; :func:`~.calibration.draw_samples` turns them into
+    token ids.
     """
 
     spec: QuantizeSpec
@@ -48,13 +72,30 @@ class Quantizer(ABC):
     requires: ClassVar[tuple[str, ...]] = ()
     #: The pip line that installs them.
     install: ClassVar[str] = ""
+    #: Libraries that can carry the method out, the preferred one first, where users may choose one with
+    #: ``backend=``; none where ``requires`` says all.
+    backends: ClassVar[tuple[Backend, ...]] = ()
     #: Whether it learns from calibration texts.
     calibrates: ClassVar[bool] = False
 
-    def check(self, spec: QuantizeSpec, architecture: Mapping[str, Any]) -> None:  # noqa: B027 (optional)
+    def choices(self) -> tuple[Backend, ...]:
+        """The libraries that can carry the method out: ``backends``, or the one that ``requires`` names."""
+        name = self.requires[0] if self.requires else self.method
+        return self.backends or (Backend(name, self.requires, self.install),)
+
+    def backend(self, spec: QuantizeSpec) -> Backend:
+        """The library that carries out ``spec``."""
+        chosen, choices = spec.options.get("backend"), self.choices()
+        return next((backend for backend in choices if backend.name == chosen), choices[0])
+
+    def check(  # noqa: B027 (optional)
+        self, spec: QuantizeSpec, model: Model, device: str, dtype: str
+    ) -> None:
         """Refuse, with SpecError, a spec that cannot fit a model; before any work.
 
-        ``architecture`` is the model's config.json.
+        ``model.architecture`` is the model's config.json, ``model.widths`` the input widths of its
+        linear layers. ``device`` (``cpu`` or ``cuda``) and ``dtype`` (a torch type by name) are what
+        the checkpoint will be measured in.
         """
 
     @abstractmethod
@@ -64,22 +105,12 @@ class Quantizer(ABC):
         Runs in a worker process of its own. The tokenizer's files are copied by the caller.
         """
 
-    def load(self, checkpoint: Path, device: str, dtype: str) -> Any:
+    def load(self, spec: QuantizeSpec, checkpoint: Path, device: str, dtype: str) -> Any:  # noqa: ARG002
         """The checkpoint as a model in evaluation mode with ``generate``; transformers' loader by default."""
         from .loading import load_pretrained
 
         return load_pretrained(checkpoint, device, dtype)
 
-    def versions(self) -> dict[str, str]:
-        """Version of every required distribution; raises UnavailableError when one is missing."""
-        found = {}
-        for name in self.requires:
-            try:
-                found[name] = version(name)
-            except PackageNotFoundError:
-                raise UnavailableError(
-                    f"method {self.method!r} needs {name}, which is not installed",
-                    accepted=", ".join(self.requires),
-                    remedy=self.install or f"pip install {name}",
-                ) from None
-        return found
+    def loader(self, spec: QuantizeSpec) -> str:  # noqa: ARG002
+        """The distribution whose loader :meth:`load` uses."""
+        return "transformers"

@@ -1,0 +1,75 @@
+"""Checkpoints after a backend wrote them: what was left alone keeps its bytes, equal ones are equal files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..files import write_atomically
+from ..weights import StoredTensor, read_tensors, weight_files
+
+
+def settle(model: Path, checkpoint: Path) -> None:
+    """Do both to a checkpoint of ``model`` that a backend has just saved."""
+    restore_kept(model, checkpoint)
+    for file in weight_files(checkpoint):
+        sort_metadata(file)
+
+
+def restore_kept(model: Path, checkpoint: Path) -> None:
+    """Give the checkpoint's unquantized tensors the type that the model stores them in.
+
+    Backends compute in the type that is fast or right for them, and save embeddings and norms in it:
+    float32 doubles their bytes, bfloat16 costs digits. A tensor that is the model's own, rounded, gets
+    the model's own bytes again; one that the method changed (AWQ scales norms) is converted.
+    """
+    stored = read_tensors(model)
+    kept = [name for name, tensor in read_tensors(checkpoint).items() if _differs(tensor, stored.get(name))]
+    if not kept:
+        return
+    for path in weight_files(checkpoint):
+        _restore(path, {name: stored[name] for name in kept})
+    written = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    own = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    name = own.get("dtype") or own.get("torch_dtype")
+    if name:
+        written["dtype"] = name
+        write_atomically(checkpoint / "config.json", json.dumps(written, indent=2, sort_keys=True) + "\n")
+
+
+def _differs(tensor: StoredTensor, own: StoredTensor | None) -> bool:
+    return own is not None and own.dtype.endswith(("16", "32")) and own.dtype != tensor.dtype
+
+
+def _restore(path: Path, kept: Mapping[str, StoredTensor]) -> None:
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        metadata = file.metadata()
+    for name in tensors.keys() & kept.keys():
+        with safe_open(kept[name].path, "pt") as source:
+            own = source.get_tensor(name)
+        untouched = torch.equal(own.to(tensors[name].dtype), tensors[name])
+        tensors[name] = own if untouched else tensors[name].to(own.dtype)
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, metadata)
+    temporary.replace(path)
+
+
+def sort_metadata(file: Path) -> None:
+    """Put the metadata of a safetensors file in order of their names, in place."""
+    # safetensors writes them in the order of a hash table that is seeded anew in every process, so that
+    # the same tensors make other bytes.
+    with file.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        plain = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        # Readers take a header padded with blanks; one that grew would push the tensors from their places.
+        if len(plain) <= size:
+            stream.seek(8)
+            stream.write(plain.ljust(size))

@@ -1,0 +1,47 @@
+"""The decoder layers of a model: how far a quantizer has come through them, and whether its groups fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..progress import Progress
+
+
+def decoder_layers(model: Any) -> Any:
+    """The longest list of modules in a model: its decoder layers, in order."""
+    from torch.nn import ModuleList
+
+    lists = [module for module in model.modules() if isinstance(module, ModuleList)]
+    return max(lists, key=len, default=[])
+
+
+@contextmanager
+def follow(model: Any, progress: Progress) -> Iterator[None]:
+    """Report layers done while a backend works its way through them.
+
+    Backends take the layers in order and run each many times, so the first call of a layer means that
+    those before it are done. A layer that is called early, to see its inputs, only moves the count once.
+    """
+    layers = decoder_layers(model)
+    total = len(layers)
+    furthest = 0
+
+    def watch(number: int) -> Any:
+        def called(*_: Any) -> None:
+            nonlocal furthest
+            if number == furthest + 1:
+                furthest = number
+                progress(number, total, "layers")
+
+        return called
+
+    hooks = [layer.register_forward_pre_hook(watch(number)) for number, layer in enumerate(layers)]
+    progress(0, total, "layers")
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    progress(total, total, "layers")
