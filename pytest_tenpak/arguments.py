@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .measure.corpus import DEFAULT
+from .measure.corpus import CALIBRATION, DEFAULT
 from .measurement import HEADLINE, RATIOS
 from .protocol import PROTOCOLS
 from .spec import Option
@@ -13,7 +13,7 @@ ARGUMENTS: tuple[Option, ...] = (
     Option("checkpoint", str, None, "instead of method: directory of a checkpoint quantized elsewhere"),
     Option("model", str, None, "unquantized model: directory, .gguf file, package:NAME/FILE.gguf, hub id"),
     Option("corpus", str, DEFAULT, "text to measure on: packaged name, file, package:NAME/FILE, hub:…"),
-    Option("calibration", str, None, "text to calibrate on, for methods that do; never the corpus"),
+    Option("calibration", str, CALIBRATION, "text to calibrate on, for methods that do; never the corpus"),
     Option("protocol", str, "gptq", "evaluation protocol", choices=PROTOCOLS),
     Option("context", int, None, "tokens per window; default by protocol and model", minimum=2),
     Option("stride", int, None, "tokens between windows, for protocol='sliding'", minimum=1),
@@ -26,6 +26,13 @@ ARGUMENTS: tuple[Option, ...] = (
         choices=("auto", "float32", "bfloat16", "float16"),
     ),
     Option("max_ppl_delta", float, None, "limit: perplexity over the reference, relative", above=-1),
+    Option(
+        "max_rtn_factor",
+        float,
+        3.0,
+        "limit: nats per token lost, in multiples of what round-to-nearest at the same bits loses; 0: none",
+        minimum=0,
+    ),
     Option("min_compression", float, None, f"limit: least compression, {RATIOS[HEADLINE]}", above=0),
     Option("ppl_tolerance", float, 0.005, "perplexity over the baseline, relative", minimum=0),
     Option("compression_tolerance", float, 0.001, "compression under the baseline, relative", minimum=0),

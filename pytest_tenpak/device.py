@@ -29,9 +29,14 @@ class Device:
     name: str
 
     @property
+    def family(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return self.torch_name.partition(":")[0]
+
+    @property
     def default_dtype(self) -> str:
         """The type that ``dtype="auto"`` stands for here: exact on CPU, the models' usual one on CUDA."""
-        return "float32" if self.device_class == "cpu" else "bfloat16"
+        return "float32" if self.family == "cpu" else "bfloat16"
 
 
 CPU = Device("cpu", "cpu", "cpu")

@@ -68,6 +68,10 @@ class CorpusError(TenpakError):
     """The text to measure on, or to calibrate with, cannot be used."""
 
 
+class OverlapError(TenpakError):
+    """The calibration text stands in the corpus: what would be measured is memory, and no answer."""
+
+
 class CheckpointError(TenpakError):
     """A checkpoint on disk is missing, incomplete or damaged."""
 
@@ -91,6 +95,7 @@ _FAMILY: dict[str, type[TenpakError]] = {
         UnavailableError,
         ModelError,
         CorpusError,
+        OverlapError,
         CheckpointError,
         WorkerError,
         MeasurementError,

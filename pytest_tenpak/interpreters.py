@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -45,6 +45,11 @@ class Interpreters:
         """The interpreter for a backend's distribution, or None for the one that runs pytest."""
         path = self._named.get(_normal(backend))
         return None if path is None or path == Path(sys.executable) else path
+
+    def strangers(self, backends: Collection[str]) -> list[str]:
+        """Names that an interpreter was given for, and that are none of these backends'."""
+        known = {_normal(backend) for backend in backends}
+        return [name for name in self._named if name not in known]
 
     def versions(self, backend: str, *distributions: str) -> dict[str, str]:
         """``python`` and those of the distributions that the backend's interpreter has, with their versions.

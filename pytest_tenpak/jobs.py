@@ -19,16 +19,18 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .errors import TenpakError, UnavailableError
+from .errors import MeasurementError, TenpakError, UnavailableError
 from .measure import perplexity
 from .models import convert_gguf, copy_tokenizer
 from .progress import Progress
 from .protocol import Protocol
 from .quantizers import Job, relocate
 from .quantizers.loading import load_pretrained
+from .quantizers.rounding import round_to_nearest
 from .spec import QuantizeSpec
 
 _PROGRESS_SECONDS = 0.1
@@ -38,7 +40,6 @@ OUT_OF_MEMORY, OUT_OF_DISK = 190, 191
 
 def _quantize(payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     quantizer = relocate(payload["quantizer"])
-    quantizer.versions()
     job = Job(
         spec=QuantizeSpec.from_dict(payload["spec"]),
         model=Path(payload["model"]),
@@ -89,12 +90,13 @@ def _measure(payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     directory = Path(payload["directory"])
-    load = relocate(payload["quantizer"]).load if payload["quantizer"] else load_pretrained
     protocol = Protocol(**payload["protocol"])
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     tokens = perplexity.tokenize(tokenizer, payload["documents"], protocol.join)
     windows = protocol.windows(len(tokens), payload["max_tokens"])
-    model = load(directory, payload["device"], payload["dtype"])
+    model, loader = _load(payload)
+    if payload["rounding"]:
+        _round(model, **payload["rounding"])
     started = time.monotonic()
     measured = perplexity.measure_windows(
         model,
@@ -111,9 +113,35 @@ def _measure(payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
             "nonfinite": measured.nonfinite,
             "stream": measured.stream,
         },
-        "device": _describe_device(payload["device"]),
+        "device": {**_describe_device(payload["device"]), **_kernels(model, payload["layers"])},
+        "loader": f"{loader} {version(loader)}",
         "seconds": time.monotonic() - started,
     }
+
+
+def _load(payload: Mapping[str, Any]) -> tuple[Any, str]:
+    """The model, and the distribution whose loader loaded it."""
+    place = Path(payload["directory"]), payload["device"], payload["dtype"]
+    if not payload["quantizer"]:
+        return load_pretrained(*place), "transformers"
+    quantizer, spec = relocate(payload["quantizer"]), QuantizeSpec.from_dict(payload["spec"])
+    return quantizer.load(spec, *place), quantizer.loader(spec)
+
+
+def _round(model: Any, layers: list[str], bits: int, group_size: int) -> None:
+    if not round_to_nearest(model, layers, bits, group_size):
+        raise MeasurementError(
+            "none of the quantized layers was found in the unquantized model, to round it to nearest",
+            given=", ".join(layers[:3]),
+            remedy="set max_rtn_factor=0 in the marker to do without this check",
+        )
+
+
+def _kernels(model: Any, layers: list[str]) -> dict[str, str]:
+    """The classes that the quantized layers run through: what a library chose may change with it."""
+    modules = dict(model.named_modules())
+    classes = {type(modules[name]).__name__ for name in layers if name in modules}
+    return {"kernel": ", ".join(sorted(classes))} if classes else {}
 
 
 def _describe_device(device: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from .arguments import ARGUMENTS
 from .errors import SpecError
 from .measurement import HEADLINE, RATIOS
 from .outcome import Case
-from .quantizers import Registry
+from .quantizers import Quantizer, Registry
 from .spec import CHECKPOINT, QuantizeSpec, nearest
 from .verdict import Limits, Tolerances
 
@@ -39,7 +39,8 @@ def read_marker(
             given=", ".join(map(repr, args)),
             remedy=f"write @pytest.mark.quantize(method={args[0]!r}, …)",
         )
-    spec, options = _read_spec(given, registry)
+    quantizer, spec = _read_spec(given, registry)
+    options = {option.name for option in quantizer.options} if quantizer else set()
     known = {option.name: option for option in ARGUMENTS}
     values = {name: defaults.get(name, option.default) for name, option in known.items()}
     for name, value in given.items():
@@ -53,13 +54,19 @@ def read_marker(
                 accepted=", ".join(sorted(names)),
                 remedy="correct the name, or remove it",
             )
+    if quantizer is None or not quantizer.calibrates:
+        values["calibration"] = None
     return Case(
         nodeid=nodeid,
         file=file,
         line=line,
         name=_baseline_name(values["baseline"], nodeid),
         spec=spec,
-        limits=Limits(values["max_ppl_delta"], _read_compression(given.get("min_compression"))),
+        limits=Limits(
+            values["max_ppl_delta"],
+            _read_compression(given.get("min_compression")),
+            values["max_rtn_factor"],
+        ),
         tolerances=Tolerances(values["ppl_tolerance"], values["compression_tolerance"]),
         **{
             name: values[name]
@@ -79,8 +86,8 @@ def read_marker(
     )
 
 
-def _read_spec(given: Mapping[str, Any], registry: Registry) -> tuple[QuantizeSpec, set[str]]:
-    """The spec, and the names of the options its method declares."""
+def _read_spec(given: Mapping[str, Any], registry: Registry) -> tuple[Quantizer | None, QuantizeSpec]:
+    """The spec, and the quantizer of its method; none for a checkpoint that somebody else made."""
     method, checkpoint = given.get("method"), given.get("checkpoint")
     if (method is None) == (checkpoint is None):
         raise SpecError(
@@ -90,25 +97,23 @@ def _read_spec(given: Mapping[str, Any], registry: Registry) -> tuple[QuantizeSp
             remedy="say what to quantize with, or which checkpoint to gate",
         )
     if checkpoint is not None:
-        return QuantizeSpec.build(CHECKPOINT, (), {}), set()
+        return None, QuantizeSpec.build(CHECKPOINT, (), {})
     if not isinstance(method, str):
         raise SpecError(
             f"method={method!r} is not accepted",
             given=f"{method!r} ({type(method).__name__})",
             accepted=", ".join(registry),
         )
-    quantizer = registry[method]
-    if (given.get("calibration") is not None) != quantizer.calibrates:
-        wanted = "needs calibration=" if quantizer.calibrates else "does not calibrate"
+    quantizer, options = registry.expand(method, given)
+    if given.get("calibration") is not None and not quantizer.calibrates:
         raise SpecError(
-            f"method {method!r} {wanted}",
-            given=f"calibration={given.get('calibration')!r}",
-            remedy="name a text to calibrate on" if quantizer.calibrates else "leave calibration out",
+            f"method {method!r} does not calibrate",
+            given=f"calibration={given['calibration']!r}",
+            remedy="leave calibration out",
         )
     names = {option.name for option in quantizer.options}
-    return QuantizeSpec.build(
-        method, quantizer.options, {k: v for k, v in given.items() if k in names}
-    ), names
+    declared = {name: value for name, value in options.items() if name in names}
+    return quantizer, QuantizeSpec.build(quantizer.method, quantizer.options, declared)
 
 
 def _read_compression(given: Any) -> dict[str, float]:

@@ -73,6 +73,7 @@ DEFAULTS = tuple(
     Setting(_marker_default(name), metavar)
     for name, metavar in (
         ("corpus", "CORPUS"),
+        ("calibration", "CORPUS"),
         ("protocol", None),
         ("context", "TOKENS"),
         ("max_tokens", "TOKENS"),
@@ -119,8 +120,8 @@ RUN = tuple(
             Option(
                 "unavailable",
                 str,
-                None,
-                "what a missing library or device does: default fail in CI, skip elsewhere",
+                "fail",
+                "what a missing library or device does",
                 choices=("fail", "skip"),
             ),
         ),
@@ -148,6 +149,11 @@ RUN = tuple(
 def add_options(parser: pytest.Parser) -> None:
     """Declare every setting."""
     group = parser.getgroup("tenpak", "gates for quantized models (pytest-tenpak)")
+    group.addoption(
+        "--tenpak-doctor",
+        action="store_true",
+        help="say what is installed, what can run here, and why not; run no test",
+    )
     for setting in (MODEL, *DEFAULTS, *RUN):
         option = setting.option
         default = "" if option.default in (None, "") or not setting.ini else f" (default: {option.default})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .measurement import Measurement
@@ -68,7 +68,8 @@ class Outcome:
     ``measurement`` and ``reference`` are None when the case could not be measured; ``problem`` then
     says why, and ``skipped`` whether that was allowed to pass as a skip. ``baseline`` is the file's
     path as shown to the user, ``device_class`` the entry in it, ``changes`` what differs in
-    provenance since it was accepted.
+    provenance since it was accepted, ``quantizing`` what making the checkpoint cost (``seconds``,
+    ``peak_bytes``, ``threads``).
     """
 
     case: Case
@@ -80,6 +81,7 @@ class Outcome:
     measurement: Measurement | None = None
     reference: Measurement | None = None
     changes: tuple[str, ...] = ()
+    quantizing: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
     skipped: bool = False
 
@@ -105,6 +107,7 @@ class Outcome:
             "measurement": self.measurement.to_dict() if self.measurement else None,
             "reference": self.reference.to_dict() if self.reference else None,
             "changes": list(self.changes),
+            "quantizing": dict(self.quantizing),
             "problem": self.problem,
             "skipped": self.skipped,
         }

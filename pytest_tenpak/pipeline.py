@@ -2,53 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .baseline import Baseline, Entry
-from .checkpoint import Store
-from .device import Device
-from .errors import CheckpointError, ModelError, TenpakError, UnavailableError, file_error
-from .interpreters import Interpreters
-from .measure.corpus import Corpus, load_corpus
-from .measure.size import ledger
-from .measurement import METRICS_VERSION, Measurement, Provenance, WindowNLL
-from .models import TOKENIZER_FILES, Model, describe_model, locate_model
+from .bench import Bench, Run, Subject
+from .errors import CheckpointError, ModelError, OverlapError, TenpakError, UnavailableError, file_error
+from .measure.corpus import load_corpus, overlap
+from .models import Model, describe_model, locate_model
 from .outcome import Case, Outcome
-from .progress import Progress
 from .protocol import Protocol
-from .quantizers import Quantizer, Registry, locate
+from .quantizers import Quantizer
 from .update import Update, decide
-from .verdict import Check, Status, Verdict, compare
-from .weights import read_tensors, weights_digest
-from .worker import Bounds, installed_versions, run_job
+from .verdict import Check, Status, Verdict, compare, needs_rounding
+from .weights import read_tensors
+from .worker import installed_versions, run_job
 
-
-@dataclass(frozen=True)
-class Run:
-    """What the cases of one pytest run share.
-
-    ``root`` is where relative paths start. ``update`` and ``reason`` are the texts of
-    ``--tenpak-update`` and ``--tenpak-accept``. ``narrate(title)`` opens a progress display.
-    """
-
-    root: Path
-    store: Store
-    registry: Registry
-    baselines: Path
-    choose_device: Callable[[], Device]
-    update: str | None
-    reason: str | None
-    in_ci: bool
-    skip_unavailable: bool
-    batch_size: int
-    bounds: Bounds
-    interpreters: Interpreters
-    narrate: Callable[[str], AbstractContextManager[Progress]]
+#: The share of passages that two texts may have in common by quoting each other.
+_OVERLAP = 0.01
 
 
 def evaluate(case: Case, run: Run, find: Callable[[], str | None]) -> Outcome:
@@ -70,7 +43,7 @@ def evaluate(case: Case, run: Run, find: Callable[[], str | None]) -> Outcome:
 def _evaluate(case: Case, run: Run, baseline: Baseline | None) -> Outcome:
     device = run.choose_device()
     model = find_model(case.model, run)
-    bench = _Bench(
+    bench = Bench(
         case,
         run,
         device,
@@ -79,23 +52,26 @@ def _evaluate(case: Case, run: Run, baseline: Baseline | None) -> Outcome:
         calibration=load_corpus(case.calibration, run.root) if case.calibration else None,
         protocol=Protocol.resolve(case.protocol, case.context, case.stride, model.maximum),
     )
-    source = _find_checkpoint(case, run) if case.checkpoint else _check_quantizer(case, run, model)
+    source = _find_checkpoint(case, run) if case.checkpoint else _check_quantizer(bench)
+    _refuse_overlap(bench)
     # The reference comes first: a corpus that cannot be measured on is found before hours of quantizing.
-    reference = bench.measure(model.path, None, "reference")
-    quantizer = source if isinstance(source, Quantizer) else None
-    checkpoint = _quantize(bench, source) if isinstance(source, Quantizer) else source
-    measurement = bench.measure(checkpoint, quantizer, "checkpoint")
+    reference = bench.measure(Subject("reference", model.path))
+    subject = bench.quantize(source) if isinstance(source, Quantizer) else Subject("checkpoint", source)
+    measurement = bench.measure(subject)
+    suspect = needs_rounding(measurement, reference, case.limits)
+    rounded = bench.measure_rounded(subject.directory) if suspect else None
     old = baseline.entries.get(device.device_class) if baseline else None
-    verdict = compare(measurement, reference, old, case.limits, case.tolerances)
+    verdict = compare(measurement, reference, old, case.limits, case.tolerances, rounded)
     new = None if verdict.status is Status.ERROR else Entry.of(measurement, reference)
     return Outcome(
         case=case,
         verdict=verdict,
         update=decide(verdict, run.update, run.reason, run.in_ci, old, new),
         device_class=device.device_class,
-        checkpoint=str(checkpoint),
+        checkpoint=str(subject.directory),
         measurement=measurement,
         reference=reference,
+        quantizing=subject.facts,
         changes=tuple(old.provenance.differences(measurement.provenance)) if old else (),
     )
 
@@ -103,7 +79,8 @@ def _evaluate(case: Case, run: Run, baseline: Baseline | None) -> Outcome:
 def _not_measured(case: Case, run: Run, error: TenpakError) -> Outcome:
     """An outcome without figures: never a pass, and a skip only where that was allowed."""
     may_skip = isinstance(error, UnavailableError) and (case.may_skip or run.skip_unavailable)
-    check = Check("measured", "sanity", Status.ERROR, evidence=error.problem)
+    status = Status.INVALID if isinstance(error, OverlapError) else Status.ERROR
+    check = Check("measured", "sanity", status, evidence=error.problem)
     return Outcome(
         case=case,
         verdict=Verdict((check,)),
@@ -153,146 +130,27 @@ def _find_checkpoint(case: Case, run: Run) -> Path:
     return folder
 
 
-def _check_quantizer(case: Case, run: Run, model: Model) -> Quantizer:
-    """The quantizer of the case's method, its libraries there and its spec fit for the model."""
-    quantizer = run.registry[case.spec.method]
-    quantizer.versions()
-    quantizer.check(case.spec, model.architecture)
+def _check_quantizer(bench: Bench) -> Quantizer:
+    """The quantizer of the case's method, its libraries there and its spec fit for model and device."""
+    spec = bench.case.spec
+    quantizer = bench.run.registry[spec.method]
+    backend = quantizer.backend(spec)
+    backend.require(spec.method, bench.run.interpreters.versions(backend.name, *backend.requires))
+    quantizer.check(spec, bench.model, bench.device.family, bench.dtype)
     return quantizer
 
 
-def _quantize(bench: _Bench, quantizer: Quantizer) -> Path:
-    """The checkpoint of the case's spec, quantized in a worker process or taken from the store."""
-    case, run, texts = bench.case, bench.run, bench.calibration
-    made_from = {
-        "spec": case.spec.to_dict(),
-        "device": bench.device.device_class,
-        "dtype": bench.dtype,
-        "model": bench.model.digest,
-        "calibration": texts.digest if texts else None,
-        "versions": {**installed_versions(), **quantizer.versions()},
-        "source": _source(quantizer, run.store),
-    }
-
-    def quantize(folder: Path) -> Mapping[str, Any]:
-        job = {
-            "quantizer": locate(quantizer),
-            "spec": case.spec.to_dict(),
-            "device": bench.device.torch_name,
-            "dtype": bench.dtype,
-            "model": str(bench.model.path),
-            "out": str(folder),
-            "calibration": list(texts.documents) if texts else [],
-        }
-        with run.narrate(f"quantizing to {case.spec.method}") as progress:
-            facts = run_job(run.store, "quantize", job, progress, run.bounds)
-        _require_whole(folder, case.spec.method)
-        return facts
-
-    return run.store.directory("checkpoints", made_from, quantize).path
-
-
-def _require_whole(folder: Path, method: str) -> None:
-    """Refuse what a quantizer left behind unless its weights can be read."""
-    try:
-        read_tensors(folder)
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"method {method!r} left no whole checkpoint",
-            given=error.given,
-            accepted="weights as *.safetensors in job.out",
-            remedy="save with save_pretrained(job.out)",
-        ) from None
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """One case with everything that its two measurements have in common."""
-
-    case: Case
-    run: Run
-    device: Device
-    model: Model
-    corpus: Corpus
-    calibration: Corpus | None
-    protocol: Protocol
-
-    @property
-    def dtype(self) -> str:
-        """The torch type measured in. ``auto`` is float32 on CPU, else the model's own 16-bit type."""
-        if self.case.dtype != "auto":
-            return self.case.dtype
-        own = self.model.dtype
-        return own if self.device.device_class != "cpu" and own.endswith("16") else self.device.default_dtype
-
-    def measure(self, directory: Path, quantizer: Quantizer | None, what: str) -> Measurement:
-        """Measure a directory in a fresh process, or take it from the cache when nothing changed."""
-        versions = {**installed_versions(), **(quantizer.versions() if quantizer else {})}
-        quantized = what != "reference"
-        identity = {
-            "spec": self.case.spec.to_dict() if quantized else None,
-            "model": self.model.digest,
-            "tokenizer": self.model.tokenizer_digest,
-            "corpus": self.corpus.digest,
-            "calibration": self.calibration.digest if quantized and self.calibration else None,
-            "protocol": self.protocol.to_dict(),
-            "dtype": self.dtype,
-            "metrics_version": METRICS_VERSION,
-        }
-        made_from = {
-            "identity": identity,
-            "files": _files(directory, self.run.store),
-            "max_tokens": self.case.max_tokens,
-            "batch_size": self.run.batch_size,
-            "device": [self.device.device_class, self.device.name],
-            "versions": versions,
-            "source": _source(quantizer, self.run.store) if quantizer else None,
-        }
-        make = partial(self._measure, directory, quantizer, what, identity, versions)
-        return Measurement.from_dict(self.run.store.document("measurements", made_from, make))
-
-    def _measure(
-        self,
-        directory: Path,
-        quantizer: Quantizer | None,
-        what: str,
-        identity: Mapping[str, Any],
-        versions: Mapping[str, str],
-    ) -> Mapping[str, Any]:
-        counted = ledger(directory, self.model.path)
-        payload = {
-            "directory": str(directory),
-            "quantizer": locate(quantizer) if quantizer else None,
-            "documents": list(self.corpus.documents),
-            "protocol": self.protocol.to_dict(),
-            "max_tokens": self.case.max_tokens,
-            "device": self.device.torch_name,
-            "dtype": self.dtype,
-            "batch_size": self.run.batch_size,
-        }
-        title = f"measuring the {what}" + (f" ({self.case.spec.method})" if quantizer else "")
-        with self.run.narrate(title) as progress:
-            answer = run_job(self.run.store, "measure", payload, progress, self.run.bounds)
-        return Measurement(
-            windows=WindowNLL(**answer["windows"]),
-            ledger=counted,
-            identity=identity,
-            weights_digest=weights_digest(directory),
-            provenance=Provenance(versions, answer["device"]),
-            loader=f"transformers {versions.get('transformers', '')}".strip(),
-            seconds=answer["seconds"],
-        ).to_dict()
-
-
-def _source(quantizer: Quantizer, store: Store) -> str:
-    """Digest of the file that defines a quantizer: an edited recipe makes other checkpoints."""
-    return store.file_digest(Path(locate(quantizer)["file"]))
-
-
-def _files(directory: Path, store: Store) -> Mapping[str, str]:
-    """Digest of every file of a checkpoint that can change a figure."""
-    wanted: Sequence[Path] = [
-        *sorted(directory.glob("*.safetensors")),
-        *(directory / name for name in ("config.json", *TOKENIZER_FILES)),
-    ]
-    return {path.name: store.file_digest(path) for path in wanted if path.is_file()}
+def _refuse_overlap(bench: Bench) -> None:
+    """Refuse to calibrate on what will be measured; raises OverlapError."""
+    texts, corpus = bench.calibration, bench.corpus
+    if texts is None:
+        return
+    asked = {"calibration": texts.digest, "corpus": corpus.digest}
+    share = bench.run.store.document("overlaps", asked, lambda: {"share": overlap(texts, corpus)})["share"]
+    if share > _OVERLAP:
+        raise OverlapError(
+            "the calibration text overlaps the corpus, which would flatter the figure",
+            given=f"calibration={texts.name!r}, corpus={corpus.name!r}: {share:.0%} of the passages shared",
+            accepted=f"at most {_OVERLAP:.0%}",
+            remedy="calibrate on another text: a validation split, or other documents of the same kind",
+        )

@@ -44,6 +44,19 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Collector(config), "tenpak-collector")
 
 
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Answer ``--tenpak-doctor`` and run nothing."""
+    if not config.getoption("tenpak_doctor"):
+        return None
+    from .doctor import diagnose
+
+    try:
+        print(*diagnose(open_session(config).run), sep="\n")
+    except TenpakError as error:
+        raise pytest.UsageError(str(error)) from None
+    return 0
+
+
 # ---------------------------------------------------------------- collection
 
 
@@ -218,6 +231,7 @@ def _properties(outcome: Outcome) -> list[tuple[str, object]]:
     named = {
         "tenpak.status": str(outcome.status),
         "tenpak.method": outcome.case.spec.method,
+        "tenpak.backend": outcome.case.spec.options.get("backend"),
         "tenpak.ppl": figures.get("perplexity"),
         "tenpak.ppl_reference": figures.get("reference_perplexity"),
         "tenpak.ppl_delta": figures.get("ppl_delta"),

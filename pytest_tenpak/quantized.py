@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from .bench import Run
 from .device import Device
 from .measurement import Measurement
 from .outcome import Outcome
-from .pipeline import Run
 from .spec import CHECKPOINT
 from .verdict import Verdict
 
@@ -51,8 +51,12 @@ class Quantized:
         """The reloaded model, in evaluation mode, on the run's device."""
         from .quantizers.loading import load_pretrained
 
-        method = self._outcome.case.spec.method
-        load = load_pretrained if method == CHECKPOINT else self._run.registry[method].load
+        spec = self._outcome.case.spec
+        load = (
+            load_pretrained
+            if spec.method == CHECKPOINT
+            else partial(self._run.registry[spec.method].load, spec)
+        )
         return load(self.checkpoint, self._device.torch_name, self.measurement.identity["dtype"])
 
     @cached_property

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from .baseline import Baseline, Entry
+from .bench import Run
 from .digest import fingerprint
 from .errors import BaselineError
 from .files import write_atomically
 from .outcome import Case, Outcome
-from .pipeline import Run, evaluate
+from .pipeline import evaluate
 from .report.json import document
 
 

@@ -135,6 +135,12 @@ class QuantizeSpec:
         """SHA-256 of the plain form: equal specs, equal fingerprints."""
         return fingerprint(self.to_dict())
 
+    @property
+    def title(self) -> str:
+        """The method, and its backend where there is a choice of backends."""
+        backend = self.options.get("backend")
+        return f"{self.method} ({backend})" if backend else self.method
+
     def __str__(self) -> str:
         shown = ", ".join(f"{k}={v}" for k, v in self.options.items() if v not in (None, (), False))
         return f"{self.method}({shown})" if shown else self.method

@@ -31,21 +31,22 @@ def open_session(config: pytest.Config) -> GateSession:
         return config.stash[session_key]
     from platformdirs import user_cache_path
 
+    from .bench import Run
     from .checkpoint import Store
     from .device import choose_device, parse_device
     from .errors import SpecError
     from .interpreters import Interpreters
-    from .pipeline import Run
     from .quantizers import Registry
     from .session import GateSession
     from .units import GIB
     from .worker import Bounds
 
-    registry = Registry()
+    interpreters = Interpreters(options.read(config, "python"))
+    registry = Registry(interpreters=interpreters)
     config.hook.pytest_tenpak_register_quantizers(register=registry.register)
+    registry.require_interpreters_known()
     cache_dir = options.read(config, "cache_dir")
     in_ci = bool(os.environ.get("CI") or os.environ.get("BUILD_NUMBER"))
-    unavailable = options.read(config, "unavailable") or ("fail" if in_ci else "skip")
     store = Store(
         config.rootpath / Path(cache_dir).expanduser() if cache_dir else user_cache_path("pytest-tenpak"),
         options.read(config, "cache_size"),
@@ -71,10 +72,10 @@ def open_session(config: pytest.Config) -> GateSession:
         update=update,
         reason=reason,
         in_ci=in_ci,
-        skip_unavailable=unavailable == "skip",
+        skip_unavailable=options.read(config, "unavailable") == "skip",
         batch_size=options.read(config, "batch_size"),
         bounds=Bounds(options.read(config, "timeout"), int(options.read(config, "memory") * GIB)),
-        interpreters=Interpreters(options.read(config, "python")),
+        interpreters=interpreters,
         narrate=lambda title: _narrate(config, title),
     )
     config.stash[session_key] = GateSession(run)

@@ -16,6 +16,10 @@ from .digest import labelled
 from .measurement import HEADLINE, RATIOS, Ledger, Measurement
 from .statistics import perplexity, relative_perplexity
 
+#: Nats per token that every quantization may lose, however little round-to-nearest loses: about 10 % of
+#: perplexity. Eight bits lose so little that multiples of it would be noise.
+RTN_ALLOWANCE = 0.1
+
 
 class Status(str, Enum):
     """What became of a check or a case. Later members outrank earlier ones in a verdict."""
@@ -38,10 +42,15 @@ class Status(str, Enum):
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds against the reference. ``min_compression`` maps names of RATIOS to the least accepted."""
+    """Bounds against the reference.
+
+    ``min_compression`` maps names of RATIOS to the least accepted. ``max_rtn_factor`` bounds the nats
+    per token that are lost, in multiples of what round-to-nearest at the same bits loses (0: no bound).
+    """
 
     max_ppl_delta: float | None = None
     min_compression: Mapping[str, float] = field(default_factory=dict)
+    max_rtn_factor: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -109,8 +118,12 @@ def compare(
     entry: Entry | None,
     limits: Limits,
     tolerances: Tolerances,
+    rounded: Measurement | None = None,
 ) -> Verdict:
-    """Decide one case from its measurement, the reference, and the baseline entry if there is one."""
+    """Decide one case from its measurement, the reference, and the baseline entry if there is one.
+
+    ``rounded`` is the model rounded to nearest at the same bits, where :func:`needs_rounding` asked for it.
+    """
     faults = tuple(_sanity(measurement, reference))
     if any(check.status is Status.ERROR for check in faults):
         return Verdict(faults)
@@ -118,6 +131,7 @@ def compare(
         (
             *faults,
             *_against_reference(measurement, reference, limits),
+            *_against_rounding(measurement, reference, rounded, limits),
             *_against_baseline(measurement, entry, tolerances),
         )
     )
@@ -163,6 +177,47 @@ def _against_reference(measurement: Measurement, reference: Measurement, limits:
             bound=least,
             evidence=f"{RATIOS[name]}{'' if name in ratios else ' (no layer is quantized)'}",
         )
+
+
+def needs_rounding(measurement: Measurement, reference: Measurement, limits: Limits) -> bool:
+    """Whether so much was lost that the verdict wants to know what round-to-nearest would have lost.
+
+    What is within the allowance cannot be worse than the bound, whatever that turns out to be.
+    """
+    paired = measurement.windows.tokens == reference.windows.tokens and measurement.windows.total_tokens
+    if not limits.max_rtn_factor or not paired:
+        return False
+    lost = math.log(measurement.perplexity / reference.perplexity)
+    return math.isfinite(lost) and lost > RTN_ALLOWANCE
+
+
+def _against_rounding(
+    measurement: Measurement, reference: Measurement, rounded: Measurement | None, limits: Limits
+) -> Iterator[Check]:
+    """The sanity floor, over the windows that were rounded: a prefix of the corpus."""
+    if rounded is None or not math.isfinite(rounded.perplexity):
+        return
+    tokens = rounded.windows.tokens
+    count = len(tokens)
+    ours, plain, base = (
+        perplexity(measured.windows.nll[:count], tokens) for measured in (measurement, rounded, reference)
+    )
+    allowed = limits.max_rtn_factor * max(0.0, math.log(plain / base)) + RTN_ALLOWANCE
+    suspicious = math.log(ours / base) > allowed
+    evidence = (
+        f"worse than round-to-nearest: {ours:,.1f} against {plain:,.1f}; the quantizer is probably broken "
+        f"(it lost more nats than {limits.max_rtn_factor:g} × what rounding loses + {RTN_ALLOWANCE:g})"
+    )
+    yield Check(
+        "max_rtn_factor",
+        "limit",
+        Status.REGRESSED if suspicious else Status.PASSED,
+        value=ours,
+        before=plain,
+        difference=ours / plain - 1,
+        bound=math.exp(allowed) * base / plain - 1,
+        evidence=evidence if suspicious else "",
+    )
 
 
 def _against_baseline(

@@ -24,7 +24,10 @@ PLAIN = "@pytest.mark.quantize({})\ndef test_nf4(): pass\n"
         ('method="nf4", blocksize=100', ["*blocksize=100 is not accepted", "*one of 32, 64, *"]),
         ('method="nf4", double_quant="yes"', ["*double_quant='yes' is not accepted", "*True or False"]),
         ('method="int8", threshold=-1', ["*threshold=-1 is not accepted", "*a number at least 0"]),
-        ('method="nf5"', ["*there is no method 'nf5'; did you mean 'nf4'?", "*accepted: *int8, nf4"]),
+        (
+            'method="nf5"',
+            ["*there is no method 'nf5'; did you mean 'nf4'?", "*accepted: *int8, nf4; or a preset: *"],
+        ),
         ("method=4", ["*method=4 is not accepted"]),
         ("", ["*needs one of method and checkpoint", "*given: *no arguments"]),
         ('method="nf4", checkpoint="x"', ["*needs one of method and checkpoint, not both"]),
@@ -105,6 +108,7 @@ def test_accepting_without_an_update_is_a_usage_error(project):
         ("--tenpak-max-tokens=many", "*--tenpak-max-tokens: max_tokens='many' is not accepted*"),
         ("--tenpak-ppl-tolerance=-1", "*--tenpak-ppl-tolerance: ppl_tolerance=-1.0 is not accepted*"),
         ("--tenpak-device=tpu", "*there is no device 'tpu'*"),
+        ("--tenpak-python=auto-gpt=x", "*an interpreter is named for 'auto-gpt', *did you mean 'auto-gptq'*"),
     ],
 )
 def test_a_bad_option_is_a_usage_error(project, option, said):

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
 from pytest_tenpak.errors import CorpusError
-from pytest_tenpak.measure.corpus import DEFAULT, load_corpus
+from pytest_tenpak.measure.corpus import CALIBRATION, DEFAULT, Corpus, load_corpus, overlap
 
 
 def test_the_packaged_text_is_the_one_its_readme_names(tmp_path):
@@ -99,3 +100,35 @@ def test_a_missing_column_names_those_that_exist(tmp_path):
     with pytest.raises(CorpusError, match="no column 'text'") as caught:
         load_corpus("a.parquet", tmp_path)
     assert "body" in str(caught.value)
+
+
+def corpus(*documents: str) -> Corpus:
+    return Corpus("made up", documents)
+
+
+OTHER, OWN = (load_corpus(name, Path()).documents[0][:20_000] for name in (CALIBRATION, DEFAULT))
+
+
+def test_the_packaged_calibration_text_shares_no_passage_with_the_packaged_corpus():
+    """So the defaults never flatter a figure."""
+    whole = [load_corpus(name, Path()) for name in (CALIBRATION, DEFAULT)]
+    assert overlap(*whole) == 0
+
+
+@pytest.mark.parametrize(
+    ("calibration", "share"),
+    [
+        (OWN, 1.0),
+        (OWN.upper().replace(" ", "\n"), 1.0),
+        (OTHER + OWN, 1.0),
+        (OTHER + OWN[:2000], 0.1),
+        (OTHER, 0.0),
+        ("To be", 1.0),
+        ("Not a word of it.", 0.0),
+    ],
+    ids=["same", "other case and spaces", "hidden in more", "a tenth", "another", "a short copy", "short"],
+)
+def test_overlap_is_the_larger_share_of_either_text(calibration, share):
+    """A corpus inside a long calibration text flatters as much as the whole of it; quoting little does not."""
+    assert overlap(corpus(calibration), corpus(OWN)) == pytest.approx(share, abs=0.02)
+    assert overlap(corpus(OWN), corpus(calibration)) == pytest.approx(share, abs=0.02)

@@ -24,9 +24,9 @@ LAYERS = {
     **dict.fromkeys(("baseline", "verdict", "update", "outcome"), 2),
     **dict.fromkeys(("report", "checkpoint", "device", "interpreters"), 3),
     **dict.fromkeys(("quantizers", "measure", "models"), 4),
-    **dict.fromkeys(("jobs", "worker", "pipeline", "arguments", "marker"), 5),
-    **dict.fromkeys(("session", "quantized"), 6),
-    **dict.fromkeys(("hookspecs", "options", "state", "collector", "plugin"), 7),
+    **dict.fromkeys(("jobs", "worker", "bench", "pipeline", "arguments", "marker"), 5),
+    **dict.fromkeys(("session", "quantized", "doctor"), 6),
+    **dict.fromkeys(("hookspecs", "options", "state", "collector", "plugin", "cli", "__main__"), 7),
 }
 HEAVY = {"torch", "transformers", "bitsandbytes", "datasets", "accelerate"}
 

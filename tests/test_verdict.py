@@ -1,5 +1,6 @@
 """Verdicts: two questions, unrounded values, and never a pass for what did not happen."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import IDENTITY, accepted, measured, reference
 
-from pytest_tenpak.verdict import Limits, Status, Tolerances, Verdict, compare
+from pytest_tenpak.verdict import Limits, Status, Tolerances, Verdict, compare, needs_rounding
 
 NO_LIMITS = Limits()
 DEFAULT = Tolerances()
@@ -19,8 +20,6 @@ def status_of(measurement, entry=None, limits=NO_LIMITS, tolerances=DEFAULT, ref
 
 def scaled(factor: float):
     """A measurement whose perplexity is ``factor`` times that of ``measured()``."""
-    import math
-
     return measured(nll=tuple(nll + 4 * math.log(factor) for nll in (9.0, 10.0, 11.0)))
 
 
@@ -142,3 +141,57 @@ def test_a_verdict_survives_the_trip_to_the_controller():
     """Plain form and back, statuses included."""
     verdict = compare(scaled(2), reference(), accepted(), Limits(0.1, {"whole_vs_16bit": 1.0}), DEFAULT)
     assert Verdict.from_dict(verdict.to_dict()) == verdict
+
+
+def floor(lost: float, rounded: float, factor: float = 3.0) -> Verdict:
+    """The verdict where quantizing lost so many nats per token, and rounding to nearest so many."""
+    nll = reference().windows.nll
+    ours, plain = (measured(tuple(n + 4 * nats for n in nll)) for nats in (lost, rounded))
+    return compare(ours, reference(), None, Limits(max_rtn_factor=factor), DEFAULT, plain)
+
+
+def test_what_is_far_worse_than_rounding_to_nearest_is_suspicious():
+    """AutoAWQ on CPU, once: 798,046 against 20.2 where the model has 15.47. The text says what that means."""
+    verdict = floor(lost=math.log(798_046 / 15.47), rounded=math.log(20.2 / 15.47))
+    check = next(check for check in verdict.failing if check.name == "max_rtn_factor")
+    assert check.value == pytest.approx(798_046 / 15.47 * reference().perplexity)
+    assert "worse than round-to-nearest: " in check.evidence
+    assert "the quantizer is probably broken" in check.evidence
+
+
+@pytest.mark.parametrize(
+    ("lost", "rounded", "factor", "status"),
+    [
+        (0.69, 0.2, 3.0, Status.NEW),
+        (0.71, 0.2, 3.0, Status.REGRESSED),
+        (0.09, 0.0, 3.0, Status.NEW),
+        (0.11, 0.0, 3.0, Status.REGRESSED),
+        (0.11, -0.01, 3.0, Status.REGRESSED),
+        (0.31, 0.1, 2.0, Status.REGRESSED),
+    ],
+)
+def test_the_floor_is_a_multiple_of_what_rounding_loses_plus_an_allowance(lost, rounded, factor, status):
+    """lost ≤ factor × rounded + 0.1 nats per token; shown as a relative difference with its bound."""
+    verdict = floor(lost, rounded, factor)
+    assert verdict.status is status
+    check = next(check for check in verdict.checks if check.name == "max_rtn_factor")
+    assert (check.difference > check.bound) == (status is Status.REGRESSED)
+
+
+def test_rounding_is_only_asked_for_where_it_can_matter():
+    """Not within the allowance, not when switched off, not for figures that are not finite."""
+    nll = reference().windows.nll
+    bad, good = (measured(tuple(n + 4 * lost for n in nll)) for lost in (0.2, 0.09))
+    assert needs_rounding(bad, reference(), Limits())
+    assert not needs_rounding(good, reference(), Limits())
+    assert not needs_rounding(bad, reference(), Limits(max_rtn_factor=0))
+    assert not needs_rounding(measured(nonfinite=1), reference(), Limits())
+
+
+def test_a_rounded_prefix_is_compared_over_its_own_windows():
+    """Rounding is measured on fewer windows: those are the ones that count."""
+    ours = measured((12.0, 9.0, 10.0))
+    verdict = compare(ours, reference(), None, Limits(), DEFAULT, measured((8.4,)))
+    check = next(check for check in verdict.checks if check.name == "max_rtn_factor")
+    assert check.status is Status.REGRESSED
+    assert check.value == pytest.approx(math.exp(3))

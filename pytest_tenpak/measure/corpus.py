@@ -15,8 +15,14 @@ from ..files import installed_file
 from ..spec import nearest
 
 #: Packaged texts by name: the file in ``pytest_tenpak/corpora`` (its README names the source).
-PACKAGED = {"shakespeare": "shakespeare.txt"}
+PACKAGED = {
+    "shakespeare": "shakespeare.txt",
+    "shakespeare-calibration": "shakespeare-calibration.txt",
+}
 DEFAULT = "shakespeare"
+CALIBRATION = "shakespeare-calibration"
+#: A passage of so many characters is a copy; shorter ones are turns of phrase.
+_PASSAGE = 64
 
 _FORMS = (
     "a packaged name ({names}), a .txt, .jsonl or .parquet file, package:NAME/FILE, "
@@ -53,6 +59,30 @@ def load_corpus(reference: str, root: Path) -> Corpus:
     if not documents:
         raise CorpusError(f"the corpus {reference!r} is empty", remedy="give a text with something in it")
     return Corpus(reference, documents)
+
+
+def overlap(calibration: Corpus, corpus: Corpus) -> float:
+    """The share (0 to 1) of either text that stands in the other: the larger of the two shares.
+
+    Counted in passages of 64 characters, white space and letter case aside: a common stretch is sure to
+    be found from 127 characters on. Two texts that only speak alike share nearly none.
+    """
+    one, other = _plain(calibration), _plain(corpus)
+    return max(_share(one, other), _share(other, one))
+
+
+def _plain(corpus: Corpus) -> str:
+    return " ".join(" ".join(corpus.documents).lower().split())
+
+
+def _share(text: str, other: str) -> float:
+    """How much of ``text``, cut into passages, stands anywhere in ``other``."""
+    passages = {text[start : start + _PASSAGE] for start in range(0, len(text) - _PASSAGE + 1, _PASSAGE)}
+    if not passages:
+        return float(bool(text) and text in other)
+    starts = range(len(other) - _PASSAGE + 1)
+    there = {passage for start in starts if (passage := other[start : start + _PASSAGE]) in passages}
+    return len(there) / len(passages)
 
 
 def _locate(reference: str, root: Path) -> Path:

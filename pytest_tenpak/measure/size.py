@@ -23,7 +23,7 @@ def ledger(checkpoint: Path, model: Path) -> Ledger:
     """
     stored = read_tensors(checkpoint)
     whole = _renamed_as(stored, _without_tied_copy(_without_buffers(read_tensors(model))))
-    layers = [name for name in whole if name.endswith(".weight") and _is_quantized(name, whole, stored)]
+    layers = _quantized(whole, stored)
     prefixes = {name.removesuffix("weight") for name in layers}
     layer_bytes = sum(tensor.size for name, tensor in stored.items() if _layer_of(name) in prefixes)
     return Ledger(
@@ -33,6 +33,17 @@ def ledger(checkpoint: Path, model: Path) -> Ledger:
         layer_weights=sum(whole[name].numel for name in layers),
         layer_bytes=layer_bytes,
     )
+
+
+def quantized_layers(checkpoint: Path, model: Path) -> list[str]:
+    """Names of the modules whose weights the checkpoint holds quantized, as the checkpoint writes them."""
+    stored = read_tensors(checkpoint)
+    whole = _renamed_as(stored, _without_buffers(read_tensors(model)))
+    return [name.removesuffix(".weight") for name in _quantized(whole, stored)]
+
+
+def _quantized(whole: Mapping[str, StoredTensor], stored: Mapping[str, StoredTensor]) -> list[str]:
+    return [name for name in whole if name.endswith(".weight") and _is_quantized(name, whole, stored)]
 
 
 def _is_quantized(name: str, whole: Mapping[str, StoredTensor], stored: Mapping[str, StoredTensor]) -> bool:

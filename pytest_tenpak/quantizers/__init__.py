@@ -6,25 +6,33 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import SpecError
+from ..interpreters import Interpreters
 from ..spec import CHECKPOINT, nearest
-from .base import Job, Quantizer
+from .awq import Awq
+from .base import Backend, Job, Quantizer
 from .bitsandbytes import Int8, Nf4
+from .fp16 import Fp16
+from .gptq import Gptq
+from .presets import PRESETS
 
-__all__ = ["Job", "Quantizer", "Registry", "locate", "relocate"]
+__all__ = ["Backend", "Job", "Quantizer", "Registry", "locate", "relocate"]
 
-_OURS: tuple[type[Quantizer], ...] = (Nf4, Int8)
+_OURS: tuple[type[Quantizer], ...] = (Gptq, Awq, Nf4, Int8, Fp16)
 
 
 class Registry:
-    """Methods by name."""
+    """Methods by name, and where their backends are installed."""
 
-    def __init__(self, quantizers: Iterable[type[Quantizer]] = _OURS) -> None:
+    def __init__(
+        self, quantizers: Iterable[type[Quantizer]] = _OURS, interpreters: Interpreters | None = None
+    ) -> None:
         self._quantizers: dict[str, type[Quantizer]] = {}
+        self._interpreters = interpreters or Interpreters({})
         for quantizer in quantizers:
             self.register(quantizer)
 
@@ -43,7 +51,7 @@ class Registry:
                 accepted="a class with a text `method` and a `quantize(job)`",
             )
         known = self._quantizers.setdefault(method, quantizer)
-        if method == CHECKPOINT or known is not quantizer:
+        if method == CHECKPOINT or method in PRESETS or known is not quantizer:
             raise SpecError(
                 f"the method name {method!r} is taken",
                 given=quantizer.__qualname__,
@@ -56,14 +64,52 @@ class Registry:
             return self._quantizers[method]()
         except KeyError:
             raise SpecError(
-                f"there is no method {method!r}{nearest(method, self._quantizers)}",
+                f"there is no method {method!r}{nearest(method, [*self._quantizers, *PRESETS])}",
                 given=f"method={method!r}",
-                accepted=", ".join(sorted(self._quantizers)),
+                accepted=f"{', '.join(self)}; or a preset: {', '.join(PRESETS)}",
                 remedy="use one of these, or register it with pytest_tenpak_register_quantizers",
             ) from None
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._quantizers))
+
+    def require_interpreters_known(self) -> None:
+        """Raise SpecError where an interpreter was named for a backend that no method has."""
+        known = {backend.name for method in self for backend in self[method].choices()}
+        for name in self._interpreters.strangers(known):
+            raise SpecError(
+                f"an interpreter is named for {name!r}, which no method uses{nearest(name, known)}",
+                accepted=", ".join(sorted(known)),
+                remedy="correct the name in --tenpak-python, or in the ini's tenpak_python",
+            )
+
+    def expand(self, method: str, given: Mapping[str, Any]) -> tuple[Quantizer, dict[str, Any]]:
+        """The quantizer of a method or preset, and the options in force: given, fixed, or found out.
+
+        A backend that is not named is the first of the method's that is installed, so that the spec
+        says which one it was. Raises SpecError where a preset and an option contradict each other.
+        """
+        base, fixed = PRESETS.get(method, (method, {}))
+        clash = {name: value for name, value in fixed.items() if given.get(name, value) != value}
+        for name, value in clash.items():
+            raise SpecError(
+                f"preset {method!r} and {name}={given[name]!r} contradict each other",
+                given=f"method={method!r}, {name}={given[name]!r}",
+                accepted=f"{name}={value!r}, which the preset stands for",
+                remedy=f"leave {name} out, or use method={base!r}",
+            )
+        quantizer = self[base]
+        options = {**given, **fixed}
+        if quantizer.backends and options.get("backend") is None:
+            options["backend"] = self._installed_backend(quantizer)
+        return quantizer, options
+
+    def _installed_backend(self, quantizer: Quantizer) -> str:
+        """The first backend whose libraries are there; the preferred one when none is."""
+        for backend in quantizer.backends:
+            if backend.requires[0] in self._interpreters.versions(backend.name, backend.requires[0]):
+                return backend.name
+        return quantizer.backends[0].name
 
 
 def locate(quantizer: Quantizer) -> dict[str, str]:
@@ -87,6 +133,8 @@ def relocate(place: dict[str, str]) -> Quantizer:
 
 
 def _import(name: str, file: str) -> Any:
+    if name.startswith(f"{__name__}."):  # ours, from wherever this process imports the package
+        return importlib.import_module(name)
     try:
         found = importlib.util.find_spec(name)
     except (ImportError, ValueError):

@@ -16,6 +16,7 @@ Paint = Callable[[str, Status], str]
 
 _TITLES = {
     "max_ppl_delta": "perplexity vs reference",
+    "max_rtn_factor": "perplexity vs round-to-nearest",
     "min_compression": "compression",
     "ppl_tolerance": "perplexity vs baseline",
     "compression_tolerance": "compression vs baseline",
@@ -63,9 +64,9 @@ def _headline(check: Check) -> str:
 
 def _accounts(outcome: Outcome) -> list[str]:
     """Where the baseline is, what else differs since it was accepted, and what to do now."""
-    lines = [f"baseline: {outcome.baseline} [{outcome.device_class}]"]
+    lines = [_loaded(outcome), f"baseline: {outcome.baseline} [{outcome.device_class}]"]
     if any(check.status is Status.NEW for check in outcome.verdict.checks):
-        lines = [f"baseline: none yet, and none is created by a failing test ({outcome.baseline})"]
+        lines[1] = f"baseline: none yet, and none is created by a failing test ({outcome.baseline})"
     moved = any(check.name.endswith("_tolerance") for check in outcome.verdict.failing)
     if outcome.changes:
         lines.append("differs in provenance: " + "; ".join(outcome.changes))
@@ -74,6 +75,14 @@ def _accounts(outcome: Outcome) -> list[str]:
     if outcome.update.note:
         lines.append(outcome.update.note)
     return [*lines, _remedy(outcome)]
+
+
+def _loaded(outcome: Outcome) -> str:
+    """Who loaded what was measured, and what its quantized layers ran through."""
+    if outcome.measurement is None:
+        return "loaded: nothing"
+    kernel = outcome.measurement.provenance.device.get("kernel")
+    return f"loaded by: {outcome.measurement.loader}" + (f", layers run through {kernel}" if kernel else "")
 
 
 def _remedy(outcome: Outcome) -> str:
@@ -145,12 +154,12 @@ def _row(outcome: Outcome, paint: Paint | None) -> list[str]:
     verdict = paint(status, outcome.status) if paint else status
     measurement, reference = outcome.measurement, outcome.reference
     if measurement is None or reference is None:
-        return [case.nodeid, case.spec.method, "", "", "", "", "", verdict]
+        return [case.nodeid, case.spec.title, "", "", "", "", "", verdict]
     moved = next((c.difference for c in outcome.verdict.checks if c.name == "ppl_tolerance"), None)
     bits = measurement.ledger.bits_per_weight
     return [
         case.nodeid,
-        case.spec.method,
+        case.spec.title,
         "" if bits is None else f"{bits:.3f}",
         f"{measurement.ledger.ratios[HEADLINE]:.2f}×",
         f"{reference.perplexity:.3f} → {measurement.perplexity:.3f}",

@@ -1,0 +1,59 @@
+"""What is installed, what can run here, and why not: for a person whose gate did not start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tabulate import tabulate
+
+from .bench import Run
+from .device import Device
+from .errors import TenpakError
+from .quantizers import Backend, Quantizer
+from .units import in_gib
+from .worker import installed_versions
+
+_HEADERS = ("method", "backend", "version", "runs here", "why not, or where")
+
+
+def diagnose(run: Run) -> list[str]:
+    """Lines for a terminal: versions, device, every method with its backends, the cache."""
+    versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
+    sizes = ", ".join(f"{kind} {in_gib(size)}" for kind, size in run.store.sizes().items()) or "empty"
+    rows = [row for method in run.registry for row in _rows(run, run.registry[method])]
+    return [
+        versions,
+        f"device: {_device(run)}",
+        f"cache: {run.store.root} ({sizes})",
+        "",
+        *tabulate(rows, _HEADERS, disable_numparse=True).splitlines(),
+    ]
+
+
+def _device(run: Run) -> str:
+    try:
+        device: Device = run.choose_device()
+    except TenpakError as error:
+        return error.problem
+    return device.torch_name if device.name == device.torch_name else f"{device.torch_name}, {device.name}"
+
+
+def _rows(run: Run, quantizer: Quantizer) -> Iterator[list[str]]:
+    """A row for each library that can carry a method out."""
+    for backend in quantizer.choices():
+        shown = backend.name if backend.requires else ""
+        yield [quantizer.method, shown, *_state(run, quantizer.method, backend)]
+
+
+def _state(run: Run, method: str, backend: Backend) -> list[str]:
+    """Version, whether it runs, and what is missing or which interpreter it runs in."""
+    if not backend.requires:
+        return ["", "yes", ""]
+    try:
+        found = run.interpreters.versions(backend.name, *backend.requires)
+        backend.require(method, found)
+    except TenpakError as error:
+        missing = error.problem.partition(" needs ")[2] or error.problem
+        return ["", "no", f"{missing}: {error.remedy}"]
+    python = run.interpreters.python(backend.name)
+    return [found[backend.requires[0]], "yes", "" if python is None else f"in {python}"]

@@ -1,0 +1,57 @@
+"""AWQ: Lin et al. (arXiv 2306.00978), through GPTQModel or AutoAWQ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from ..spec import Option
+from . import autoawq, calibration, gptqmodel
+from .base import Backend
+from .grouped import Adapter, Grouped
+from .kernels import AUTO, Kernel
+
+
+class Awq(Grouped):
+    """Rounded weights, after the channels that activations make important were scaled up."""
+
+    method = "awq"
+    backends = (
+        Backend("gptqmodel", ("gptqmodel",), "pip install 'pytest-tenpak[gptqmodel]'"),
+        Backend(
+            "autoawq",
+            ("autoawq",),
+            "pip install 'pytest-tenpak[autoawq]' (archived upstream), "
+            'or name an environment that has it: tenpak_python = {"autoawq": "PATH/bin/python"}',
+        ),
+    )
+    kernels: ClassVar[Mapping[str, Mapping[str, Kernel]]] = {
+        "gptqmodel": gptqmodel.AWQ_KERNELS,
+        "autoawq": autoawq.KERNELS,
+    }
+    options = (
+        Option(
+            "backend",
+            str,
+            None,
+            "library that quantizes; default: the first of these that is installed",
+            choices=("gptqmodel", "autoawq"),
+        ),
+        Option(
+            "kernel",
+            str,
+            AUTO,
+            "kernel to compute with; auto: what the backend chooses",
+            choices=(AUTO, *{**gptqmodel.AWQ_KERNELS, **autoawq.KERNELS}),
+        ),
+        Option("bits", int, 4, "the method has one width", choices=(4,)),
+        Option("group_size", int, 128, "weights that share a scale; -1: a whole row", minimum=-1),
+        Option("zero_point", bool, True, "asymmetric, with zero points"),
+        Option("version", str, "gemm", "layout of the codes", choices=("gemm", "gemv", "gemv_fast")),
+        Option("clip", bool, True, "search for clipping too; slow on CPU"),
+        *calibration.OPTIONS,
+    )
+
+    def adapters(self) -> Mapping[str, Adapter]:
+        """GPTQModel, and AutoAWQ that it succeeds."""
+        return {"gptqmodel": gptqmodel, "autoawq": autoawq}

@@ -1,0 +1,17 @@
+"""No quantization: the model at 16 bit, as a yardstick and as a gate for the plain checkpoint."""
+
+from __future__ import annotations
+
+from .base import Job, Quantizer
+from .loading import load_pretrained
+
+
+class Fp16(Quantizer):
+    """Every weight rounded to float16."""
+
+    method = "fp16"
+
+    def quantize(self, job: Job) -> None:
+        """Round to float16 and save."""
+        load_pretrained(job.model, "cpu", "float16").save_pretrained(job.out)
+        job.progress(1, 1, "steps")

@@ -1,0 +1,61 @@
+"""GPTQ: Frantar et al. (arXiv 2210.17323), through GPTQModel or AutoGPTQ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from ..spec import Option
+from . import auto_gptq, calibration, gptqmodel
+from .base import Backend
+from .grouped import Adapter, Grouped
+from .kernels import AUTO, Kernel
+
+
+class Gptq(Grouped):
+    """Weights quantized column by column, each column's error made good in those after it."""
+
+    method = "gptq"
+    backends = (
+        Backend(
+            "gptqmodel",
+            ("gptqmodel", "optimum"),
+            "pip install 'pytest-tenpak[gptqmodel]'",
+        ),
+        Backend(
+            "auto-gptq",
+            ("auto-gptq",),
+            "pip install 'pytest-tenpak[auto-gptq]' (Python 3.11 at most; archived upstream), "
+            'or name an environment that has it: tenpak_python = {"auto-gptq": "PATH/bin/python"}',
+        ),
+    )
+    kernels: ClassVar[Mapping[str, Mapping[str, Kernel]]] = {
+        "gptqmodel": gptqmodel.GPTQ_KERNELS,
+        "auto-gptq": auto_gptq.KERNELS,
+    }
+    options = (
+        Option(
+            "backend",
+            str,
+            None,
+            "library that quantizes; default: the first of these that is installed",
+            choices=("gptqmodel", "auto-gptq"),
+        ),
+        Option(
+            "kernel",
+            str,
+            AUTO,
+            "kernel to compute with; auto: what the backend chooses",
+            choices=(AUTO, *{**gptqmodel.GPTQ_KERNELS, **auto_gptq.KERNELS}),
+        ),
+        Option("bits", int, 4, "bits of a code", choices=(2, 3, 4, 8)),
+        Option("group_size", int, 128, "weights that share a scale; -1: a whole row", minimum=-1),
+        Option("sym", bool, True, "symmetric around zero, without zero points"),
+        Option("desc_act", bool, False, "columns in order of their activations, largest first"),
+        Option("damp_percent", float, 0.01, "damping, as a share of the Hessian's mean diagonal", above=0),
+        *calibration.OPTIONS,
+    )
+
+    def adapters(self) -> Mapping[str, Adapter]:
+        """GPTQModel, and AutoGPTQ that it succeeds."""
+        return {"gptqmodel": gptqmodel, "auto-gptq": auto_gptq}

@@ -1,0 +1,156 @@
+"""GPTQ and AWQ through GPTQModel, the maintained successor of AutoGPTQ and AutoAWQ. On CPU and CUDA."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import SpecError
+from ..progress import Progress
+from ..spec import QuantizeSpec
+from .base import Job
+from .calibration import draw_samples
+from .kernels import Kernel
+from .layers import decoder_layers
+
+_HALF = ("bfloat16", "float16")
+_ANY = ("float32", *_HALF)
+_SMALL = (-1, 16, 32, 64, 128)
+_LARGE = (*_SMALL, 256, 512, 1024)
+_FEW = (-1, 32, 64, 128)
+#: What the kernels of GPTQModel 7.6 say of themselves.
+GPTQ_KERNELS: Mapping[str, Kernel] = {
+    "torch": Kernel((2, 3, 4, 8), ("cpu", "cuda"), _HALF, _LARGE),
+    "torch_fused": Kernel((4,), ("cpu",), _ANY, _SMALL),
+    "torch_int8": Kernel((2, 4, 8), ("cpu",), _ANY, _SMALL),
+    "torch_aten": Kernel((4,), ("cpu",), _HALF, _SMALL[1:]),
+    "triton": Kernel((2, 4, 8), ("cuda",), _HALF, _LARGE),
+    "exllama_v2": Kernel((4,), ("cuda",), _HALF, _FEW),
+    "marlin": Kernel((4, 8), ("cuda",), _HALF, _FEW, symmetric_only=True),
+    "machete": Kernel((4, 8), ("cuda",), _HALF, (-1, 64, 128)),
+}
+AWQ_KERNELS: Mapping[str, Kernel] = {
+    "torch": Kernel((4,), ("cpu", "cuda"), _HALF, _SMALL),
+    "torch_fused": Kernel((4,), ("cpu",), _ANY, _SMALL),
+    "torch_int8": Kernel((4,), ("cpu",), _ANY, _SMALL),
+    "torch_aten": Kernel((4,), ("cpu",), _HALF, _SMALL[1:]),
+    "gemm": Kernel((4,), ("cuda",), _HALF, _SMALL),
+    "exllama_v2": Kernel((4,), ("cuda",), _HALF, _FEW),
+    "marlin": Kernel((4,), ("cuda",), _HALF, _FEW),
+    "machete": Kernel((4,), ("cuda",), _HALF, _FEW),
+}
+
+
+def quantize(job: Job) -> None:
+    """Quantize by the method of ``job.spec`` and save."""
+    _settle_environment()
+    import torch
+    from gptqmodel import GPTQModel
+
+    samples = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in draw_samples(job)]
+    _require_support(job.model)
+    wrapped = GPTQModel.load(
+        str(job.model), _recipe(job), device=job.device, dtype=getattr(torch, _dtype(job)), backend="auto"
+    )
+    if job.spec.method == "awq" and not job.spec.options["clip"]:
+        _leave_out_clipping()
+    total = len(decoder_layers(wrapped.model))
+    wrapped.subset_callback = _watch(job.progress, total)
+    packing = {"backend": "awq_torch"} if job.spec.method == "awq" and job.device == "cpu" else {}
+    # In their own order: sorted by length, the backend's default, equal lengths may fall either way.
+    wrapped.quantize(samples, batch_size=1, calibration_sort=None, **packing)
+    job.progress(total, total, "layers")
+    wrapped.save(str(job.out))
+
+
+def load(spec: QuantizeSpec, checkpoint: Path, device: str, dtype: str) -> Any:
+    """The checkpoint with the spec's kernel, without GPTQModel's wrapper."""
+    _settle_environment()
+    import torch
+    from gptqmodel import GPTQModel
+
+    kernel = spec.options["kernel"]
+    chosen = kernel if kernel == "auto" else f"{spec.method}_{kernel}"
+    return GPTQModel.load(str(checkpoint), device=device, dtype=getattr(torch, dtype), backend=chosen).model
+
+
+def _settle_environment() -> None:
+    """Settings that GPTQModel reads when it is imported.
+
+    It counts its pool of CPU workers before it knows the machine, and raises on one with few cores
+    ("virtual pool …"). Its compiled extensions are kept, so that only the first run waits for them.
+    """
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(1, min(4, os.cpu_count() or 1))))
+
+
+def _recipe(job: Job) -> Any:
+    """GPTQModel's own description of the spec."""
+    from gptqmodel import QuantizeConfig
+    from gptqmodel.quantization import AWQConfig
+
+    options = job.spec.options
+    shared = {"bits": options["bits"], "group_size": options["group_size"], "offload_to_disk": False}
+    if job.spec.method == "awq":
+        return AWQConfig(sym=not options["zero_point"], format=options["version"], **shared)
+    return QuantizeConfig(
+        sym=options["sym"],
+        desc_act=options["desc_act"],
+        # Its own default, but for whole rows, where it would raise: there are no groups to be aware of.
+        act_group_aware=not options["desc_act"] and options["group_size"] != -1,
+        damp_percent=options["damp_percent"],
+        **shared,
+    )
+
+
+def _dtype(job: Job) -> str:
+    """The type to quantize in: exact where that is fast, and 16 bit where it has to be.
+
+    AWQ's packing kernel takes 16 bit only. That must not be talked into float32: GPTQModel's search
+    copies tensors by converting them, which in float32 copies nothing, and what it then scales in place
+    are the weights themselves. CPUs are slow in float16.
+    """
+    from transformers import AutoConfig
+
+    if job.device == "cpu":
+        return "bfloat16" if job.spec.method == "awq" else "float32"
+    stored = str(AutoConfig.from_pretrained(job.model, local_files_only=True).dtype)
+    return "bfloat16" if stored.endswith("bfloat16") else "float16"
+
+
+def _require_support(model: Path) -> None:
+    """Refuse an architecture that GPTQModel does not know, before it is loaded."""
+    from gptqmodel.models.auto import MODEL_MAP
+    from transformers import AutoConfig
+
+    family = AutoConfig.from_pretrained(model, local_files_only=True).model_type
+    if family not in MODEL_MAP:
+        raise SpecError(
+            f"GPTQModel does not support models of type {family!r}",
+            given=f"model_type {family!r} in config.json",
+            accepted=", ".join(sorted(MODEL_MAP)),
+            remedy="use another method or backend for this model",
+        )
+
+
+def _leave_out_clipping() -> None:
+    """Make the AWQ of this process scale only: GPTQModel searches for clipping and has no setting for it."""
+    from gptqmodel.looper.awq_processor import AWQProcessor
+
+    if not hasattr(AWQProcessor, "_search_best_clip"):
+        raise SpecError(
+            "this GPTQModel has no search for clipping that could be left out",
+            given="clip=False",
+            remedy="leave clip out, or install the GPTQModel that pytest-tenpak names (>=7.6)",
+        )
+    AWQProcessor._search_best_clip = lambda *_, **__: []
+
+
+def _watch(progress: Progress, total: int) -> Any:
+    """Layers done, from the events that GPTQModel sends when it begins a part of a layer."""
+
+    def subset_event(layer_idx: int, **_: Any) -> None:
+        progress(layer_idx, total, "layers")
+
+    return subset_event

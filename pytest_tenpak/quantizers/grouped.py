@@ -1,0 +1,130 @@
+"""What GPTQ and AWQ have in common: weights in groups that share a scale, and kernels for them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
+from math import gcd
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from ..errors import SpecError, UnavailableError
+from ..models import Model
+from ..spec import QuantizeSpec
+from .base import Job, Quantizer
+from .kept import settle
+from .kernels import AUTO, Kernel
+from .presets import presets_of
+
+#: Group sizes worth proposing where the asked one does not fit.
+_GROUPS = (16, 32, 64, 128, 256, 512, 1024)
+
+
+class Adapter(Protocol):
+    """A module that speaks to one backend, inside a worker process."""
+
+    def quantize(self, job: Job) -> None:
+        """Quantize ``job.model`` and save it to ``job.out``."""
+
+    def load(self, spec: QuantizeSpec, checkpoint: Path, device: str, dtype: str) -> Any:
+        """The saved checkpoint as a causal language model of transformers, in evaluation mode."""
+
+
+class Grouped(Quantizer):
+    """A method that several backends carry out, through the adapter of the one that the spec names."""
+
+    calibrates: ClassVar[bool] = True
+    #: Kernels by name, of each backend.
+    kernels: ClassVar[Mapping[str, Mapping[str, Kernel]]]
+
+    @abstractmethod
+    def adapters(self) -> Mapping[str, Adapter]:
+        """The adapter of each backend, by the backend's name."""
+
+    def check(self, spec: QuantizeSpec, model: Model, device: str, dtype: str) -> None:
+        """Refuse a group that does not divide a layer's input width, and what no kernel computes with."""
+        _require_group_divides(spec, model)
+        self._require_kernel(spec, device, dtype)
+
+    def _require_kernel(self, spec: QuantizeSpec, device: str, dtype: str) -> None:
+        backend, wanted = spec.options["backend"], spec.options["kernel"]
+        known = self.kernels[backend]
+        if wanted != AUTO and wanted not in known:
+            raise SpecError(
+                f"backend {backend!r} has no kernel {wanted!r} for {spec.method}",
+                given=f"kernel={wanted!r}",
+                accepted=", ".join([AUTO, *known]),
+                remedy="choose one of these, or another backend",
+            )
+        lacking = {
+            name: list(kernel.lacks(spec.options, device, dtype))
+            for name, kernel in known.items()
+            if wanted in (AUTO, name)
+        }
+        if all(lacking.values()):
+            raise SpecError(
+                f"no kernel of {backend} computes with this {spec.method} checkpoint here"
+                if wanted == AUTO
+                else f"kernel {wanted!r} of {backend} does not compute with this {spec.method} checkpoint",
+                given=f"{spec}, device {device}, dtype {dtype}",
+                accepted="; ".join(f"{name} {' and '.join(rows)}" for name, rows in lacking.items()),
+                remedy="change the option it names, or dtype= in the marker, or leave kernel out",
+            )
+
+    def quantize(self, job: Job) -> None:
+        """Quantize through the spec's backend and save."""
+        self.adapters()[job.spec.options["backend"]].quantize(job)
+        settle(job.model, job.out)
+
+    def load(self, spec: QuantizeSpec, checkpoint: Path, device: str, dtype: str) -> Any:
+        """Load with the backend's own loader, or with another one's that reads the format."""
+        model = self.adapters()[self._loading_backend(spec)].load(spec, checkpoint, device, dtype)
+        if str(model.dtype).removeprefix("torch.") != dtype:
+            raise SpecError(
+                f"the loader chose {model.dtype} where {dtype} was asked for",
+                given=f"kernel={spec.options['kernel']!r}",
+                remedy=f"set dtype={str(model.dtype).removeprefix('torch.')!r} in the marker",
+            )
+        return model.eval()
+
+    def loader(self, spec: QuantizeSpec) -> str:
+        """The backend whose loader is used here."""
+        return self._loading_backend(spec)
+
+    def _loading_backend(self, spec: QuantizeSpec) -> str:
+        """The spec's backend where it can be imported, else the first that can.
+
+        All backends of a method write the same format; a checkpoint that was made in another
+        environment can be looked at in this one.
+        """
+        for name in (spec.options["backend"], *self.adapters()):
+            with suppress(PackageNotFoundError):
+                distribution(name)
+                return str(name)
+        raise UnavailableError(
+            f"no library that loads a {spec.method} checkpoint is installed in this environment",
+            accepted=", ".join(self.adapters()),
+            remedy=self.backend(spec).install,
+        )
+
+
+def _require_group_divides(spec: QuantizeSpec, model: Model) -> None:
+    group = spec.options["group_size"]
+    if group == -1:
+        return
+    misfits = {width: name for name, width in model.widths.items() if width % group}
+    if not misfits:
+        return
+    common = gcd(*model.widths.values())
+    fitting = [size for size in _GROUPS if common % size == 0]
+    names = presets_of(spec.method, lambda options: options.get("group_size") in fitting)
+    raise SpecError(
+        f"group_size={group} does not divide the input width of every layer",
+        given="; ".join(f"{name} is {width} wide" for width, name in sorted(misfits.items())[:3]),
+        accepted=", ".join(f"group_size={size}" for size in fitting) or "group_size=-1, a group per row",
+        remedy=f"use one of these, or the preset {' or '.join(names)}"
+        if names
+        else "use one of these (no preset of this method divides these widths)",
+    )

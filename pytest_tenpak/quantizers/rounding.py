@@ -1,0 +1,38 @@
+"""Round-to-nearest: what any method of quantization has to beat. In memory, and cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from math import gcd
+from typing import Any
+
+#: Weights in a group where the method that is compared with it has none of its own.
+GROUP = 128
+
+
+def round_to_nearest(model: Any, layers: Collection[str], bits: int, group_size: int) -> int:
+    """Round the weights of a model's layers, in place, to a symmetric grid; how many layers were found.
+
+    ``layers`` names modules; ``group_size`` weights of one output share a scale (-1: all of them; where
+    it does not divide a layer's input width, the largest divisor they have in common). The grid has
+    2^bits - 1 steps from minus to plus the group's largest magnitude (round-to-nearest, "RTN", as in
+    Frantar et al., arXiv 2210.17323). What comes out is in the model's own type.
+    """
+    import torch
+
+    steps = 2 ** (bits - 1) - 1
+    modules = dict(model.named_modules())
+    found = [modules[name] for name in layers if getattr(modules.get(name), "weight", None) is not None]
+    with torch.no_grad():
+        for module in found:
+            weight = module.weight
+            # Conv1D of transformers stores (inputs, outputs), everything else (outputs, inputs).
+            inputs_first = type(module).__name__ == "Conv1D"
+            rows = (weight.T if inputs_first else weight).float()
+            width = rows.shape[1]
+            group = width if group_size == -1 else gcd(width, group_size)
+            grouped = rows.reshape(rows.shape[0], -1, group)
+            scale = grouped.abs().amax(dim=2, keepdim=True).clamp(min=1e-12) / steps
+            rounded = ((grouped / scale).round() * scale).reshape(rows.shape)
+            weight.copy_(rounded.T if inputs_first else rounded)
+    return len(found)

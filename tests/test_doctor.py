@@ -1,0 +1,61 @@
+"""`tenpak doctor`: what is installed, what can run here, and why not."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def test_the_doctor_lists_methods_backends_and_what_is_missing(project):
+    """Ours and a conftest's, with the pip line for what is not there; no test runs."""
+    project.pytester.makeconftest(
+        "from pytest_tenpak.quantizers import Quantizer\n"
+        "class Own(Quantizer):\n"
+        "    method = 'own'\n"
+        "    requires = ('no-such-library',)\n"
+        "    def quantize(self, job): ...\n"
+        "def pytest_tenpak_register_quantizers(register): register(Own)\n"
+    )
+    project.test("def test_it(): raise AssertionError\n")
+    result = project.run("--tenpak-doctor")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        [
+            "python 3.*, pytest-tenpak *, torch *, transformers *",
+            "device: *",
+            "cache: *",
+            "method *backend *version *runs here *why not, or where",
+            "gptq *auto-gptq *",
+            "int8 *bitsandbytes *yes*",
+            "own *no-such-library *no *no-such-library, which is not installed: pip install no-such-library",
+        ]
+    )
+    assert "test_it" not in result.stdout.str()
+
+
+def test_the_doctor_asks_the_interpreter_that_was_named(project, tmp_path):
+    """Its backend runs there, or is said to be missing there; a wrong path is said too."""
+    project.ini(**project.settings, python=f"bitsandbytes={sys.executable}, auto-gptq={tmp_path}/none")
+    lines = project.run("--tenpak-doctor").stdout
+    lines.fnmatch_lines(
+        ["gptq *auto-gptq *no *the interpreter */none is not there*", "nf4 *bitsandbytes *yes*"]
+    )
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "pytest_tenpak"], ["-c", "from pytest_tenpak.cli import main; main()"]]
+)
+def test_the_command_reads_the_suites_ini(project, command):
+    """`tenpak doctor` and `python -m pytest_tenpak doctor` know the cache folder of the ini."""
+    project.ini(cache_dir="own-cache")
+    ran = subprocess.run(
+        [sys.executable, *command, "doctor"], cwd=project.path, capture_output=True, text=True
+    )
+    assert f"cache: {project.path}/own-cache (empty)" in ran.stdout
+
+
+def test_a_command_that_does_not_exist_is_named():
+    """With those that do."""
+    ran = subprocess.run([sys.executable, "-m", "pytest_tenpak", "nurse"], capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert "doctor" in ran.stderr

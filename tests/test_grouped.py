@@ -1,0 +1,179 @@
+"""GPTQ and AWQ before any work: presets, groups, kernels, backends, calibration. Nothing is quantized here."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny import random_model
+
+from pytest_tenpak.errors import CorpusError, SpecError
+from pytest_tenpak.interpreters import Interpreters
+from pytest_tenpak.models import Model
+from pytest_tenpak.quantizers import Job, Registry
+from pytest_tenpak.quantizers.calibration import draw_samples
+from pytest_tenpak.quantizers.presets import PRESETS
+from pytest_tenpak.quantizers.rounding import round_to_nearest
+from pytest_tenpak.spec import QuantizeSpec
+
+NOWHERE = Interpreters({})
+
+
+def spec_of(method: str, registry: Registry | None = None, **given) -> QuantizeSpec:
+    quantizer, options = (registry or Registry()).expand(method, given)
+    names = {option.name for option in quantizer.options}
+    return QuantizeSpec.build(
+        quantizer.method, quantizer.options, {k: v for k, v in options.items() if k in names}
+    )
+
+
+def check(method: str, device: str = "cpu", dtype: str = "float32", widths=(128, 256), **given) -> None:
+    spec = spec_of(method, **given)
+    model = SimpleNamespace(widths={f"layer{n}": width for n, width in enumerate(widths)})
+    Registry()[spec.method].check(spec, model, device, dtype)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_method_with_options_fixed(name):
+    """TenPak's presets by name; what they leave open, the marker sets."""
+    method, fixed = PRESETS[name]
+    spec = spec_of(name)
+    assert spec.method == method
+    assert {key: spec.options[key] for key in fixed} == dict(fixed)
+
+
+def test_a_preset_and_an_option_that_contradict_each_other():
+    """Neither silently wins."""
+    with pytest.raises(SpecError, match="'gptq-quality' and group_size=64 contradict"):
+        spec_of("gptq-quality", group_size=64)
+    assert spec_of("gptq-quality", group_size=128, bits=8).options["bits"] == 8
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_a_group_that_does_not_divide_a_width_is_refused_with_what_does(method):
+    """SmolLM2 is 576 and 1536 wide: groups of 128 do not fit, and the error names those that do."""
+    with pytest.raises(SpecError) as refusal:
+        check(method, widths=(576, 1536), group_size=128)
+    assert "group_size=128 does not divide" in str(refusal.value)
+    assert "layer0 is 576 wide" in str(refusal.value)
+    assert "group_size=16, group_size=32, group_size=64" in str(refusal.value)
+    assert "no preset of this method divides these widths" in str(refusal.value)
+
+
+def test_a_preset_that_does_not_divide_names_the_one_that_does():
+    """1152 = 9 * 128: the balanced preset's groups of 256 do not fit, those of quality do."""
+    with pytest.raises(SpecError, match="gptq-quality"):
+        check("gptq-balanced", widths=(1152,), dtype="bfloat16")
+    check("gptq-quality", widths=(1152,))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"kernel": "marlin"}, "marlin runs on cuda, not on cpu"),
+        ({"kernel": "torch"}, "torch computes in bfloat16, float16"),
+        ({"kernel": "torch_fused", "bits": 8}, "torch_fused has 4 bits"),
+        ({"bits": 3}, "torch computes in bfloat16, float16"),
+        ({"kernel": "exllama"}, "has no kernel 'exllama' for gptq"),
+        (
+            {"kernel": "marlin", "device": "cuda", "dtype": "float16", "sym": False},
+            "marlin is symmetric only",
+        ),
+        ({"kernel": "torch_aten", "group_size": -1, "dtype": "float16"}, "torch_aten has groups of 16, 32"),
+    ],
+)
+def test_what_a_kernel_does_not_compute_is_refused(given, said):
+    """Before any work, with what each kernel does instead."""
+    with pytest.raises(SpecError) as refusal:
+        check("gptq", **{"group_size": 64, "backend": "gptqmodel", **given})
+    assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"bits": 8},
+        {"bits": 3, "dtype": "bfloat16"},
+        {"kernel": "marlin", "device": "cuda", "dtype": "float16"},
+        {"backend": "auto-gptq", "bits": 3},
+        {"group_size": -1},
+    ],
+)
+def test_what_a_kernel_computes_is_let_through(given):
+    """The same checks do not refuse what works."""
+    check("gptq", **{"group_size": 64, "backend": "gptqmodel", **given})
+
+
+def test_the_backend_in_the_spec_is_the_first_that_is_installed(tmp_path):
+    """GPTQModel where it is; else the archived one; named ones stay; none: the maintained one is missed."""
+
+    class Installed(Interpreters):
+        def __init__(self, *there):
+            self.there = there
+
+        def versions(self, _backend, *names):
+            return {name: "1" for name in names if name in self.there}
+
+    for there, expected in ((("gptqmodel", "auto-gptq"), "gptqmodel"), (("auto-gptq",), "auto-gptq")):
+        registry = Registry(interpreters=Installed(*there))
+        assert spec_of("gptq", registry).options["backend"] == expected
+        assert spec_of("gptq", registry, backend="auto-gptq").options["backend"] == "auto-gptq"
+    assert spec_of("gptq", Registry(interpreters=Installed())).options["backend"] == "gptqmodel"
+
+
+def job(trained: Path, text: str, **options) -> Job:
+    spec = QuantizeSpec("any", {"samples": 3, "sample_length": 32, "seed": 0, **options})
+    return Job(spec, trained, trained, "cpu", "float32", [text], lambda *_: None)
+
+
+def test_samples_are_drawn_by_a_generator_of_their_own(trained):
+    """The same options give the same samples whatever seeds the global ones; another seed gives others."""
+    text = " ".join(map(str, range(1000)))
+    torch.manual_seed(1)
+    first = draw_samples(job(trained, text))
+    torch.manual_seed(2)
+    assert draw_samples(job(trained, text)) == first
+    assert draw_samples(job(trained, text, seed=1)) != first
+    assert [len(sample) for sample in first] == [32] * 3
+    assert len({tuple(sample) for sample in first}) == 3
+
+
+def test_a_text_shorter_than_a_sample_is_refused(trained):
+    """With what it has and what it would take."""
+    with pytest.raises(CorpusError, match="shorter than one sample") as refusal:
+        draw_samples(job(trained, "short"))
+    assert "5 tokens" in str(refusal.value)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_widths_are_those_of_the_layers_whatever_way_they_are_stored(family, tmp_path):
+    """Every linear layer of a decoder and no embedding: GPT-2 stores its inputs first."""
+    model = random_model(family)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    widths = Model(tmp_path, "", "", config).widths
+    expected = {
+        name: module.weight.shape[0 if type(module).__name__ == "Conv1D" else 1]
+        for name, module in model.named_modules()
+        if type(module).__name__ in ("Linear", "Conv1D") and name not in ("lm_head",)
+    }
+    assert sorted(widths.values()) == sorted(expected.values())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_rounding_to_nearest_keeps_each_group_on_its_grid(family):
+    """At most 2^bits - 1 steps between minus and plus the group's largest weight, none moved over half a step."""
+    model, before = random_model(family), random_model(family)
+    name = "model.layers.0.mlp.up_proj" if family == "llama" else "transformer.h.0.mlp.c_fc"
+    assert round_to_nearest(model, [name, "no.such.layer"], bits=3, group_size=16) == 1
+    new, old = (m.get_submodule(name).weight.detach() for m in (model, before))
+    if family == "gpt2":
+        new, old = new.T, old.T
+    groups, originals = new.reshape(-1, 16), old.reshape(-1, 16)
+    step = originals.abs().amax(1, keepdim=True) / 3
+    assert torch.allclose((groups / step).round(), groups / step, atol=1e-4)
+    assert ((groups - originals).abs() <= step / 2 + 1e-6).all()
+    untouched = "model.layers.1.mlp.up_proj" if family == "llama" else "transformer.h.1.mlp.c_fc"
+    assert torch.equal(model.get_submodule(untouched).weight, before.get_submodule(untouched).weight)
