@@ -1,0 +1,37 @@
+"""Every method and backend on one model: one gate each, without limits. `make table` prints what they give.
+
+`TENPAK_GROUP` is the group size, which has to divide the model's widths.
+"""
+
+import os
+
+import pytest
+
+GROUP = int(os.environ.get("TENPAK_GROUP", "64"))
+#: Few samples, so that four methods that calibrate are done within the hour on two cores.
+CALIBRATION = {"samples": 16, "sample_length": 256}
+GROUPED = {"bits": 4, "group_size": GROUP, **CALIBRATION}
+METHODS = {
+    "fp16": {"method": "fp16"},
+    "rtn-4": {"method": "rtn", "bits": 4, "group_size": GROUP},
+    "gptq": {"method": "gptq", "backend": "gptqmodel", **GROUPED},
+    "auto-gptq": {"method": "gptq", "backend": "auto-gptq", **GROUPED},
+    # The search for clipping is left out: it triples what AWQ takes on CPU.
+    "awq": {"method": "awq", "backend": "gptqmodel", "clip": False, **GROUPED},
+    "autoawq": {"method": "awq", "backend": "autoawq", "clip": False, **GROUPED},
+    "nf4": {"method": "nf4"},
+    "nf4-double": {"method": "nf4", "double_quant": True},
+    "rtn-8": {"method": "rtn", "bits": 8, "group_size": GROUP},
+    "int8": {"method": "int8"},
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.quantize(max_rtn_factor=0, may_skip=True, **row))
+        for name, row in METHODS.items()
+    ],
+)
+def test_method(name):
+    """The gate does the work; what it measures goes into the table."""
