@@ -11,6 +11,7 @@ from typing import Any
 
 from .checkpoint import Store
 from .device import Device
+from .digest import fingerprint
 from .errors import CheckpointError
 from .interpreters import Interpreters
 from .measure.corpus import Corpus
@@ -20,8 +21,8 @@ from .models import TOKENIZER_FILES, Model
 from .outcome import Case
 from .progress import Progress
 from .protocol import Protocol
-from .quantizers import Backend, Quantizer, Registry, locate
-from .quantizers.rounding import GROUP
+from .quantizers import Backend, Quantizer, Registry, loading_backend, locate
+from .quantizers.rounding import GROUP, ROUNDING_VERSION
 from .weights import read_tensors, weights_digest
 from .worker import Bounds, installed_versions, run_job
 
@@ -126,7 +127,6 @@ class Bench:
         """Measure in a fresh process, or take it from the cache when nothing changed."""
         quantizer, spec = subject.quantizer, self.case.spec
         quantized = subject.what == "checkpoint"
-        backend = quantizer.backend(spec) if quantizer else None
         identity = {
             "spec": spec.to_dict() if quantized else None,
             "model": self.model.digest,
@@ -137,7 +137,11 @@ class Bench:
             "dtype": self.dtype,
             "metrics_version": METRICS_VERSION,
         }
-        versions = self._versions(backend)
+        if quantizer:
+            versions = self._versions(quantizer.backend(spec))
+        else:
+            backend = loading_backend(subject.directory)
+            versions = installed_versions(*(backend.requires if backend else ()))
         made_from = {
             "identity": identity,
             "files": _files(subject.directory, self.run.store),
@@ -146,7 +150,7 @@ class Bench:
             "device": [self.device.device_class, self.device.name],
             "versions": versions,
             "source": _source(quantizer, self.run.store) if quantizer else None,
-            "rounding": subject.rounding,
+            "rounding": [subject.rounding, ROUNDING_VERSION] if subject.rounding else None,
         }
         make = partial(self._measure, subject, identity, versions)
         return Measurement.from_dict(self.run.store.document("measurements", made_from, make))
@@ -163,7 +167,7 @@ class Bench:
             return None
         rounding = {
             "layers": layers,
-            "bits": options.get("bits") or max(2, int(counted or 16)),
+            "bits": max(2, options.get("bits") or int(counted or 16)),
             "group_size": options.get("group_size") or options.get("blocksize") or GROUP,
         }
         return self.measure(Subject("rounded model", self.model.path, rounding=rounding))
@@ -205,11 +209,9 @@ class Bench:
             seconds=answer["seconds"],
         ).to_dict()
 
-    def _versions(self, backend: Backend | None) -> dict[str, str]:
-        """Versions of what shapes a figure, in the environment where the work is done."""
+    def _versions(self, backend: Backend) -> dict[str, str]:
+        """Versions of what shapes a figure, in the environment where the backend works."""
         ours = installed_versions()
-        if backend is None:
-            return ours
         return {**ours, **self.run.interpreters.versions(backend.name, *ours, *backend.requires)}
 
 
@@ -227,8 +229,14 @@ def _require_whole(folder: Path, method: str) -> None:
 
 
 def _source(quantizer: Quantizer, store: Store) -> str:
-    """Digest of the file that defines a quantizer: an edited recipe makes other checkpoints."""
-    return store.file_digest(Path(locate(quantizer)["file"]))
+    """Digest of the code that quantizes and loads: an edited recipe makes other checkpoints.
+
+    For a class of ours that is the whole package of quantizers, since adapters do the work.
+    """
+    place = locate(quantizer)
+    ours = place["module"].startswith(f"{__package__}.quantizers.")
+    files = sorted(Path(place["file"]).parent.glob("*.py")) if ours else [Path(place["file"])]
+    return fingerprint({file.name: store.file_digest(file) for file in files})
 
 
 def _files(directory: Path, store: Store) -> Mapping[str, str]:

@@ -51,9 +51,9 @@ def _state(run: Run, method: str, backend: Backend) -> list[str]:
         return ["", "yes", ""]
     try:
         found = run.interpreters.versions(backend.name, *backend.requires)
-        backend.require(method, found)
+        python = run.interpreters.python(backend.name)
+        backend.require(method, found, python)
     except TenpakError as error:
         missing = error.problem.partition(" needs ")[2] or error.problem
         return ["", "no", f"{missing}: {error.remedy}"]
-    python = run.interpreters.python(backend.name)
     return [found[backend.requires[0]], "yes", "" if python is None else f"in {python}"]

@@ -129,10 +129,11 @@ def _load(payload: Mapping[str, Any]) -> tuple[Any, str]:
 
 
 def _round(model: Any, layers: list[str], bits: int, group_size: int) -> None:
-    if not round_to_nearest(model, layers, bits, group_size):
+    found = round_to_nearest(model, layers, bits, group_size)
+    if found < len(layers):
         raise MeasurementError(
-            "none of the quantized layers was found in the unquantized model, to round it to nearest",
-            given=", ".join(layers[:3]),
+            "not every quantized layer was found in the unquantized model, to round it to nearest",
+            given=f"{found} of {len(layers)}, {layers[0]} and so on",
             remedy="set max_rtn_factor=0 in the marker to do without this check",
         )
 

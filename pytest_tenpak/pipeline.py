@@ -9,12 +9,20 @@ from typing import Any
 
 from .baseline import Baseline, Entry
 from .bench import Bench, Run, Subject
-from .errors import CheckpointError, ModelError, OverlapError, TenpakError, UnavailableError, file_error
-from .measure.corpus import load_corpus, overlap
+from .errors import (
+    CheckpointError,
+    CorpusError,
+    ModelError,
+    OverlapError,
+    TenpakError,
+    UnavailableError,
+    file_error,
+)
+from .measure.corpus import Corpus, load_corpus, overlap
 from .models import Model, describe_model, locate_model
 from .outcome import Case, Outcome
 from .protocol import Protocol
-from .quantizers import Quantizer
+from .quantizers import Quantizer, loading_backend
 from .update import Update, decide
 from .verdict import Check, Status, Verdict, compare, needs_rounding
 from .weights import read_tensors
@@ -43,13 +51,14 @@ def evaluate(case: Case, run: Run, find: Callable[[], str | None]) -> Outcome:
 def _evaluate(case: Case, run: Run, baseline: Baseline | None) -> Outcome:
     device = run.choose_device()
     model = find_model(case.model, run)
+    calibration = _load_calibration(case.calibration, case, run) if case.calibration else None
     bench = Bench(
         case,
         run,
         device,
         model,
         corpus=load_corpus(case.corpus, run.root),
-        calibration=load_corpus(case.calibration, run.root) if case.calibration else None,
+        calibration=calibration,
         protocol=Protocol.resolve(case.protocol, case.context, case.stride, model.maximum),
     )
     source = _find_checkpoint(case, run) if case.checkpoint else _check_quantizer(bench)
@@ -117,6 +126,14 @@ def find_model(reference: str | None, run: Run) -> Model:
     return describe_model(run.store.directory("models", made_from, convert).path, run.store, source=path)
 
 
+def _load_calibration(reference: str, case: Case, run: Run) -> Corpus:
+    """The calibration text, a corpus of its own; errors say that it was asked for as calibration."""
+    try:
+        return load_corpus(reference, run.root)
+    except CorpusError as error:
+        raise error.asked_by(f"{case.nodeid}, calibration={reference!r}") from None
+
+
 def _find_checkpoint(case: Case, run: Run) -> Path:
     """The folder of a checkpoint that somebody else made, its files checked for wholeness."""
     folder = run.root / Path(case.checkpoint or "").expanduser()
@@ -127,6 +144,9 @@ def _find_checkpoint(case: Case, run: Run) -> Path:
             accepted="a directory that transformers can load, tokenizer included",
         )
     read_tensors(folder)
+    backend = loading_backend(folder)
+    if backend is not None:
+        backend.require("checkpoint", installed_versions(*backend.requires))
     return folder
 
 
@@ -135,7 +155,9 @@ def _check_quantizer(bench: Bench) -> Quantizer:
     spec = bench.case.spec
     quantizer = bench.run.registry[spec.method]
     backend = quantizer.backend(spec)
-    backend.require(spec.method, bench.run.interpreters.versions(backend.name, *backend.requires))
+    interpreters = bench.run.interpreters
+    found = interpreters.versions(backend.name, *backend.requires)
+    backend.require(spec.method, found, interpreters.python(backend.name))
     quantizer.check(spec, bench.model, bench.device.family, bench.dtype)
     return quantizer
 

@@ -26,8 +26,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
 class Option:
     """One named value that a method, a marker or an ini file accepts.
 
-    ``kind`` is ``bool``, ``int``, ``float``, ``str`` or ``tuple`` (of strings). ``minimum`` is
-    inclusive unless ``above`` is set. A default of None means that the value may be left out.
+    ``kind`` is ``bool``, ``int``, ``float``, ``str`` or ``tuple`` (of strings). ``minimum``
+    and ``maximum`` are inclusive, ``above`` and ``below`` are not. A default of None means that the value
+    may be left out.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Option:
     minimum: float | None = None
     above: float | None = None
     maximum: float | None = None
+    below: float | None = None
+    excluded: tuple[Any, ...] = ()
 
     def accepted(self) -> str:
         """What may be given, in words for an error or a table."""
@@ -52,9 +55,15 @@ class Option:
         }
         bounds = [
             f"{word} {bound:g}"
-            for word, bound in (("at least", self.minimum), ("above", self.above), ("at most", self.maximum))
+            for word, bound in (
+                ("at least", self.minimum),
+                ("above", self.above),
+                ("at most", self.maximum),
+                ("below", self.below),
+            )
             if bound is not None
         ]
+        bounds += [f"not {value!r}" for value in self.excluded]
         return " ".join([words[self.kind], " and ".join(bounds)]).strip()
 
     def validate(self, value: Any) -> Any:
@@ -68,6 +77,8 @@ class Option:
             and (self.minimum is None or typed >= self.minimum)
             and (self.above is None or typed > self.above)
             and (self.maximum is None or typed <= self.maximum)
+            and (self.below is None or typed < self.below)
+            and typed not in self.excluded
         )
         if within:
             return typed

@@ -187,26 +187,36 @@ def needs_rounding(measurement: Measurement, reference: Measurement, limits: Lim
     paired = measurement.windows.tokens == reference.windows.tokens and measurement.windows.total_tokens
     if not limits.max_rtn_factor or not paired:
         return False
-    lost = math.log(measurement.perplexity / reference.perplexity)
-    return math.isfinite(lost) and lost > RTN_ALLOWANCE
+    if not (math.isfinite(measurement.perplexity) and math.isfinite(reference.perplexity)):
+        return False
+    return math.log(measurement.perplexity / reference.perplexity) > RTN_ALLOWANCE
 
 
 def _against_rounding(
     measurement: Measurement, reference: Measurement, rounded: Measurement | None, limits: Limits
 ) -> Iterator[Check]:
     """The sanity floor, over the windows that were rounded: a prefix of the corpus."""
-    if rounded is None or not math.isfinite(rounded.perplexity):
+    if rounded is None:
+        return
+    if not math.isfinite(rounded.perplexity):
+        evidence = (
+            "the model rounded to nearest has no finite perplexity, so there is no floor to compare with"
+        )
+        yield Check("max_rtn_factor", "limit", Status.ERROR, evidence=evidence)
         return
     tokens = rounded.windows.tokens
     count = len(tokens)
     ours, plain, base = (
         perplexity(measured.windows.nll[:count], tokens) for measured in (measurement, rounded, reference)
     )
-    allowed = limits.max_rtn_factor * max(0.0, math.log(plain / base)) + RTN_ALLOWANCE
+    lost = max(0.0, math.log(plain / base))
+    # A multiple of many nats would be a power of perplexity: there the factor holds for perplexity itself.
+    factor = limits.max_rtn_factor
+    allowed = min(factor * lost, lost + max(0.0, math.log(factor))) + RTN_ALLOWANCE
     suspicious = math.log(ours / base) > allowed
     evidence = (
         f"worse than round-to-nearest: {ours:,.1f} against {plain:,.1f}; the quantizer is probably broken "
-        f"(it lost more nats than {limits.max_rtn_factor:g} × what rounding loses + {RTN_ALLOWANCE:g})"
+        f"(it lost more than {limits.max_rtn_factor:g} times what rounding loses)"
     )
     yield Check(
         "max_rtn_factor",

@@ -8,16 +8,14 @@ import pytest
 import torch
 from tiny import random_model
 
-from pytest_tenpak.errors import CorpusError, SpecError
+from pytest_tenpak.errors import CorpusError, SpecError, UnavailableError
 from pytest_tenpak.interpreters import Interpreters
 from pytest_tenpak.models import Model
-from pytest_tenpak.quantizers import Job, Registry
+from pytest_tenpak.quantizers import Job, Registry, loading_backend
 from pytest_tenpak.quantizers.calibration import draw_samples
 from pytest_tenpak.quantizers.presets import PRESETS
 from pytest_tenpak.quantizers.rounding import round_to_nearest
 from pytest_tenpak.spec import QuantizeSpec
-
-NOWHERE = Interpreters({})
 
 
 def spec_of(method: str, registry: Registry | None = None, **given) -> QuantizeSpec:
@@ -75,6 +73,10 @@ def test_a_preset_that_does_not_divide_names_the_one_that_does():
         ({"kernel": "torch"}, "torch computes in bfloat16, float16"),
         ({"kernel": "torch_fused", "bits": 8}, "torch_fused has 4 bits"),
         ({"bits": 3}, "torch computes in bfloat16, float16"),
+        ({"bits": 3}, "set dtype='bfloat16' or dtype='float16' or backend='auto-gptq'"),
+        # GPTQModel never chooses this kernel by itself, though it would fit.
+        ({"bits": 8}, "or kernel='torch_int8' or"),
+        ({"group_size": 128, "bits": 3}, "set dtype='bfloat16'"),
         ({"kernel": "exllama"}, "has no kernel 'exllama' for gptq"),
         (
             {"kernel": "marlin", "device": "cuda", "dtype": "float16", "sym": False},
@@ -94,7 +96,7 @@ def test_what_a_kernel_does_not_compute_is_refused(given, said):
     "given",
     [
         {},
-        {"bits": 8},
+        {"bits": 8, "kernel": "torch_int8"},
         {"bits": 3, "dtype": "bfloat16"},
         {"kernel": "marlin", "device": "cuda", "dtype": "float16"},
         {"backend": "auto-gptq", "bits": 3},
@@ -106,21 +108,72 @@ def test_what_a_kernel_computes_is_let_through(given):
     check("gptq", **{"group_size": 64, "backend": "gptqmodel", **given})
 
 
-def test_the_backend_in_the_spec_is_the_first_that_is_installed(tmp_path):
-    """GPTQModel where it is; else the archived one; named ones stay; none: the maintained one is missed."""
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"backend": "gptqmodel", "version": "gemv"}, "read version 'gemm' only"),
+        ({"backend": "autoawq", "version": "gemv"}, "cannot run version 'gemv' on cpu"),
+        ({"backend": "autoawq", "zero_point": False}, "cannot store symmetric weights"),
+        ({"backend": "autoawq", "group_size": -1}, "has no groups as wide as a row"),
+        ({"backend": "gptqmodel", "group_size": 256, "dtype": "float16"}, "set backend='autoawq'"),
+    ],
+)
+def test_what_awq_backends_do_not_do_is_refused(given, said):
+    """Layouts, symmetry and groups, before the reference is measured; another backend is named if it would do."""
+    with pytest.raises(SpecError) as refusal:
+        check("awq", widths=(256,), **given)
+    assert said in str(refusal.value)
 
-    class Installed(Interpreters):
-        def __init__(self, *there):
-            self.there = there
 
-        def versions(self, _backend, *names):
-            return {name: "1" for name in names if name in self.there}
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        ("gptq", {"group_size": 0}),
+        ("awq", {"group_size": 0}),
+        ("gptq", {"group_size": -2}),
+        ("gptq", {"damp_percent": 1}),
+        ("gptq", {"bits": 5}),
+        ("gptq", {"backend": "autoawq"}),
+        ("awq", {"kernel": "triton2"}),
+        ("awq", {"bits": 3}),
+        ("gptq", {"samples": 0}),
+    ],
+)
+def test_a_bad_value_is_refused_at_collection(method, given):
+    """By the option itself, with what is accepted."""
+    with pytest.raises(SpecError, match="is not accepted") as refusal:
+        spec_of(method, **given)
+    assert "accepted:" in str(refusal.value)
 
-    for there, expected in ((("gptqmodel", "auto-gptq"), "gptqmodel"), (("auto-gptq",), "auto-gptq")):
-        registry = Registry(interpreters=Installed(*there))
-        assert spec_of("gptq", registry).options["backend"] == expected
-        assert spec_of("gptq", registry, backend="auto-gptq").options["backend"] == "auto-gptq"
-    assert spec_of("gptq", Registry(interpreters=Installed())).options["backend"] == "gptqmodel"
+
+class Installed(Interpreters):
+    """Interpreters in which only some distributions are there."""
+
+    def __init__(self, *there):
+        super().__init__({})
+        self.there = there
+
+    def versions(self, backend, *names):
+        if f"broken {backend}" in self.there:
+            raise UnavailableError("the interpreter is not there")
+        return {name: "1" for name in names if name in self.there}
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        (("gptqmodel", "optimum", "auto-gptq"), "gptqmodel"),
+        (("auto-gptq",), "auto-gptq"),
+        (("gptqmodel", "auto-gptq"), "auto-gptq"),
+        (("broken gptqmodel", "auto-gptq"), "auto-gptq"),
+        ((), "gptqmodel"),
+    ],
+)
+def test_the_backend_in_the_spec_is_the_first_that_is_whole(there, expected):
+    """GPTQModel where it is with all it needs; else the archived one; none: the maintained one is missed."""
+    registry = Registry(interpreters=Installed(*there))
+    assert spec_of("gptq", registry).options["backend"] == expected
+    assert spec_of("gptq", registry, backend="auto-gptq").options["backend"] == "auto-gptq"
 
 
 def job(trained: Path, text: str, **options) -> Job:
@@ -177,3 +230,33 @@ def test_rounding_to_nearest_keeps_each_group_on_its_grid(family):
     assert ((groups - originals).abs() <= step / 2 + 1e-6).all()
     untouched = "model.layers.1.mlp.up_proj" if family == "llama" else "transformer.h.1.mlp.c_fc"
     assert torch.equal(model.get_submodule(untouched).weight, before.get_submodule(untouched).weight)
+
+
+def test_a_library_missing_from_its_own_interpreter_is_to_be_installed_there(tmp_path):
+    """The pip line is that interpreter's, not this one's."""
+    backend = Registry()["gptq"].backends[1]
+    with pytest.raises(UnavailableError, match="needs auto-gptq, which is not installed") as here:
+        backend.require("gptq", {"python": "3.11"})
+    assert "pip install 'pytest-tenpak[auto-gptq]'" in str(here.value)
+    with pytest.raises(UnavailableError) as there:
+        backend.require("gptq", {"python": "3.11"}, tmp_path / "python")
+    assert f"not found in {tmp_path}/python" in str(there.value)
+    assert f"{tmp_path}/python -m pip install auto-gptq" in str(there.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"quantization_config": {"quant_method": "gptq"}}, "gptqmodel"),
+        ({"quantization_config": {"quant_method": "awq"}}, "gptqmodel"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "bitsandbytes"),
+        ({"quantization_config": {"quant_method": "other"}}, None),
+        ({"quantization_config": []}, None),
+        ({}, None),
+    ],
+)
+def test_a_checkpoint_made_elsewhere_names_the_library_that_loads_it(config, expected, tmp_path):
+    """Its version is then part of cache key and provenance, and its absence is said before any work."""
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    backend = loading_backend(tmp_path)
+    assert (backend.name if backend else None) == expected

@@ -168,10 +168,13 @@ def test_what_is_far_worse_than_rounding_to_nearest_is_suspicious():
         (0.11, 0.0, 3.0, Status.REGRESSED),
         (0.11, -0.01, 3.0, Status.REGRESSED),
         (0.31, 0.1, 2.0, Status.REGRESSED),
+        # Where rounding ruins the model, the factor holds for perplexity: 3 nats, and ln 3, and the allowance.
+        (4.19, 3.0, 3.0, Status.NEW),
+        (4.21, 3.0, 3.0, Status.REGRESSED),
     ],
 )
 def test_the_floor_is_a_multiple_of_what_rounding_loses_plus_an_allowance(lost, rounded, factor, status):
-    """lost ≤ factor × rounded + 0.1 nats per token; shown as a relative difference with its bound."""
+    """lost ≤ min(factor × rounded, rounded + ln factor) + 0.1 nats per token, shown as a difference in per cent."""
     verdict = floor(lost, rounded, factor)
     assert verdict.status is status
     check = next(check for check in verdict.checks if check.name == "max_rtn_factor")
@@ -186,6 +189,7 @@ def test_rounding_is_only_asked_for_where_it_can_matter():
     assert not needs_rounding(good, reference(), Limits())
     assert not needs_rounding(bad, reference(), Limits(max_rtn_factor=0))
     assert not needs_rounding(measured(nonfinite=1), reference(), Limits())
+    assert not needs_rounding(bad, reference((3e3,) * 3), Limits())
 
 
 def test_a_rounded_prefix_is_compared_over_its_own_windows():
@@ -195,3 +199,11 @@ def test_a_rounded_prefix_is_compared_over_its_own_windows():
     check = next(check for check in verdict.checks if check.name == "max_rtn_factor")
     assert check.status is Status.REGRESSED
     assert check.value == pytest.approx(math.exp(3))
+
+
+def test_a_floor_that_is_not_finite_is_an_error():
+    """No comparison happened, and that is no pass."""
+    ours = measured(tuple(n + 4 for n in reference().windows.nll))
+    verdict = compare(ours, reference(), None, Limits(), DEFAULT, measured(nonfinite=2))
+    assert verdict.status is Status.ERROR
+    assert "no floor to compare with" in verdict.failing[0].evidence

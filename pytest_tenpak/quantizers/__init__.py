@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import SpecError
+from ..errors import SpecError, UnavailableError
 from ..interpreters import Interpreters
 from ..spec import CHECKPOINT, nearest
 from .awq import Awq
@@ -20,7 +22,7 @@ from .fp16 import Fp16
 from .gptq import Gptq
 from .presets import PRESETS
 
-__all__ = ["Backend", "Job", "Quantizer", "Registry", "locate", "relocate"]
+__all__ = ["Backend", "Job", "Quantizer", "Registry", "loading_backend", "locate", "relocate"]
 
 _OURS: tuple[type[Quantizer], ...] = (Gptq, Awq, Nf4, Int8, Fp16)
 
@@ -107,9 +109,30 @@ class Registry:
     def _installed_backend(self, quantizer: Quantizer) -> str:
         """The first backend whose libraries are there; the preferred one when none is."""
         for backend in quantizer.backends:
-            if backend.requires[0] in self._interpreters.versions(backend.name, backend.requires[0]):
-                return backend.name
+            with suppress(UnavailableError):  # an interpreter that was named and is not there
+                if self._interpreters.versions(backend.name, *backend.requires).keys() >= {*backend.requires}:
+                    return backend.name
         return quantizer.backends[0].name
+
+
+#: By ``quant_method`` in a checkpoint's config.json: the library that transformers loads it with.
+_LOADERS = {
+    "gptq": Gptq.backends[0],
+    "awq": Awq.backends[0],
+    "bitsandbytes": Nf4().choices()[0],
+}
+
+
+def loading_backend(checkpoint: Path) -> Backend | None:
+    """The library without which transformers cannot load a checkpoint that somebody else quantized.
+
+    None where transformers does it alone, or where the format is not known here.
+    """
+    try:
+        plain = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        return _LOADERS.get(plain["quantization_config"]["quant_method"])
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def locate(quantizer: Quantizer) -> dict[str, str]:

@@ -88,7 +88,8 @@ def load(spec: QuantizeSpec, checkpoint: Path, device: str, dtype: str) -> Any:
 
     backend = _import()
     kernel = spec.options.get("kernel", AUTO)
-    kernel = "torch" if kernel == AUTO and device == "cpu" else kernel
+    # What it would choose by itself on CUDA computes in float16, whatever was asked for.
+    kernel = "torch" if kernel == AUTO and (device == "cpu" or dtype != "float16") else kernel
     with _init_functions_kept():
         adapter = backend.AutoGPTQForCausalLM.from_quantized(
             str(checkpoint),
@@ -161,6 +162,14 @@ def _require_keywords(model: Any, architecture: str) -> None:
 def _require_widths(model: Any, kind: Any, group_size: int) -> None:
     """Refuse layers that AutoGPTQ would quantize without a word and then fail to multiply, or to pack."""
     named = dict(decoder_layers(model).named_modules())
+    for names in kind.inside_layer_modules:
+        if not any(name.endswith("." + inside) for name in named for inside in names):
+            raise SpecError(
+                f"backend {NAME!r} does not find layers that it should quantize, and would leave them out",
+                given=", ".join(names),
+                accepted="models whose layers have the names that they had in transformers 4",
+                remedy="use another backend; this one is archived",
+            )
     suffixes = tuple("." + name for names in kind.inside_layer_modules for name in names)
     shapes = {name: widths(layer) for name, layer in named.items() if name.endswith(suffixes)}
     names = {name: f"layer {name}" for name in shapes}

@@ -59,7 +59,7 @@ def quantize(job: Job) -> None:
     options = job.spec.options
     kinds = _language_models(awq)
     architecture = architecture_of(job.model, kinds, NAME)
-    _require_version(job.spec, job.device)
+    require_options(job.spec, job.device)
     model = load_pretrained(job.model, job.device, "float32" if job.device == "cpu" else "float16")
     # A key-value cache would be handed to every call of every layer, and grow.
     model.config.use_cache, use_cache = False, model.config.use_cache
@@ -95,7 +95,7 @@ def load(spec: QuantizeSpec, checkpoint: Path, device: str, dtype: str) -> Any:
     import torch
 
     awq = _import()
-    _require_version(spec, device)
+    require_options(spec, device)
     kernel = spec.options.get("kernel", AUTO)
     kernel = "torch" if kernel == AUTO and device == "cpu" else kernel
     _require_built(kernel)
@@ -130,7 +130,7 @@ def _language_models(awq: Any) -> dict[str, Any]:
     return {name: kind for name, kind in kinds.items() if loaders.get(name) == "AutoModelForCausalLM"}
 
 
-def _require_version(spec: QuantizeSpec, device: str) -> None:
+def require_options(spec: QuantizeSpec, device: str) -> None:
     """Refuse combinations of options that AutoAWQ would fail on, or change, after minutes."""
     options = spec.options
     version, kernel = options["version"], options.get("kernel", AUTO)
@@ -155,6 +155,13 @@ def _require_version(spec: QuantizeSpec, device: str) -> None:
             given="zero_point=False",
             accepted="zero_point=True",
             remedy="leave zero_point out, or use another backend",
+        )
+    if options["group_size"] < 1:
+        raise SpecError(
+            f"backend {NAME!r} has no groups as wide as a row",
+            given=f"group_size={options['group_size']}",
+            accepted="a number that divides every input width",
+            remedy="choose a group_size such as 128 or 64",
         )
 
 
@@ -188,13 +195,6 @@ def _require_widths(model: Any, options: Any, skipped: Sequence[str]) -> None:
     }
     inputs = {name: shape[0] for name, shape in shapes.items()}
     outputs = {name: shape[1] for name, shape in shapes.items()}
-    if options["group_size"] < 1:
-        raise SpecError(
-            f"backend {NAME!r} has no groups as wide as a row",
-            given=f"group_size={options['group_size']}",
-            accepted="a number that divides every input width",
-            remedy="choose a group_size such as 128 or 64",
-        )
     require_divisible(inputs, options["group_size"], "choose a group_size that divides it")
     require_divisible(
         outputs, _PACKED, f"use another backend; {NAME} packs codes by {_PACKED}", side="output"

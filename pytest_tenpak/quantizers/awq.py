@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from ..spec import Option
+from ..errors import SpecError
+from ..models import Model
+from ..spec import Option, QuantizeSpec
 from . import autoawq, calibration, gptqmodel
 from .base import Backend
 from .grouped import Adapter, Grouped
@@ -45,12 +47,27 @@ class Awq(Grouped):
             choices=(AUTO, *{**gptqmodel.AWQ_KERNELS, **autoawq.KERNELS}),
         ),
         Option("bits", int, 4, "the method has one width", choices=(4,)),
-        Option("group_size", int, 128, "weights that share a scale; -1: a whole row", minimum=-1),
+        Option(
+            "group_size", int, 128, "weights that share a scale; -1: a whole row", minimum=-1, excluded=(0,)
+        ),
         Option("zero_point", bool, True, "asymmetric, with zero points"),
         Option("version", str, "gemm", "layout of the codes", choices=("gemm", "gemv", "gemv_fast")),
         Option("clip", bool, True, "search for clipping too; slow on CPU"),
         *calibration.OPTIONS,
     )
+
+    def check(self, spec: QuantizeSpec, model: Model, device: str, dtype: str) -> None:
+        """Refuse also layouts that the backend does not write or the device does not read."""
+        super().check(spec, model, device, dtype)
+        if spec.options["backend"] == autoawq.NAME:
+            autoawq.require_options(spec, device)
+        elif spec.options["version"] != "gemm":
+            raise SpecError(
+                f"the kernels of {spec.options['backend']} here read version 'gemm' only",
+                given=f"version={spec.options['version']!r}",
+                accepted="'gemm'",
+                remedy=f"leave version out, or use backend={autoawq.NAME!r}",
+            )
 
     def adapters(self) -> Mapping[str, Adapter]:
         """GPTQModel, and AutoAWQ that it succeeds."""

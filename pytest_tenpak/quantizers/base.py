@@ -26,14 +26,19 @@ class Backend:
     requires: tuple[str, ...]
     install: str = ""
 
-    def require(self, method: str, versions: Mapping[str, str]) -> None:
-        """Raise UnavailableError when ``versions`` lacks a required distribution."""
+    def require(self, method: str, versions: Mapping[str, str], python: Path | None = None) -> None:
+        """Raise UnavailableError when ``versions`` lacks a required distribution.
+
+        ``python`` is the interpreter that was asked, where it is another than this one.
+        """
         for name in self.requires:
             if name not in versions:
+                elsewhere = f"{python} -m pip install {' '.join(self.requires)}"
                 raise UnavailableError(
                     f"method {method!r} needs {name}, which is not installed",
+                    given=None if python is None else f"not found in {python}",
                     accepted=", ".join(self.requires),
-                    remedy=self.install or f"pip install {name}",
+                    remedy=elsewhere if python else self.install or f"pip install {name}",
                 )
 
 

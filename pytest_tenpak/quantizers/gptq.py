@@ -49,10 +49,19 @@ class Gptq(Grouped):
             choices=(AUTO, *{**gptqmodel.GPTQ_KERNELS, **auto_gptq.KERNELS}),
         ),
         Option("bits", int, 4, "bits of a code", choices=(2, 3, 4, 8)),
-        Option("group_size", int, 128, "weights that share a scale; -1: a whole row", minimum=-1),
+        Option(
+            "group_size", int, 128, "weights that share a scale; -1: a whole row", minimum=-1, excluded=(0,)
+        ),
         Option("sym", bool, True, "symmetric around zero, without zero points"),
         Option("desc_act", bool, False, "columns in order of their activations, largest first"),
-        Option("damp_percent", float, 0.01, "damping, as a share of the Hessian's mean diagonal", above=0),
+        Option(
+            "damp_percent",
+            float,
+            0.01,
+            "damping, as a share of the Hessian's mean diagonal",
+            above=0,
+            below=1,
+        ),
         *calibration.OPTIONS,
     )
 

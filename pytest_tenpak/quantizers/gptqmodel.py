@@ -24,7 +24,7 @@ _FEW = (-1, 32, 64, 128)
 GPTQ_KERNELS: Mapping[str, Kernel] = {
     "torch": Kernel((2, 3, 4, 8), ("cpu", "cuda"), _HALF, _LARGE),
     "torch_fused": Kernel((4,), ("cpu",), _ANY, _SMALL),
-    "torch_int8": Kernel((2, 4, 8), ("cpu",), _ANY, _SMALL),
+    "torch_int8": Kernel((2, 4, 8), ("cpu",), _ANY, _SMALL, automatic=False),
     "torch_aten": Kernel((4,), ("cpu",), _HALF, _SMALL[1:]),
     "triton": Kernel((2, 4, 8), ("cuda",), _HALF, _LARGE),
     "exllama_v2": Kernel((4,), ("cuda",), _HALF, _FEW),
@@ -34,7 +34,7 @@ GPTQ_KERNELS: Mapping[str, Kernel] = {
 AWQ_KERNELS: Mapping[str, Kernel] = {
     "torch": Kernel((4,), ("cpu", "cuda"), _HALF, _SMALL),
     "torch_fused": Kernel((4,), ("cpu",), _ANY, _SMALL),
-    "torch_int8": Kernel((4,), ("cpu",), _ANY, _SMALL),
+    "torch_int8": Kernel((4,), ("cpu",), _ANY, _SMALL, automatic=False),
     "torch_aten": Kernel((4,), ("cpu",), _HALF, _SMALL[1:]),
     "gemm": Kernel((4,), ("cuda",), _HALF, _SMALL),
     "exllama_v2": Kernel((4,), ("cuda",), _HALF, _FEW),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from math import gcd
 from pathlib import Path
@@ -58,11 +59,7 @@ class Grouped(Quantizer):
                 accepted=", ".join([AUTO, *known]),
                 remedy="choose one of these, or another backend",
             )
-        lacking = {
-            name: list(kernel.lacks(spec.options, device, dtype))
-            for name, kernel in known.items()
-            if wanted in (AUTO, name)
-        }
+        lacking = self._lacking(spec, backend, device, dtype)
         if all(lacking.values()):
             raise SpecError(
                 f"no kernel of {backend} computes with this {spec.method} checkpoint here"
@@ -70,8 +67,30 @@ class Grouped(Quantizer):
                 else f"kernel {wanted!r} of {backend} does not compute with this {spec.method} checkpoint",
                 given=f"{spec}, device {device}, dtype {dtype}",
                 accepted="; ".join(f"{name} {' and '.join(rows)}" for name, rows in lacking.items()),
-                remedy="change the option it names, or dtype= in the marker, or leave kernel out",
+                remedy=self._way_out(spec, device, dtype),
             )
+
+    def _lacking(
+        self, spec: QuantizeSpec, backend: str, device: str, dtype: str, kernel: str = ""
+    ) -> dict[str, list[str]]:
+        """What each kernel of a backend that may be meant does not do; nothing for one that fits."""
+        wanted = kernel or spec.options["kernel"]
+        return {
+            name: list(known.lacks(spec.options, device, dtype))
+            for name, known in self.kernels[backend].items()
+            if wanted == name or (wanted == AUTO and known.automatic)
+        }
+
+    def _way_out(self, spec: QuantizeSpec, device: str, dtype: str) -> str:
+        """The one change that would do: a type, a kernel, or another backend."""
+        backend = spec.options["backend"]
+        ways = [
+            *((f"dtype={other!r}", (backend, device, other)) for other in ("bfloat16", "float16")),
+            *((f"kernel={name!r}", (backend, device, dtype, name)) for name in self.kernels[backend]),
+            *((f"backend={other!r}", (other, device, dtype, AUTO)) for other in self.kernels),
+        ]
+        fits = [way for way, place in ways if not all(self._lacking(spec, *place).values())]
+        return f"set {' or '.join(fits)}" if fits else "change what is listed, or leave kernel out"
 
     def quantize(self, job: Job) -> None:
         """Quantize through the spec's backend and save."""
@@ -80,7 +99,10 @@ class Grouped(Quantizer):
 
     def load(self, spec: QuantizeSpec, checkpoint: Path, device: str, dtype: str) -> Any:
         """Load with the backend's own loader, or with another one's that reads the format."""
-        model = self.adapters()[self._loading_backend(spec)].load(spec, checkpoint, device, dtype)
+        name = self._loading_backend(spec)
+        if name != spec.options["backend"]:  # whose kernels have names of their own
+            spec = replace(spec, options={**spec.options, "kernel": AUTO})
+        model = self.adapters()[name].load(spec, checkpoint, device, dtype)
         if str(model.dtype).removeprefix("torch.") != dtype:
             raise SpecError(
                 f"the loader chose {model.dtype} where {dtype} was asked for",

@@ -9,6 +9,8 @@ from pathlib import Path
 from ..files import write_atomically
 from ..weights import StoredTensor, read_tensors, weight_files
 
+_FLOATS = {"F32", "F16", "BF16"}
+
 
 def settle(model: Path, checkpoint: Path) -> None:
     """Do both to a checkpoint of ``model`` that a backend has just saved."""
@@ -39,7 +41,7 @@ def restore_kept(model: Path, checkpoint: Path) -> None:
 
 
 def _differs(tensor: StoredTensor, own: StoredTensor | None) -> bool:
-    return own is not None and own.dtype.endswith(("16", "32")) and own.dtype != tensor.dtype
+    return own is not None and {own.dtype, tensor.dtype} <= _FLOATS and own.dtype != tensor.dtype
 
 
 def _restore(path: Path, kept: Mapping[str, StoredTensor]) -> None:

@@ -14,7 +14,8 @@ AUTO = "auto"
 class Kernel:
     """What one kernel of a backend takes.
 
-    Widths in bits, families of devices, torch types of activations, group sizes (none named: any).
+    Widths in bits, families of devices, torch types of activations, group sizes (none named: any). One
+    that is not ``automatic`` is never what a backend chooses by itself.
     """
 
     bits: tuple[int, ...]
@@ -22,6 +23,7 @@ class Kernel:
     dtypes: tuple[str, ...] = ("float16",)
     groups: tuple[int, ...] = ()
     symmetric_only: bool = False
+    automatic: bool = True
 
     def lacks(self, options: Mapping[str, Any], family: str, dtype: str) -> Iterator[str]:
         """What it does not do of what is asked, each with what it does instead."""

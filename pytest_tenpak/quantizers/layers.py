@@ -10,11 +10,11 @@ from ..progress import Progress
 
 
 def decoder_layers(model: Any) -> Any:
-    """The longest list of modules in a model: its decoder layers, in order."""
+    """The decoder layers of a model, in order: the outermost list of modules, and of several the longest."""
     from torch.nn import ModuleList
 
-    lists = [module for module in model.modules() if isinstance(module, ModuleList)]
-    return max(lists, key=len, default=[])
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, ModuleList)}
+    return max(lists.items(), key=lambda item: (-item[0].count("."), len(item[1])), default=("", []))[1]
 
 
 @contextmanager

@@ -10,12 +10,16 @@ from typing import Any
 GROUP = 128
 
 
+#: Raised whenever a change of this module changes what comes out; part of cache keys.
+ROUNDING_VERSION = 1
+
+
 def round_to_nearest(model: Any, layers: Collection[str], bits: int, group_size: int) -> int:
     """Round the weights of a model's layers, in place, to a symmetric grid; how many layers were found.
 
     ``layers`` names modules; ``group_size`` weights of one output share a scale (-1: all of them; where
     it does not divide a layer's input width, the largest divisor they have in common). The grid has
-    2^bits - 1 steps from minus to plus the group's largest magnitude (round-to-nearest, "RTN", as in
+    2^bits - 1 levels from minus to plus the group's largest magnitude (round-to-nearest, "RTN", as in
     Frantar et al., arXiv 2210.17323). What comes out is in the model's own type.
     """
     import torch
