@@ -39,7 +39,9 @@ def run(model: str, group: int, pythons: str, tokens: int) -> list[dict]:
             *(f"--tenpak-model={model}", f"--tenpak-max-tokens={tokens}", "--tenpak-context=512"),
             *(f"--tenpak-python={pythons}", f"--tenpak-json={report}", "--tenpak-unavailable=skip"),
         ]
-        subprocess.run(command, env={**os.environ, "TENPAK_GROUP": str(group)}, check=False)
+        ran = subprocess.run(command, env={**os.environ, "TENPAK_GROUP": str(group)}, check=False)
+        if not report.is_file():
+            sys.exit(ran.returncode or "pytest wrote no outcomes")
         return json.loads(report.read_text(encoding="utf-8"))["outcomes"]
 
 
@@ -62,7 +64,7 @@ def row(outcome: dict, rounded: dict[int, float]) -> list[str]:
         f"{figures['perplexity']:.3f}",
         f"{figures['ppl_delta']:+.2%}",
         f"{rounded[options['bits']]:+.2%}" if counted and options.get("bits") in rounded else "—",
-        f"{made['seconds']:.0f} s, {made['peak_bytes'] / 2**30:.1f} GiB",
+        f"{made['seconds']:.0f} s, {(made.get('peak_cuda_bytes') or made['peak_bytes']) / 2**30:.1f} GiB",
     ]
 
 
@@ -92,6 +94,8 @@ def main() -> None:
     given = parser.parse_args()
     outcomes = run(given.model, given.group, given.python, given.tokens)
     figures = [outcome for outcome in outcomes if outcome["figures"]]
+    if not figures:
+        sys.exit("no method could be measured: pytest says why above")
     rounded = {
         o["case"]["spec"]["options"]["bits"]: o["figures"]["ppl_delta"]
         for o in figures
