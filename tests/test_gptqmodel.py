@@ -3,6 +3,9 @@ in one command where the archived ones have an interpreter.
 """
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -205,10 +208,6 @@ def test_an_architecture_that_gptqmodel_does_not_know_is_named(fluent_project, t
         "m = XGLMForCausalLM(XGLMConfig(vocab_size=258, d_model=64, ffn_dim=128, num_layers=1, attention_heads=2));"
         f"tiny.save(m, pathlib.Path({str(model)!r}))"
     )
-    import subprocess
-    import sys
-    from pathlib import Path
-
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
     fluent_project.test(
         f"@pytest.mark.quantize(method='gptq', model={str(model)!r}, group_size=32, {CALIBRATION})\n"
@@ -217,3 +216,38 @@ def test_an_architecture_that_gptqmodel_does_not_know_is_named(fluent_project, t
     result = fluent_project.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*GPTQModel does not support models of type 'xglm'", "*llama*"])
+
+
+FLOAT32 = """
+import dataclasses, json, sys
+import torch
+import archived
+from gptqmodel.nn_modules.qlinear.torch_awq import AwqTorchLinear
+from pytest_tenpak.quantizers import gptqmodel as adapter
+from pytest_tenpak.spec import QuantizeSpec
+
+model, folder = sys.argv[1:]
+AwqTorchLinear.SUPPORTS_DTYPES = [*AwqTorchLinear.SUPPORTS_DTYPES, torch.float32]
+seen = {"reference": archived.perplexity(archived.reference(model), model)}
+for dtype in ("bfloat16", "float32"):
+    adapter._dtype = lambda job: dtype
+    job = archived.job(model, f"{folder}/{dtype}", group_size=64)
+    job = dataclasses.replace(job, spec=QuantizeSpec("awq", job.spec.options))
+    adapter.quantize(job)
+    seen[dtype] = archived.perplexity(adapter.load(job.spec, job.out, "cpu", "float32"), model)
+print(json.dumps(seen))
+"""
+
+
+def test_awq_is_kept_from_float32_where_its_search_would_ruin_the_weights(fluent, tmp_path):
+    """GPTQModel copies by converting, which in float32 on CPU copies nothing; if that is mended, this tells."""
+    ran = subprocess.run(
+        [sys.executable, "-c", FLOAT32, str(fluent), str(tmp_path)],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    seen = json.loads(ran.stdout.splitlines()[-1])
+    assert abs(seen["bfloat16"] / seen["reference"] - 1) < 0.02
+    assert seen["float32"] / seen["reference"] - 1 > 0.05, "GPTQModel keeps real copies: float32 can be used"
