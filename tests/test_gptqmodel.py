@@ -85,25 +85,8 @@ def test_gptq_and_awq_are_quantized_loaded_back_and_gated(fluent_project):
     again.stdout.fnmatch_lines(["test_gate.py::test_awq *awq (gptqmodel) *passed"])
 
 
-RTN = """
-from pytest_tenpak.quantizers import Quantizer
-from pytest_tenpak.quantizers.loading import load_pretrained
-from pytest_tenpak.quantizers.rounding import round_to_nearest
-from pytest_tenpak.spec import Option
-
-class Rtn(Quantizer):
-    method = "rtn"
-    options = (Option("bits", int, 4, "bits"), Option("group_size", int, 64, "group"))
-
-    def quantize(self, job):
-        model = load_pretrained(job.model, job.device, "auto")
-        names = {name for name, module in model.named_modules() if type(module).__name__ == "Linear"}
-        round_to_nearest(model, names - {"lm_head"}, **job.spec.options)
-        model.save_pretrained(job.out)
-
-def pytest_tenpak_register_quantizers(register):
-    register(Rtn)
-"""
+#: The benchmarks' method "rtn": the layers rounded to nearest, saved unpacked.
+RTN = (Path(__file__).parent.parent / "benchmarks" / "methods" / "conftest.py").read_text(encoding="utf-8")
 
 
 def test_gptq_beats_round_to_nearest_and_awq_comes_near(fluent_project):
@@ -215,7 +198,7 @@ def test_an_architecture_that_gptqmodel_does_not_know_is_named(fluent_project, t
     )
     result = fluent_project.run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*GPTQModel does not support models of type 'xglm'", "*llama*"])
+    result.stdout.fnmatch_lines(["*backend 'gptqmodel' does not support the architecture 'xglm'", "*llama*"])
 
 
 FLOAT32 = """

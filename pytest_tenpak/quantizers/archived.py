@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,19 +40,6 @@ def supplied(owner: Any, **names: Any) -> Iterator[None]:
     """Lend those of the names that ``owner`` lacks."""
     with lent(owner, **{name: value for name, value in names.items() if not hasattr(owner, name)}):
         yield
-
-
-def architecture_of(model: Path, supported: Collection[str], backend: str) -> str:
-    """The model type of a model directory, or SpecError when the backend does not know it."""
-    known: str = json.loads((model / "config.json").read_text(encoding="utf-8"))["model_type"]
-    if known not in supported:
-        raise SpecError(
-            f"backend {backend!r} does not support the architecture {known!r}",
-            given=f"model_type {known!r} in {model / 'config.json'}",
-            accepted=", ".join(sorted(supported)),
-            remedy="use another backend; this one is archived and will learn no new architecture",
-        )
-    return known
 
 
 def require_divisible(widths: Mapping[str, int], divisor: int, remedy: str, side: str = "input") -> None:

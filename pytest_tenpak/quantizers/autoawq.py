@@ -16,7 +16,6 @@ from ..errors import SpecError, UnavailableError
 from ..spec import QuantizeSpec
 from .archived import (
     adopt_generation,
-    architecture_of,
     copy_generation,
     halve_scales,
     lent,
@@ -30,7 +29,7 @@ from .base import Job
 from .calibration import draw_samples
 from .kernels import AUTO, Kernel
 from .layers import decoder_layers, follow
-from .loading import load_pretrained
+from .loading import architecture_of, load_pretrained
 
 NAME = "autoawq"
 

@@ -10,8 +10,8 @@ from ..models import Model
 from ..spec import Option, QuantizeSpec
 from . import autoawq, calibration, gptqmodel
 from .base import Backend
-from .grouped import Adapter, Grouped
-from .kernels import AUTO, Kernel
+from .grouped import Adapter, Grouped, options_for
+from .kernels import Kernel
 
 
 class Awq(Grouped):
@@ -32,24 +32,8 @@ class Awq(Grouped):
         "autoawq": autoawq.KERNELS,
     }
     options = (
-        Option(
-            "backend",
-            str,
-            None,
-            "library that quantizes; default: the first of these that is installed",
-            choices=("gptqmodel", "autoawq"),
-        ),
-        Option(
-            "kernel",
-            str,
-            AUTO,
-            "kernel to compute with; auto: what the backend chooses",
-            choices=(AUTO, *{**gptqmodel.AWQ_KERNELS, **autoawq.KERNELS}),
-        ),
+        *options_for(kernels),
         Option("bits", int, 4, "the method has one width", choices=(4,)),
-        Option(
-            "group_size", int, 128, "weights that share a scale; -1: a whole row", minimum=-1, excluded=(0,)
-        ),
         Option("zero_point", bool, True, "asymmetric, with zero points"),
         Option("version", str, "gemm", "layout of the codes", choices=("gemm", "gemv", "gemv_fast")),
         Option("clip", bool, True, "search for clipping too; slow on CPU"),

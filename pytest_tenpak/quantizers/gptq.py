@@ -8,8 +8,8 @@ from typing import ClassVar
 from ..spec import Option
 from . import auto_gptq, calibration, gptqmodel
 from .base import Backend
-from .grouped import Adapter, Grouped
-from .kernels import AUTO, Kernel
+from .grouped import Adapter, Grouped, options_for
+from .kernels import Kernel
 
 
 class Gptq(Grouped):
@@ -34,24 +34,8 @@ class Gptq(Grouped):
         "auto-gptq": auto_gptq.KERNELS,
     }
     options = (
-        Option(
-            "backend",
-            str,
-            None,
-            "library that quantizes; default: the first of these that is installed",
-            choices=("gptqmodel", "auto-gptq"),
-        ),
-        Option(
-            "kernel",
-            str,
-            AUTO,
-            "kernel to compute with; auto: what the backend chooses",
-            choices=(AUTO, *{**gptqmodel.GPTQ_KERNELS, **auto_gptq.KERNELS}),
-        ),
+        *options_for(kernels),
         Option("bits", int, 4, "bits of a code", choices=(2, 3, 4, 8)),
-        Option(
-            "group_size", int, 128, "weights that share a scale; -1: a whole row", minimum=-1, excluded=(0,)
-        ),
         Option("sym", bool, True, "symmetric around zero, without zero points"),
         Option("desc_act", bool, False, "columns in order of their activations, largest first"),
         Option(

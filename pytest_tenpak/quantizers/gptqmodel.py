@@ -14,6 +14,7 @@ from .base import Job
 from .calibration import draw_samples
 from .kernels import Kernel
 from .layers import decoder_layers
+from .loading import architecture_of
 
 _HALF = ("bfloat16", "float16")
 _ANY = ("float32", *_HALF)
@@ -48,9 +49,10 @@ def quantize(job: Job) -> None:
     _settle_environment()
     import torch
     from gptqmodel import GPTQModel
+    from gptqmodel.models.auto import MODEL_MAP
 
+    architecture_of(job.model, MODEL_MAP, "gptqmodel")
     samples = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in draw_samples(job)]
-    _require_support(job.model)
     wrapped = GPTQModel.load(
         str(job.model), _recipe(job), device=job.device, dtype=getattr(torch, _dtype(job)), backend="auto"
     )
@@ -117,21 +119,6 @@ def _dtype(job: Job) -> str:
         return "bfloat16" if job.spec.method == "awq" else "float32"
     stored = str(AutoConfig.from_pretrained(job.model, local_files_only=True).dtype)
     return "bfloat16" if stored.endswith("bfloat16") else "float16"
-
-
-def _require_support(model: Path) -> None:
-    """Refuse an architecture that GPTQModel does not know, before it is loaded."""
-    from gptqmodel.models.auto import MODEL_MAP
-    from transformers import AutoConfig
-
-    family = AutoConfig.from_pretrained(model, local_files_only=True).model_type
-    if family not in MODEL_MAP:
-        raise SpecError(
-            f"GPTQModel does not support models of type {family!r}",
-            given=f"model_type {family!r} in config.json",
-            accepted=", ".join(sorted(MODEL_MAP)),
-            remedy="use another method or backend for this model",
-        )
 
 
 def _leave_out_clipping() -> None:

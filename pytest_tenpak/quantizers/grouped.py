@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 from ..errors import SpecError, UnavailableError
 from ..models import Model
-from ..spec import QuantizeSpec
+from ..spec import Option, QuantizeSpec
 from .base import Job, Quantizer
 from .kept import settle
 from .kernels import AUTO, Kernel
@@ -31,6 +31,35 @@ class Adapter(Protocol):
 
     def load(self, spec: QuantizeSpec, checkpoint: Path, device: str, dtype: str) -> Any:
         """The saved checkpoint as a causal language model of transformers, in evaluation mode."""
+
+
+def options_for(kernels: Mapping[str, Mapping[str, Kernel]]) -> tuple[Option, ...]:
+    """What every method of this kind accepts: backend, kernel, group size."""
+    names = {name: None for known in kernels.values() for name in known}
+    return (
+        Option(
+            "backend",
+            str,
+            None,
+            "library that quantizes; default: the first of these that is installed",
+            choices=tuple(kernels),
+        ),
+        Option(
+            "kernel",
+            str,
+            AUTO,
+            "kernel to compute with; auto: what the backend chooses",
+            choices=(AUTO, *names),
+        ),
+        Option(
+            "group_size",
+            int,
+            128,
+            "weights that share a scale; -1: a whole row",
+            minimum=-1,
+            excluded=(0,),
+        ),
+    )
 
 
 class Grouped(Quantizer):

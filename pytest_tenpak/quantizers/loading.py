@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +59,16 @@ def _fit_4bit_to_cpu(model: Any) -> None:
             )
         if outputs % _PACKED_ROWS:
             module.support_avx512bf16_for_cpu = False
+
+
+def architecture_of(model: Path, supported: Collection[str], backend: str) -> str:
+    """The model type of a model directory, or SpecError when the backend does not know it."""
+    known: str = json.loads((model / "config.json").read_text(encoding="utf-8"))["model_type"]
+    if known not in supported:
+        raise SpecError(
+            f"backend {backend!r} does not support the architecture {known!r}",
+            given=f"model_type {known!r} in {model / 'config.json'}",
+            accepted=", ".join(sorted(supported)),
+            remedy="use another backend or method for this model",
+        )
+    return known
