@@ -36,10 +36,11 @@ def run(model: str, group: int, pythons: str, tokens: int) -> list[dict]:
         command = [
             *(Path(sys.executable).with_name("pytest"), HERE / "methods", "-p", "no:randomly"),
             *("-m", "quantize", "--tenpak-update=new", f"--tenpak-baseline-dir={folder}/baselines"),
-            *(f"--tenpak-model={model}", f"--tenpak-max-tokens={tokens}", "--tenpak-context=512"),
+            *(f"--tenpak-max-tokens={tokens}", "--tenpak-context=512"),
             *(f"--tenpak-python={pythons}", f"--tenpak-json={report}", "--tenpak-unavailable=skip"),
         ]
-        ran = subprocess.run(command, env={**os.environ, "TENPAK_GROUP": str(group)}, check=False)
+        asked = {"TENPAK_METHODS_MODEL": model, "TENPAK_METHODS_GROUP": str(group)}
+        ran = subprocess.run(command, env={**os.environ, **asked}, check=False)
         if not report.is_file():
             sys.exit(ran.returncode or "pytest wrote no outcomes")
         return json.loads(report.read_text(encoding="utf-8"))["outcomes"]
@@ -92,7 +93,8 @@ def main() -> None:
     parser.add_argument("--python", default="", help="as --tenpak-python, for backends that live elsewhere")
     parser.add_argument("--tokens", type=int, default=4096, help="scored tokens at most")
     given = parser.parse_args()
-    outcomes = run(given.model, given.group, given.python, given.tokens)
+    model = str(Path(given.model).resolve()) if Path(given.model).exists() else given.model
+    outcomes = run(model, given.group, given.python, given.tokens)
     figures = [outcome for outcome in outcomes if outcome["figures"]]
     if not figures:
         sys.exit("no method could be measured: pytest says why above")
@@ -104,7 +106,10 @@ def main() -> None:
     order = ["fp16", "rtn", "gptq", "awq", "nf4", "int8"]
     outcomes.sort(key=lambda o: order.index(o["case"]["spec"]["method"]))
     reference = figures[0]["figures"]
-    print(f"\n{given.model}: perplexity {reference['reference_perplexity']:.3f} unquantized, ", end="")
+    print(
+        f"\n{Path(given.model).name}: perplexity {reference['reference_perplexity']:.3f} unquantized, ",
+        end="",
+    )
     print(f"{reference['tokens']:,} tokens, context 512, groups of {given.group}\n")
     rows = [row(outcome, rounded) for outcome in outcomes]
     print(tabulate(rows, HEADERS, tablefmt="pipe", disable_numparse=True))

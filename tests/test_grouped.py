@@ -28,7 +28,7 @@ def spec_of(method: str, registry: Registry | None = None, **given) -> QuantizeS
 
 def check(method: str, device: str = "cpu", dtype: str = "float32", widths=(128, 256), **given) -> None:
     spec = spec_of(method, **given)
-    model = SimpleNamespace(widths={f"layer{n}": width for n, width in enumerate(widths)})
+    model = SimpleNamespace(maximum=1024, widths={f"layer{n}": width for n, width in enumerate(widths)})
     Registry()[spec.method].check(spec, model, device, dtype)
 
 
@@ -57,6 +57,12 @@ def test_a_group_that_does_not_divide_a_width_is_refused_with_what_does(method):
     assert "layer0 is 576 wide" in str(refusal.value)
     assert "group_size=16, group_size=32, group_size=64" in str(refusal.value)
     assert "no preset of this method divides these widths" in str(refusal.value)
+
+
+def test_samples_longer_than_the_model_takes_are_refused():
+    """A backend would run it beyond its positions, and learn from nonsense."""
+    with pytest.raises(SpecError, match="sample_length=2048 is longer than the model takes"):
+        check("awq", sample_length=2048)
 
 
 def test_a_preset_that_does_not_divide_names_the_one_that_does():

@@ -1,13 +1,14 @@
 """Every method and backend on one model: one gate each, without limits. `make table` prints what they give.
 
-`TENPAK_GROUP` is the group size, which has to divide the model's widths.
+`TENPAK_METHODS_MODEL` names the model, `TENPAK_METHODS_GROUP` the group size, which has to divide its widths.
 """
 
 import os
 
 import pytest
 
-GROUP = int(os.environ.get("TENPAK_GROUP", "64"))
+MODEL = os.environ.get("TENPAK_METHODS_MODEL")
+GROUP = int(os.environ.get("TENPAK_METHODS_GROUP", "64"))
 #: Few samples, so that four methods that calibrate are done within the hour on two cores.
 CALIBRATION = {"samples": 16, "sample_length": 256}
 GROUPED = {"bits": 4, "group_size": GROUP, **CALIBRATION}
@@ -29,7 +30,7 @@ METHODS = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.quantize(max_rtn_factor=0, may_skip=True, **row))
+        pytest.param(name, marks=pytest.mark.quantize(model=MODEL, max_rtn_factor=0, may_skip=True, **row))
         for name, row in METHODS.items()
     ],
 )

@@ -76,6 +76,7 @@ class Grouped(Quantizer):
     def check(self, spec: QuantizeSpec, model: Model, device: str, dtype: str) -> None:
         """Refuse a group that does not divide a layer's input width, and what no kernel computes with."""
         _require_group_divides(spec, model)
+        _require_samples_fit(spec, model)
         self._require_kernel(spec, device, dtype)
 
     def _require_kernel(self, spec: QuantizeSpec, device: str, dtype: str) -> None:
@@ -158,6 +159,17 @@ class Grouped(Quantizer):
             f"no library that loads a {spec.method} checkpoint is installed in this environment",
             accepted=", ".join(self.adapters()),
             remedy=self.backend(spec).install,
+        )
+
+
+def _require_samples_fit(spec: QuantizeSpec, model: Model) -> None:
+    length = spec.options["sample_length"]
+    if length > model.maximum:
+        raise SpecError(
+            f"sample_length={length} is longer than the model takes",
+            given=length,
+            accepted=f"at most {model.maximum} tokens (the model's maximum)",
+            remedy="lower sample_length in the marker",
         )
 
 
