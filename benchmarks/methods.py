@@ -46,6 +46,12 @@ def run(model: str, group: int, pythons: str, tokens: int) -> list[dict]:
         return json.loads(report.read_text(encoding="utf-8"))["outcomes"]
 
 
+def why_not(outcome: dict) -> str:
+    """Why there are no figures, in a line."""
+    evidence = next((check["evidence"] for check in outcome["verdict"]["checks"] if check["evidence"]), "")
+    return (outcome["problem"] or evidence).splitlines()[0].removeprefix(outcome["case"]["nodeid"] + ": ")
+
+
 def row(outcome: dict, rounded: dict[int, float]) -> list[str]:
     """One line of the table."""
     spec, figures, made = outcome["case"]["spec"], outcome["figures"], outcome["quantizing"]
@@ -53,7 +59,7 @@ def row(outcome: dict, rounded: dict[int, float]) -> list[str]:
     name = method + (" + double quantization" if options.get("double_quant") else "")
     backend = options.get("backend") or {"nf4": "bitsandbytes", "int8": "bitsandbytes"}.get(method, "—")
     if figures is None:
-        return [name, backend, *["—"] * 8, outcome["problem"].splitlines()[0].rpartition(": ")[2]]
+        return [name, backend, *["—"] * 8, why_not(outcome)]
     bits = figures["bits_per_weight"]
     ratios = figures["compression"]
     counted = method != "rtn"
