@@ -155,13 +155,13 @@ class Bench:
         make = partial(self._measure, subject, identity, versions)
         return Measurement.from_dict(self.run.store.document("measurements", made_from, make))
 
-    def measure_rounded(self, checkpoint: Path) -> Measurement | None:
+    def measure_rounded(self, checkpoint: Path, counted: float | None) -> Measurement | None:
         """The model with the checkpoint's quantized layers rounded to nearest at the same bits, in memory.
 
-        None where no layer is quantized: there is nothing to round.
+        ``counted`` is the ledger's bits per weight, for methods that have no option of that name. None
+        where no layer is quantized: there is nothing to round.
         """
         options = self.case.spec.options
-        counted = ledger(checkpoint, self.model.path).bits_per_weight
         layers = quantized_layers(checkpoint, self.model.path)
         if not layers:
             return None

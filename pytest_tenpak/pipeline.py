@@ -68,7 +68,8 @@ def _evaluate(case: Case, run: Run, baseline: Baseline | None) -> Outcome:
     subject = bench.quantize(source) if isinstance(source, Quantizer) else Subject("checkpoint", source)
     measurement = bench.measure(subject)
     suspect = needs_rounding(measurement, reference, case.limits)
-    rounded = bench.measure_rounded(subject.directory) if suspect else None
+    counted = measurement.ledger.bits_per_weight
+    rounded = bench.measure_rounded(subject.directory, counted) if suspect else None
     old = baseline.entries.get(device.device_class) if baseline else None
     verdict = compare(measurement, reference, old, case.limits, case.tolerances, rounded)
     new = None if verdict.status is Status.ERROR else Entry.of(measurement, reference)

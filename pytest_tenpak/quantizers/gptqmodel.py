@@ -12,7 +12,7 @@ from ..progress import Progress
 from ..spec import QuantizeSpec
 from .base import Job
 from .calibration import draw_samples
-from .kernels import Kernel
+from .kernels import AUTO, Kernel
 from .layers import decoder_layers
 from .loading import architecture_of
 
@@ -74,15 +74,15 @@ def load(spec: QuantizeSpec, checkpoint: Path, device: str, dtype: str) -> Any:
     from gptqmodel import GPTQModel
 
     kernel = spec.options["kernel"]
-    chosen = kernel if kernel == "auto" else f"{spec.method}_{kernel}"
+    chosen = kernel if kernel == AUTO else f"{spec.method}_{kernel}"
     return GPTQModel.load(str(checkpoint), device=device, dtype=getattr(torch, dtype), backend=chosen).model
 
 
 def _settle_environment() -> None:
-    """Settings that GPTQModel reads when it is imported.
+    """A setting that GPTQModel reads when it is imported.
 
     It counts its pool of CPU workers before it knows the machine, and raises on one with few cores
-    ("virtual pool …"). Its compiled extensions are kept, so that only the first run waits for them.
+    ("virtual pool …").
     """
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(1, min(4, os.cpu_count() or 1))))
 
