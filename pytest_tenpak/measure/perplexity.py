@@ -120,9 +120,11 @@ class _Evaluator:
         ids = self._ids(batch, bos)
         first = batch[0].first_scored - batch[0].start
         targets = ids[:, first:]
-        # What predicts position i is the output at i - 1.
-        states = self._hidden(ids) if self._by_chunks else self._model(input_ids=ids, use_cache=False).logits
-        states = states[:, first - 1 : -1]
+        # What predicts position i is the output at i - 1, so the last token is never run: a window may be
+        # one token longer than what the model takes.
+        ran = ids[:, :-1]
+        states = self._hidden(ran) if self._by_chunks else self._model(input_ids=ran, use_cache=False).logits
+        states = states[:, first - 1 :]
         step = max(1, _CHUNK_BYTES // (4 * self._width() * len(batch)))
         chunks = []
         for start in range(0, states.shape[1], step):
