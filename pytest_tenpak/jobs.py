@@ -25,6 +25,7 @@ from typing import Any
 
 from .errors import MeasurementError, TenpakError, UnavailableError
 from .measure import perplexity
+from .measure.stream import tokenize
 from .models import convert_gguf, copy_tokenizer
 from .progress import Progress
 from .protocol import Protocol
@@ -92,15 +93,15 @@ def _measure(payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     directory = Path(payload["directory"])
     protocol = Protocol(**payload["protocol"])
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    tokens = perplexity.tokenize(tokenizer, payload["documents"], protocol.join)
-    windows = protocol.windows(len(tokens), payload["max_tokens"])
+    stream = tokenize(tokenizer, payload["documents"], protocol)
+    windows = protocol.windows(len(stream.ids), payload["max_tokens"], stream.starts)
     model, loader = _load(payload)
     if payload["rounding"]:
         _round(model, **payload["rounding"])
     started = time.monotonic()
     measured = perplexity.measure_windows(
         model,
-        tokens,
+        stream.ids,
         windows,
         bos=tokenizer.bos_token_id if protocol.bos == "window" else None,
         batch_size=payload["batch_size"],

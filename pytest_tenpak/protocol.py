@@ -4,23 +4,36 @@
 windows side by side, every position but the first scored, the rest of the text dropped.
 ``llamacpp`` follows llama.cpp's perplexity tool: context 512, the first token of each window replaced
 by BOS, the second half scored. ``sliding`` is Hugging Face's strided recipe: overlapping windows in
-which only positions that no earlier window scored count, to the last token of the text.
+which only positions that no earlier window scored count, to the last token of the text. ``rolling`` is
+lm-eval's ``loglikelihood_rolling``: each document by itself behind a prefix token, each of its tokens
+scored once, and a last window that reaches back until it is as long as the others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from .errors import CorpusError, SpecError
 
-PROTOCOLS = ("gptq", "llamacpp", "sliding")
+PROTOCOLS = ("gptq", "llamacpp", "sliding", "rolling")
 #: Documents of a corpus are joined with this before they are tokenized.
 JOIN = "\n\n"
+#: What is scored, where BOS stands and how documents are joined, where windows take no stride.
+_WITHOUT_STRIDE = {
+    "gptq": ("all-but-first", "tokenizer", JOIN),
+    "llamacpp": ("second-half", "window", JOIN),
+    "rolling": ("every", "document", ""),
+}
 
 
 class Window(NamedTuple):
-    """Tokens ``start:stop`` run in one forward pass; those from ``first_scored`` on are scored."""
+    """Tokens ``start:stop`` of the stream; those from ``first_scored`` on are scored, in one forward pass.
+
+    The last token is only predicted: all before it are what has to be run.
+    """
 
     start: int
     stop: int
@@ -34,7 +47,10 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Protocol:
-    """A protocol with every number filled in. Two figures compare only when theirs are equal."""
+    """A protocol with every number filled in. Two figures compare only when theirs are equal.
+
+    ``context`` counts a window's tokens; for ``rolling`` those that are run, as lm-eval counts them.
+    """
 
     name: str
     context: int
@@ -59,7 +75,7 @@ class Protocol:
                 accepted=f"at most {model_maximum} tokens (the model's maximum)",
                 remedy="lower context, or leave it out",
             )
-        if name != "sliding":
+        if name in _WITHOUT_STRIDE:
             if stride not in (None, length):
                 raise SpecError(
                     f"protocol {name!r} has windows side by side and takes no stride",
@@ -67,9 +83,7 @@ class Protocol:
                     accepted="stride only with protocol='sliding'",
                     remedy="use protocol='sliding', or leave stride out",
                 )
-            if name == "llamacpp":
-                return cls(name, length, length, scored="second-half", bos="window")
-            return cls(name, length, length, scored="all-but-first", bos="tokenizer")
+            return cls(name, length, length, *_WITHOUT_STRIDE[name])
         step = max(1, length // 2) if stride is None else stride
         if step > length:
             raise SpecError(
@@ -80,18 +94,24 @@ class Protocol:
             )
         return cls(name, length, step, scored="new", bos="tokenizer")
 
-    def windows(self, tokens: int, budget: int = 0) -> list[Window]:
+    def windows(self, tokens: int, budget: int = 0, starts: Sequence[int] = (0,)) -> list[Window]:
         """The windows of a stream of ``tokens`` tokens, in order of the text.
 
         ``budget`` caps the scored tokens (0: none): the longest prefix of windows within it, at least
-        one. A prefix is always a valid smaller run. Raises CorpusError when not even one fits.
+        one. A prefix is always a valid smaller run. ``starts`` are the positions at which documents
+        begin, for the protocol that takes each by itself. Raises CorpusError when not even one fits.
         """
-        plan = self._sliding(tokens) if self.scored == "new" else self._side_by_side(tokens)
-        if not plan or (self.scored == "new" and tokens < self.context):
+        if self.scored == "every":
+            plan = [window for span in pairwise((*starts, tokens)) for window in self._rolling(*span)]
+            least = 2
+        else:
+            plan = self._sliding(tokens) if self.scored == "new" else self._side_by_side(tokens)
+            least = self.context
+        if not plan or tokens < least:
             raise CorpusError(
                 "the corpus is shorter than one window",
                 given=f"{tokens} tokens",
-                accepted=f"at least {self.context} tokens (protocol {self.name}, context {self.context})",
+                accepted=f"at least {least} tokens (protocol {self.name}, context {self.context})",
                 remedy="give a longer corpus, or a smaller context",
             )
         if not budget:
@@ -121,6 +141,14 @@ class Protocol:
             if stop == tokens:
                 break
         return plan
+
+    def _rolling(self, begin: int, end: int) -> Iterator[Window]:
+        """One document, its prefix token at ``begin``. Targets side by side; each is predicted from the
+        ``context`` tokens before the window's last one, so a window holds one token more than it runs.
+        """
+        for first in range(begin + 1, end, self.context):
+            stop = min(first + self.context, end)
+            yield Window(max(begin, stop - self.context - 1), stop, first)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain form, part of a measurement's identity."""

@@ -19,7 +19,7 @@ def independent(model, tokens, windows, bos=None):
         if bos is not None:
             ids[0] = bos
         with torch.no_grad():
-            logits = model(torch.tensor([ids])).logits[0].numpy().astype(np.float64)
+            logits = model(torch.tensor([ids[:-1]])).logits[0].numpy().astype(np.float64)
         total = 0.0
         for position in range(first - start, stop - start):
             row = logits[position - 1]
@@ -51,6 +51,17 @@ def test_every_protocol_agrees_with_the_definition(protocol, bos):
     measured = perplexity.measure_windows(model, TOKENS, windows, bos=bos)
     assert measured.nll == pytest.approx(independent(model, TOKENS, windows, bos), rel=1e-5)
     assert measured.total_tokens == sum(window.scored for window in windows)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_rolling_windows_agree_with_the_definition(family):
+    """GPT-2 has a place for each of 256 positions and no more, and a window holds 257 tokens."""
+    model = random_model(family)
+    windows = Protocol.resolve("rolling", 256, None, 256).windows(len(TOKENS), starts=(0, 40))
+    assert max(stop - start for start, stop, _ in windows) == 257
+    measured = perplexity.measure_windows(model, TOKENS, windows)
+    assert measured.nll == pytest.approx(independent(model, TOKENS, windows), rel=1e-5)
+    assert measured.total_tokens == len(TOKENS) - 2
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])

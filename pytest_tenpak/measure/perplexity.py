@@ -17,12 +17,6 @@ _CHUNK_BYTES = 64 << 20
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 
-def tokenize(tokenizer: Any, documents: Sequence[str], join: str) -> list[int]:
-    """The corpus as one stream of token ids: joined, tokenized once, the tokenizer's own BOS in front."""
-    ids: list[int] = tokenizer(join.join(documents), verbose=False)["input_ids"]
-    return ids
-
-
 def measure_windows(
     model: Any,
     tokens: Sequence[int],
