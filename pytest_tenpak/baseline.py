@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from .digest import labelled
 from .errors import BaselineError
 from .files import write_atomically
-from .measurement import HEADLINE, Ledger, Measurement, Provenance
+from .measurement import HEADLINE, NO_LAYERS, Layers, Ledger, Measurement, Noise, Provenance
 from .statistics import perplexity
 
 SCHEMA_VERSION = 1
@@ -26,22 +26,29 @@ _DECIMALS = 6
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures a reviewer reads. ``compression`` is the whole checkpoint vs 16 bit."""
+    """The figures a reviewer reads. ``compression`` is the whole checkpoint vs 16 bit.
+
+    ``kld`` (mean, nats per token) and ``top1`` (agreement) are None where no reference was compared with.
+    """
 
     perplexity: float
     reference_perplexity: float
     bits_per_weight: float | None
     compression: float
+    kld: float | None = None
+    top1: float | None = None
 
     @classmethod
     def of(cls, measurement: Measurement, reference: Measurement) -> Figures:
         """The figures of a measurement, rounded as they are stored."""
-        bits = measurement.ledger.bits_per_weight
+        bits, divergence = measurement.ledger.bits_per_weight, measurement.divergence
         return cls(
             perplexity=round(measurement.perplexity, _DECIMALS),
             reference_perplexity=round(reference.perplexity, _DECIMALS),
             bits_per_weight=None if bits is None else round(bits, _DECIMALS),
             compression=round(measurement.ledger.ratios[HEADLINE], _DECIMALS),
+            kld=round(divergence.mean, _DECIMALS) if divergence else None,
+            top1=round(divergence.top1, _DECIMALS) if divergence else None,
         )
 
 
@@ -57,7 +64,8 @@ class Replaced:
 class Entry:
     """What was accepted on one device class.
 
-    ``nll`` (nats, summed per window) and ``tokens`` let a later run be compared window by window.
+    ``nll`` (nats, summed per window) and ``tokens`` let a later run be compared window by window,
+    ``layers`` layer by layer. ``noise`` is what ``--tenpak-calibrate-noise`` measured, if it was asked.
     ``anchor`` holds the first accepted figures; ``history`` the latest replaced ones, newest first.
     """
 
@@ -70,9 +78,11 @@ class Entry:
     provenance: Provenance
     anchor: Figures
     history: tuple[Replaced, ...] = ()
+    layers: Layers = NO_LAYERS
+    noise: Noise | None = None
 
     @classmethod
-    def of(cls, measurement: Measurement, reference: Measurement) -> Entry:
+    def of(cls, measurement: Measurement, reference: Measurement, noise: Noise | None = None) -> Entry:
         """A first entry: its own anchor, no history."""
         figures = Figures.of(measurement, reference)
         return cls(
@@ -84,16 +94,24 @@ class Entry:
             weights_digest=labelled(measurement.weights_digest),
             provenance=measurement.provenance,
             anchor=figures,
+            layers=Layers(*(tuple(round(x, _DECIMALS) for x in row) for row in astuple(measurement.layers))),
+            noise=noise and _rounded_noise(noise),
         )
 
     def replacing(self, old: Entry, reason: str) -> Entry:
         """This entry as the successor of ``old``: its anchor kept, its figures moved into history.
 
-        Another identity is another question, whose first figures these are: they anchor themselves.
+        Another identity is another question, whose first figures these are: they anchor themselves, and
+        what was known of the noise does not hold.
         """
         past = (Replaced(old.figures, reason), *old.history)[:HISTORY_LENGTH]
-        anchor = old.anchor if old.identity == self.identity else self.figures
-        return replace(self, anchor=anchor, history=past)
+        if old.identity != self.identity:
+            return replace(self, history=past)
+        return replace(self, anchor=old.anchor, history=past, noise=self.noise or old.noise)
+
+    def with_noise(self, noise: Noise) -> Entry:
+        """This entry, its figures untouched, with noise that was calibrated now."""
+        return replace(self, noise=_rounded_noise(noise))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain form, as it is stored."""
@@ -114,7 +132,16 @@ class Entry:
             provenance=Provenance(**plain["provenance"]),
             anchor=Figures(**plain["anchor"]),
             history=tuple(Replaced(Figures(**row["figures"]), row["reason"]) for row in plain["history"]),
+            layers=Layers.from_dict(plain["layers"]),
+            noise=Noise(**plain["noise"]) if plain["noise"] else None,
         )
+
+
+def _rounded_noise(noise: Noise) -> Noise:
+    runtime = {name: round(moved, _DECIMALS) for name, moved in noise.runtime.items()}
+    return replace(
+        noise, spread=round(noise.spread, _DECIMALS), layers=round(noise.layers, _DECIMALS), runtime=runtime
+    )
 
 
 @dataclass(frozen=True)
@@ -219,6 +246,9 @@ def _check_consistency(path: Path, name: str, entry: Entry) -> None:
     if len(entry.nll) != len(entry.tokens):
         counts = f"{len(entry.nll)} NLLs for {len(entry.tokens)} token counts"
         _refuse(path, f"has a fault in {where}.windows", counts)
+    if len(entry.layers.gain) != len(entry.layers.error):
+        counts = f"{len(entry.layers.gain)} gains for {len(entry.layers.error)} errors"
+        _refuse(path, f"has a fault in {where}.layers", counts)
     whole = perplexity(entry.nll, entry.tokens)
     if not math.isclose(whole, entry.figures.perplexity, rel_tol=1e-6, abs_tol=1e-5):
         given = f"perplexity {entry.figures.perplexity} where the windows give {whole:.6f}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,16 @@ from .errors import CheckpointError
 from .interpreters import Interpreters
 from .measure.corpus import Corpus
 from .measure.size import ledger, quantized_layers
-from .measurement import METRICS_VERSION, Measurement, Provenance, WindowNLL
+from .measurement import METRICS_VERSION, Ledger
 from .models import TOKENIZER_FILES, Model
 from .outcome import Case
 from .progress import Progress
 from .protocol import Protocol
 from .quantizers import Backend, Quantizer, Registry, loading_backend, locate
 from .quantizers.rounding import GROUP, ROUNDING_VERSION
+from .statistics import Rule
 from .weights import read_tensors, weights_digest
 from .worker import Bounds, installed_versions, run_job
-
-#: Scored tokens that the round-to-nearest floor is measured on at most: it is a yardstick for ruins.
-_ROUNDED_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,9 @@ class Run:
     """What the cases of one pytest run share.
 
     ``root`` is where relative paths start. ``update`` and ``reason`` are the texts of
-    ``--tenpak-update`` and ``--tenpak-accept``. ``narrate(title)`` opens a progress display.
+    ``--tenpak-update`` and ``--tenpak-accept``. ``rule`` is how decisions are made, ``divergence`` how much
+    of the reference is kept for them, ``noise`` how many requantizations to calibrate by (0: do not).
+    ``narrate(title)`` opens a progress display.
     """
 
     root: Path
@@ -48,6 +48,9 @@ class Run:
     in_ci: bool
     skip_unavailable: bool
     batch_size: int
+    rule: Rule
+    divergence: str
+    noise: int
     bounds: Bounds
     interpreters: Interpreters
     narrate: Callable[[str], AbstractContextManager[Progress]]
@@ -66,7 +69,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Bench:
-    """One case with everything that its measurements have in common."""
+    """One case, on one corpus, with everything that its measurements have in common.
+
+    ``threads`` is how many a worker measures with; 0 leaves it to torch. ``take`` numbers the draws of a
+    recipe that is quantized again to learn how much that moves; 0 is the one that counts.
+    """
 
     case: Case
     run: Run
@@ -75,6 +82,8 @@ class Bench:
     corpus: Corpus
     calibration: Corpus | None
     protocol: Protocol
+    threads: int = 0
+    take: int = 0
 
     @property
     def dtype(self) -> str:
@@ -98,6 +107,7 @@ class Bench:
             "calibration": texts.digest if texts else None,
             "versions": self._versions(backend),
             "source": _source(quantizer, self.run.store),
+            **({"take": self.take} if self.take else {}),
         }
         stored = self.run.store.directory("checkpoints", made_from, partial(self._quantize, quantizer))
         return Subject("checkpoint", stored.path, quantizer, stored.facts)
@@ -123,12 +133,11 @@ class Bench:
 
     # ------------------------------------------------------------ measuring
 
-    def measure(self, subject: Subject) -> Measurement:
-        """Measure in a fresh process, or take it from the cache when nothing changed."""
-        quantizer, spec = subject.quantizer, self.case.spec
+    def identity(self, subject: Subject) -> dict[str, Any]:
+        """Which question measuring ``subject`` answers: what has to agree for figures to compare."""
         quantized = subject.what == "checkpoint"
-        identity = {
-            "spec": spec.to_dict() if quantized else None,
+        return {
+            "spec": self.case.spec.to_dict() if quantized else None,
             "model": self.model.digest,
             "tokenizer": self.model.tokenizer_digest,
             "corpus": self.corpus.digest,
@@ -137,77 +146,71 @@ class Bench:
             "dtype": self.dtype,
             "metrics_version": METRICS_VERSION,
         }
-        if quantizer:
-            versions = self._versions(quantizer.backend(spec))
-        else:
-            backend = loading_backend(subject.directory)
-            versions = installed_versions(*(backend.requires if backend else ()))
-        made_from = {
-            "identity": identity,
+
+    def versions(self, subject: Subject) -> dict[str, str]:
+        """Versions of what shapes the figures of ``subject``."""
+        if subject.quantizer:
+            return self._versions(subject.quantizer.backend(self.case.spec))
+        backend = loading_backend(subject.directory)
+        return installed_versions(*(backend.requires if backend else ()))
+
+    def made_from(self, subject: Subject) -> dict[str, Any]:
+        """Everything that can change a figure of ``subject``: what its windows are kept under."""
+        return {
+            "identity": self.identity(subject),
             "files": _files(subject.directory, self.run.store),
-            "max_tokens": self._max_tokens(subject),
             "batch_size": self.run.batch_size,
+            "threads": self.threads,
             "device": [self.device.device_class, self.device.name],
-            "versions": versions,
-            "source": _source(quantizer, self.run.store) if quantizer else None,
+            "versions": self.versions(subject),
+            "source": _source(subject.quantizer, self.run.store) if subject.quantizer else None,
             "rounding": [subject.rounding, ROUNDING_VERSION] if subject.rounding else None,
         }
-        make = partial(self._measure, subject, identity, versions)
-        return Measurement.from_dict(self.run.store.document("measurements", made_from, make))
 
-    def measure_rounded(self, checkpoint: Path, counted: float | None) -> Measurement | None:
+    def weights(self, subject: Subject) -> Mapping[str, Any]:
+        """``ledger`` and ``digest`` of the stored weights of ``subject``, read once."""
+        store, path = self.run.store, subject.directory
+        files = {"files": _files(path, store), "model": self.model.digest}
+
+        def read() -> dict[str, Any]:
+            return {"ledger": asdict(ledger(path, self.model.path)), "digest": weights_digest(path)}
+
+        return store.document("weights", files, read)
+
+    def payload(self, subject: Subject) -> dict[str, Any]:
+        """What a worker needs to load and run ``subject``."""
+        quantizer = subject.quantizer
+        return {
+            "directory": str(subject.directory),
+            "quantizer": locate(quantizer) if quantizer else None,
+            "spec": self.case.spec.to_dict(),
+            "layers": quantized_layers(subject.directory, self.model.path),
+            "rounding": subject.rounding,
+            "documents": list(self.corpus.documents),
+            "protocol": self.protocol.to_dict(),
+            "device": self.device.torch_name,
+            "dtype": self.dtype,
+            "batch_size": self.run.batch_size,
+            "threads": self.threads,
+        }
+
+    def rounded(self, checkpoint: Path) -> Subject | None:
         """The model with the checkpoint's quantized layers rounded to nearest at the same bits, in memory.
 
-        ``counted`` is the ledger's bits per weight, for methods that have no option of that name. None
-        where no layer is quantized: there is nothing to round.
+        For methods that have no option of that name the ledger's bits per weight count. None where no
+        layer is quantized: there is nothing to round.
         """
         options = self.case.spec.options
         layers = quantized_layers(checkpoint, self.model.path)
         if not layers:
             return None
+        counted = Ledger(**self.weights(Subject("checkpoint", checkpoint))["ledger"]).bits_per_weight
         rounding = {
             "layers": layers,
             "bits": max(2, options.get("bits") or int(counted or 16)),
             "group_size": options.get("group_size") or options.get("blocksize") or GROUP,
         }
-        return self.measure(Subject("rounded model", self.model.path, rounding=rounding))
-
-    def _max_tokens(self, subject: Subject) -> int:
-        wanted = self.case.max_tokens
-        return min(wanted or _ROUNDED_TOKENS, _ROUNDED_TOKENS) if subject.rounding else wanted
-
-    def _measure(
-        self, subject: Subject, identity: Mapping[str, Any], versions: Mapping[str, str]
-    ) -> Mapping[str, Any]:
-        run, quantizer, spec = self.run, subject.quantizer, self.case.spec
-        counted = ledger(subject.directory, self.model.path)
-        payload = {
-            "directory": str(subject.directory),
-            "quantizer": locate(quantizer) if quantizer else None,
-            "spec": spec.to_dict(),
-            "layers": quantized_layers(subject.directory, self.model.path),
-            "rounding": subject.rounding,
-            "documents": list(self.corpus.documents),
-            "protocol": self.protocol.to_dict(),
-            "max_tokens": self._max_tokens(subject),
-            "device": self.device.torch_name,
-            "dtype": self.dtype,
-            "batch_size": run.batch_size,
-        }
-        python = run.interpreters.python(quantizer.backend(spec).name) if quantizer else None
-        title = f"measuring the {subject.what}" + (f", {spec.title}" if quantizer else "")
-        with run.narrate(title) as progress:
-            answer = run_job(run.store, "measure", payload, progress, run.bounds, python)
-        made = {"quantizer threads": str(subject.facts["threads"])} if "threads" in subject.facts else {}
-        return Measurement(
-            windows=WindowNLL(**answer["windows"]),
-            ledger=counted,
-            identity=identity,
-            weights_digest=weights_digest(subject.directory),
-            provenance=Provenance(versions, {**answer["device"], **made}),
-            loader=answer["loader"],
-            seconds=answer["seconds"],
-        ).to_dict()
+        return Subject("rounded model", self.model.path, rounding=rounding)
 
     def _versions(self, backend: Backend) -> dict[str, str]:
         """Versions of what shapes a figure, in the environment where the backend works."""

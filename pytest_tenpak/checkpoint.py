@@ -78,9 +78,30 @@ class Store:
                     os.utime(path / MANIFEST)
                 return Stored(path, facts, fresh=False)
             facts = self._build(path, identity, make)
+        self.tidy()
+        return Stored(path, facts, fresh=True)
+
+    def growing(self, kind: str, identity: Mapping[str, Any]) -> Path:
+        """The folder for ``identity``, to which its users add files; empty at first.
+
+        Whoever adds holds :meth:`lock` of ``KIND-NAME``, and writes each file atomically. The folder counts
+        as used now and stays, whatever the limit, until this process ends or forgets the store.
+        """
+        key = fingerprint(identity)[:32]
+        path = self.root / kind / key
+        with self.lock(f"{kind}-{key}"):
+            self._use(path)
+            path.mkdir(parents=True, exist_ok=True)
+            if not (path / MANIFEST).is_file():
+                _write_manifest(path, identity, {})
+            with suppress(OSError):
+                os.utime(path / MANIFEST)
+        return path
+
+    def tidy(self) -> None:
+        """Bring the store back within its limit, after a folder has grown."""
         with suppress(OSError):  # whoever owns what cannot be removed, it must not fail a gate
             self._tidy()
-        return Stored(path, facts, fresh=True)
 
     def _use(self, path: Path) -> None:
         """Keep others from evicting an entry for as long as this process lives."""

@@ -16,8 +16,8 @@ from .errors import TenpakError
 from .state import EXPECTED_KEY, USAGE_KEY, open_session, session_key
 
 if TYPE_CHECKING:
+    from .checks import Status
     from .report.terminal import Paint
-    from .verdict import Status
 
 
 class Collector:
@@ -79,7 +79,7 @@ class Collector:
                 terminalreporter.line(line)
 
     def _paint(self) -> Paint:
-        from .verdict import Status
+        from .checks import Status
 
         writer = self._config.get_terminal_writer()
         colours = {Status.PASSED: "green", Status.IMPROVED: "green", Status.NEW: "yellow"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -47,3 +49,9 @@ def installed_file(reference: str) -> Path | None:
     if found is None or not found.submodule_search_locations:
         return Path(f"<package {package} is not installed>") / inner
     return Path(next(iter(found.submodule_search_locations))) / inner
+
+
+def portable_name(text: str) -> str:
+    """``text`` as a portable file name; what had to be changed or cut is told apart by a digest."""
+    plain = re.sub(r"[^\w.=,+-]", "_", text, flags=re.ASCII)[:100].lstrip(".") or "_"
+    return plain if plain == text else f"{plain}.{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -18,21 +18,27 @@ import sys
 import threading
 import time
 import traceback
+from bisect import bisect_right
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from .digest import fingerprint
 from .errors import MeasurementError, TenpakError, UnavailableError
-from .measure import perplexity
+from .goals import Goal, first_settled, limit_of
+from .measure import divergence, perplexity
+from .measure.layers import compare_layers, keep_layers
 from .measure.stream import tokenize
+from .measure.trace import Plan, Trace
 from .models import convert_gguf, copy_tokenizer
 from .progress import Progress
-from .protocol import Protocol
+from .protocol import Protocol, Window
 from .quantizers import Job, relocate
 from .quantizers.loading import load_pretrained
 from .quantizers.rounding import round_to_nearest
 from .spec import QuantizeSpec
+from .statistics import Rule, looks
 
 _PROGRESS_SECONDS = 0.1
 #: Exit codes that say what was used up; they need neither memory nor disk to be said.
@@ -88,36 +94,81 @@ def _convert(payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
 
 
 def _measure(payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    import torch
     from transformers import AutoTokenizer
 
     directory = Path(payload["directory"])
+    if payload["threads"]:
+        torch.set_num_threads(payload["threads"])
     protocol = Protocol(**payload["protocol"])
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     stream = tokenize(tokenizer, payload["documents"], protocol)
-    windows = protocol.windows(len(stream.ids), payload["max_tokens"], stream.starts)
+    windows = protocol.windows(len(stream.ids), 0, stream.starts)
     model, loader = _load(payload)
     if payload["rounding"]:
         _round(model, **payload["rounding"])
-    started = time.monotonic()
-    measured = perplexity.measure_windows(
-        model,
-        stream.ids,
-        windows,
-        bos=tokenizer.bos_token_id if protocol.bos == "window" else None,
-        batch_size=payload["batch_size"],
-        progress=progress,
-    )
-    return {
-        "windows": {
-            "nll": measured.nll,
-            "tokens": measured.tokens,
-            "nonfinite": measured.nonfinite,
-            "stream": measured.stream,
-        },
-        "device": {**_describe_device(payload["device"]), **_kernels(model, payload["layers"])},
-        "loader": f"{loader} {version(loader)}",
-        "seconds": time.monotonic() - started,
-    }
+    bos = tokenizer.bos_token_id if protocol.bos == "window" else None
+    scorer = perplexity.Scorer(model, stream.ids, bos=bos, batch_size=payload["batch_size"])
+    trace = Trace(Path(payload["trace"]))
+    digest = fingerprint(stream.ids)
+    beside = Trace(Path(payload["reference"])) if payload["reference"] else None
+    if beside is not None and beside.stream != digest:
+        beside = None  # other tokens: there is nothing to compare, and the verdict will say so
+    kind = divergence.kind_of(scorer, payload["divergence"]) if payload["keep"] else beside and beside.kind
+    documents = [bisect_right(stream.starts, window.first_scored) - 1 for window in windows]
+    if trace.plan is None:
+        ids = stream.ids[: windows[0].stop - 1]
+        if payload["keep"]:
+            keep_layers(model, ids, trace.layers_file)
+        trace.begin(
+            Plan(digest, [window.scored for window in windows], documents, kind or ""),
+            {
+                "device": {**_describe_device(payload["device"]), **_kernels(model, payload["layers"])},
+                "loader": f"{loader} {version(loader)}",
+                "layers": compare_layers(model, ids, beside.layers_file) if beside else {},
+            },
+        )
+    _score(scorer, windows, trace, beside, payload, progress)
+    return {}
+
+
+def _score(
+    scorer: perplexity.Scorer,
+    windows: list[Window],
+    trace: Trace,
+    beside: Trace | None,
+    payload: Mapping[str, Any],
+    progress: Progress,
+) -> None:
+    """Add windows to the trace, look by look, until the goals are settled or the limit is reached."""
+    rule = Rule(*payload["rule"])
+    goals = [Goal.from_dict(plain) for plain in payload["goals"]]
+    planned = trace.planned(payload["budget"])
+    limit = limit_of(planned, payload["limit"])
+    if payload["reference"] and beside is None:
+        goals, limit = [], min(limit, looks(planned)[0])
+    scored = [window.scored for window in windows]
+    observer: perplexity.Observer | None = None
+    if payload["keep"]:
+        observer = divergence.Keeper(trace.kind)
+        if trace.kind == divergence.EXACT:
+            trace.keep_head(scorer.head)
+    elif beside is not None:
+        observer = divergence.Comparer(beside, scorer.device)
+    for stop in looks(planned):
+        start = trace.count
+        if not start < min(stop, limit):
+            continue
+        before, total = sum(scored[:start]), sum(scored[:limit])
+        block = scorer.score(
+            windows[start : min(stop, limit)],
+            start,
+            observer=observer,
+            progress=lambda done, before=before, total=total: progress(before + done, total, "tokens"),
+        )
+        trace.add(block)
+        if first_settled(goals, trace.windows(payload["budget"]), planned, rule, payload["whole"], stop):
+            return
 
 
 def _load(payload: Mapping[str, Any]) -> tuple[Any, str]:

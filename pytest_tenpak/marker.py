@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .arguments import ARGUMENTS
+from .checks import Limits, Tolerances
 from .errors import SpecError
+from .files import portable_name
 from .measurement import HEADLINE, RATIOS
 from .outcome import Case
 from .quantizers import Quantizer, Registry
 from .spec import CHECKPOINT, QuantizeSpec, nearest
-from .verdict import Limits, Tolerances
 
 _BASELINE_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 
@@ -44,7 +44,7 @@ def read_marker(
     known = {option.name: option for option in ARGUMENTS}
     values = {name: defaults.get(name, option.default) for name, option in known.items()}
     for name, value in given.items():
-        if name in known and name != "min_compression":
+        if name in known and name not in ("min_compression", "corpus"):
             values[name] = known[name].validate(value)
         elif name not in known and name not in options:
             names = [*known, *options]
@@ -56,6 +56,7 @@ def read_marker(
             )
     if quantizer is None or not quantizer.calibrates:
         values["calibration"] = None
+    values["corpus"] = _read_corpora(given.get("corpus", values["corpus"]))
     return Case(
         nodeid=nodeid,
         file=file,
@@ -63,11 +64,12 @@ def read_marker(
         name=_baseline_name(values["baseline"], nodeid),
         spec=spec,
         limits=Limits(
-            values["max_ppl_delta"],
-            _read_compression(given.get("min_compression")),
-            values["max_rtn_factor"],
+            min_compression=_read_compression(given.get("min_compression")),
+            **{name: values[name] for name in ("max_ppl_delta", "max_kld", "min_top1", "max_rtn_factor")},
         ),
-        tolerances=Tolerances(values["ppl_tolerance"], values["compression_tolerance"]),
+        tolerances=Tolerances(
+            **{name: values[f"{name}_tolerance"] for name in ("ppl", "same_weights", "layers", "compression")}
+        ),
         **{
             name: values[name]
             for name in (
@@ -116,6 +118,20 @@ def _read_spec(given: Mapping[str, Any], registry: Registry) -> tuple[Quantizer 
     return quantizer, QuantizeSpec.build(quantizer.method, quantizer.options, declared)
 
 
+def _read_corpora(given: Any) -> tuple[str, ...]:
+    """``corpus``: one text, or several, each measured and checked by itself."""
+    corpora = tuple(given) if isinstance(given, (list, tuple)) else (given,)
+    fine = all(isinstance(name, str) and name for name in corpora)
+    if not corpora or not fine or len(set(corpora)) != len(corpora):
+        raise SpecError(
+            f"corpus={given!r} is not accepted",
+            given=repr(given),
+            accepted="one text, or a list of different ones",
+            remedy="for example corpus='shakespeare', or corpus=['shakespeare', 'docs/manual.txt']",
+        )
+    return corpora
+
+
 def _read_compression(given: Any) -> dict[str, float]:
     """``min_compression``: a number means the headline ratio, a mapping names its denominators."""
     if given is None:
@@ -145,14 +161,8 @@ def _baseline_name(wanted: str | None, nodeid: str) -> str:
             )
         return wanted
     file, _, test = nodeid.partition("::")
-    folder = "/".join(_file_name(part) for part in file.removesuffix(".py").split("/"))
-    return f"{folder}/{_file_name(test.replace('::', '.').replace('[', '--').removesuffix(']'))}"
-
-
-def _file_name(text: str) -> str:
-    """``text`` as a portable file name; what had to be changed or cut is told apart by a digest."""
-    plain = re.sub(r"[^\w.=,+-]", "_", text, flags=re.ASCII)[:100].lstrip(".") or "_"
-    return plain if plain == text else f"{plain}.{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    folder = "/".join(portable_name(part) for part in file.removesuffix(".py").split("/"))
+    return f"{folder}/{portable_name(test.replace('::', '.').replace('[', '--').removesuffix(']'))}"
 
 
 def marker_ids(markers: Sequence[Mapping[str, Any]]) -> list[str]:

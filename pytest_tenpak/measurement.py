@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .statistics import perplexity
 
 #: Raised whenever a change of this package changes a figure; part of every identity and cache key.
 #: 1: first protocols (gptq, llamacpp, sliding), ledger from safetensors headers.
-METRICS_VERSION = 1
+#: 2: what bitsandbytes leaves unquantized is computed in the type that was asked for, not the stored one.
+METRICS_VERSION = 2
 
 #: The ledger's ratios, each with its denominator in its name. The first is the headline.
 RATIOS = {
@@ -56,17 +58,24 @@ class Ledger:
 
 
 @dataclass(frozen=True)
-class WindowNLL:
-    """Negative log-likelihoods: their sum (nats) and the number of scored tokens of each window.
+class Windows:
+    """What was summed over the scored tokens of each window; sums and counts are divided last.
 
-    Sums and counts stay apart and are divided last. Tokens whose NLL is not finite are left out of
-    both and counted in ``nonfinite``. ``stream`` is the digest of the token ids that were run.
+    ``nll``: negative log-likelihood (nats). ``tokens``: how many were scored; those whose figures are not
+    finite are left out of every sum and counted in ``lost``. ``stream``: digest of all token ids of
+    the corpus. ``units``: which windows belong together as evidence, or None where each stands alone.
+    Beside a reference also ``kld`` (KL divergence from it, nats), ``disagreement`` (tokens whose most
+    likely next token is another) and ``squared_dp`` (squared differences of the true token's probability).
     """
 
     nll: tuple[float, ...]
     tokens: tuple[int, ...]
-    nonfinite: int
+    lost: tuple[int, ...]
     stream: str
+    units: tuple[int, ...] | None = None
+    kld: tuple[float, ...] = ()
+    disagreement: tuple[float, ...] = ()
+    squared_dp: tuple[float, ...] = ()
 
     @property
     def total_tokens(self) -> int:
@@ -74,9 +83,79 @@ class WindowNLL:
         return sum(self.tokens)
 
     @property
+    def nonfinite(self) -> int:
+        """Tokens over all windows whose figures are not finite."""
+        return sum(self.lost)
+
+    @property
     def perplexity(self) -> float:
         """exp(ΣNLL / tokens); NaN when a token was not finite or none was scored."""
         return float("nan") if self.nonfinite else perplexity(self.nll, self.tokens)
+
+    def prefix(self, count: int) -> Windows:
+        """The first ``count`` windows, as if no more had been measured."""
+        kept: dict[str, Any] = {n: row[:count] for n, row in vars(self).items() if isinstance(row, tuple)}
+        return replace(self, **kept)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Windows:
+        """The windows that ``asdict`` wrote, from JSON."""
+        rows: dict[str, Any] = {n: tuple(row) if isinstance(row, list) else row for n, row in plain.items()}
+        return cls(**rows)
+
+
+@dataclass(frozen=True)
+class Robust:
+    """What outliers cannot move, or how far they move the mean: NLL of single tokens, in nats.
+
+    ``trimmed_mean`` leaves out the tenth of tokens at either end. ``worst_share`` is the share of ΣNLL
+    that the worst 0.1 % of tokens carry (0 to 1).
+    """
+
+    trimmed_mean: float
+    median: float
+    worst_share: float
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """KL divergence of the checkpoint's predictions from the reference's, over single tokens, in nats.
+
+    ``kind`` is ``exact`` (over the whole vocabulary) or ``top-k lower bound`` (over the reference's most
+    likely tokens and one class of all others, which can only be less). ``error`` is the standard error
+    of the mean over windows. ``top1``: share of tokens with the same most likely next token. ``rms_dp``:
+    root mean square difference of the true token's probability.
+    """
+
+    kind: str
+    mean: float
+    error: float
+    median: float
+    p99: float
+    p999: float
+    maximum: float
+    top1: float
+    rms_dp: float
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Every decoder layer beside the reference's, given the same inputs: what it adds to them.
+
+    ``gain``: how large that is along the reference's (1: the same). ``error``: how far it is from the
+    reference's, as a share of its size.
+    """
+
+    gain: tuple[float, ...] = ()
+    error: tuple[float, ...] = ()
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Sequence[float]]) -> Layers:
+        """The figures that ``asdict`` wrote, from JSON."""
+        return cls(**{name: tuple(row) for name, row in plain.items()})
+
+
+NO_LAYERS = Layers()
 
 
 @dataclass(frozen=True)
@@ -98,20 +177,58 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Noise:
+    """How far figures move although nothing got worse, as ``--tenpak-calibrate-noise`` measured it.
+
+    ``requantizations`` of the same spec, with other samples and seeds, beside the one that was measured;
+    ``spread``: the standard deviation of ln perplexity among all of them (0: every one gave the same
+    weights). ``layers``: the farthest that a decoder layer's gain or error moved. ``runtime``: by what was
+    changed (``batch_size``, ``threads``, ``dtype``), the difference of ln perplexity of the same weights.
+    """
+
+    requantizations: int
+    spread: float
+    layers: float
+    runtime: Mapping[str, float]
+
+    def half_width(self, alpha: float) -> float:
+        """How far apart (ln perplexity) two requantizations are at most, but for a share ``alpha``.
+
+        Student's t for the difference of two draws, √2 · t · spread, with a degree of freedom for each
+        requantization: few of them know little of the spread, and the figure is wide.
+        """
+        if not self.spread:
+            return 0.0
+        from scipy.special import stdtrit
+
+        return float(math.sqrt(2) * stdtrit(self.requantizations, 1 - alpha) * self.spread)
+
+    @property
+    def runtime_floor(self) -> float:
+        """The largest difference of ln perplexity that batch size and threads make to the same weights."""
+        return max((moved for name, moved in self.runtime.items() if name != "dtype"), default=0.0)
+
+
+@dataclass(frozen=True)
 class Measurement:
     """All metrics of one checkpoint on one corpus.
 
     ``identity`` says which question was answered; two measurements compare only when theirs agree.
     ``weights_digest`` tells whether the same bytes were measured. ``loader`` is who loaded them.
+    ``planned`` is how many windows and ``budget`` how many tokens might have been measured.
     """
 
-    windows: WindowNLL
+    windows: Windows
     ledger: Ledger
     identity: Mapping[str, Any]
     weights_digest: str
     provenance: Provenance
     loader: str
-    seconds: float = field(default=0.0, compare=False)
+    planned: int = 0
+    budget: int = 0
+    robust: Robust | None = None
+    divergence: Divergence | None = None
+    layers: Layers = NO_LAYERS
 
     @property
     def perplexity(self) -> float:
@@ -125,15 +242,12 @@ class Measurement:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Measurement:
         """The measurement that :meth:`to_dict` wrote."""
-        windows = plain["windows"]
-        return cls(
-            windows=WindowNLL(
-                tuple(windows["nll"]), tuple(windows["tokens"]), windows["nonfinite"], windows["stream"]
-            ),
-            ledger=Ledger(**plain["ledger"]),
-            identity=plain["identity"],
-            weights_digest=plain["weights_digest"],
-            provenance=Provenance(**plain["provenance"]),
-            loader=plain["loader"],
-            seconds=plain["seconds"],
-        )
+        nested = {
+            "windows": Windows.from_dict(plain["windows"]),
+            "ledger": Ledger(**plain["ledger"]),
+            "provenance": Provenance(**plain["provenance"]),
+            "layers": Layers.from_dict(plain["layers"]),
+            "robust": Robust(**plain["robust"]) if plain["robust"] else None,
+            "divergence": Divergence(**plain["divergence"]) if plain["divergence"] else None,
+        }
+        return cls(**{**plain, **nested})

@@ -230,3 +230,11 @@ def save_pair(pair: tuple[Any, Any], store: Store) -> Path:
         "architecture": type(model).__name__,
     }
     return store.directory("models", identity, save).path
+
+
+def decoder_layers(model: Any) -> Any:
+    """The decoder layers of a model, in order: the outermost list of modules, and of several the longest."""
+    from torch.nn import ModuleList
+
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, ModuleList)}
+    return max(lists.items(), key=lambda item: (-item[0].count("."), len(item[1])), default=("", []))[1]

@@ -12,7 +12,9 @@ import pytest
 from .arguments import ARGUMENTS
 from .errors import SpecError
 from .interpreters import parse_interpreters
+from .measure.divergence import MODES
 from .spec import Option
+from .statistics import ALPHA
 from .units import parse_bytes
 
 
@@ -20,13 +22,15 @@ from .units import parse_bytes
 class Setting:
     """One ``--tenpak-…`` option; ``ini`` is False for what belongs to a single run.
 
-    ``parse(text, rootdir)`` makes something of a text that is more than a text.
+    ``parse(text, rootdir)`` makes something of a text that is more than a text. ``bare`` is the value that
+    the option stands for when none follows it.
     """
 
     option: Option
     metavar: str | None = None
     ini: bool = True
     parse: Callable[[str, Path], Any] | None = None
+    bare: str | None = None
 
     @property
     def flag(self) -> str:
@@ -55,6 +59,8 @@ class Setting:
 
 def _typed(text: str, kind: type) -> Any:
     """Text from a command line or an ini file as the option's type; itself where it does not fit."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
     try:
         return kind(text)
     except ValueError:
@@ -79,6 +85,8 @@ DEFAULTS = tuple(
         ("max_tokens", "TOKENS"),
         ("dtype", None),
         ("ppl_tolerance", "RELATIVE"),
+        ("same_weights_tolerance", "RELATIVE"),
+        ("layers_tolerance", "SHARE"),
         ("compression_tolerance", "RELATIVE"),
     )
 )
@@ -105,6 +113,26 @@ RUN = tuple(
         ),
         (Option("device", str, "auto", "auto, cpu, cuda or cuda:N"), "DEVICE"),
         (Option("batch_size", int, 0, "windows per forward pass; 0 chooses", minimum=0), "WINDOWS"),
+        (
+            Option("alpha", float, ALPHA, "error rate of every interval and decision", above=0, maximum=0.2),
+            "RATE",
+        ),
+        (
+            Option("fixed", bool, False, "decide once, at the full budget, instead of as early as possible"),
+            None,
+            True,
+            None,
+            "true",
+        ),
+        (
+            Option(
+                "divergence",
+                str,
+                "auto",
+                "what of the reference is kept for KL divergence: what makes it exact, or its top tokens",
+                choices=MODES,
+            ),
+        ),
         (Option("timeout", float, 0.0, "seconds for one worker process; 0: no limit", minimum=0), "SECONDS"),
         (
             Option("memory", float, 0.0, "GiB of memory for one worker process; 0: no limit", minimum=0),
@@ -141,6 +169,19 @@ RUN = tuple(
             "REASON",
             False,
         ),
+        (
+            Option(
+                "calibrate_noise",
+                int,
+                0,
+                "requantize so often (8 times if none is given), and store how far figures move",
+                minimum=2,
+            ),
+            "TIMES",
+            False,
+            None,
+            "8",
+        ),
         (Option("json", str, None, "write every outcome of the run to this file"), "PATH", False),
     )
 )
@@ -158,13 +199,12 @@ def add_options(parser: pytest.Parser) -> None:
         option = setting.option
         default = "" if option.default in (None, "") or not setting.ini else f" (default: {option.default})"
         choices = "{" + ",".join(map(str, option.choices)) + "}" if option.choices else None
-        group.addoption(
-            setting.flag,
-            dest=setting.key,
-            default=None,
-            metavar=setting.metavar or choices,
-            help=option.help + default,
-        )
+        if option.kind is bool:
+            takes: dict[str, Any] = {"action": "store_const", "const": setting.bare}
+        else:
+            takes = {"metavar": setting.metavar or choices}
+            takes |= {"nargs": "?", "const": setting.bare} if setting.bare else {}
+        group.addoption(setting.flag, dest=setting.key, default=None, help=option.help + default, **takes)
         if setting.ini:
             parser.addini(setting.key, f"{option.help}{default}; see {setting.flag}", default="")
 

@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .measurement import Measurement
+from .checks import Limits, Status, Tolerances, Verdict
+from .files import portable_name
+from .measurement import Measurement, Noise
 from .spec import QuantizeSpec
 from .update import Update
-from .verdict import Limits, Status, Tolerances, Verdict
 
 
 @dataclass(frozen=True)
 class Case:
     """What to quantize, what to measure it on, and what to hold it to.
 
-    ``name`` is the baseline's path below the baseline folder, without ``.json``. ``model``, ``corpus``,
-    ``calibration`` and ``checkpoint`` are references as the user wrote them. ``max_tokens`` caps the
-    scored tokens (0: the whole corpus).
+    ``name`` is the baseline's path below the baseline folder, without ``.json``. ``model``,
+    ``calibration``, ``checkpoint`` and each ``corpus`` are references as the user wrote them. ``max_tokens``
+    caps the scored tokens of each corpus (0: the whole of it).
     """
 
     nodeid: str
@@ -28,7 +29,7 @@ class Case:
     spec: QuantizeSpec
     model: str | None
     checkpoint: str | None
-    corpus: str
+    corpus: tuple[str, ...]
     calibration: str | None
     protocol: str
     context: int | None
@@ -38,6 +39,10 @@ class Case:
     limits: Limits
     tolerances: Tolerances
     may_skip: bool
+
+    def baseline_name(self, corpus: str) -> str:
+        """The baseline's name for one corpus: the case's own for the first, with the text's for others."""
+        return self.name if corpus == self.corpus[0] else f"{self.name}@{portable_name(corpus)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain form."""
@@ -57,6 +62,38 @@ class Case:
             "spec": QuantizeSpec.from_dict(plain["spec"]),
             "limits": Limits(**plain["limits"]),
             "tolerances": Tolerances(**plain["tolerances"]),
+            "corpus": tuple(plain["corpus"]),
+        }
+        return cls(**{**plain, **nested})
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was measured of a case on one corpus.
+
+    ``name`` is the baseline's, ``changes`` what differs in provenance since it was accepted, ``noise`` what
+    was calibrated now, if it was.
+    """
+
+    corpus: str
+    name: str
+    measurement: Measurement
+    reference: Measurement
+    changes: tuple[str, ...] = ()
+    noise: Noise | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Part:
+        """The part that :meth:`to_dict` wrote."""
+        nested = {
+            "measurement": Measurement.from_dict(plain["measurement"]),
+            "reference": Measurement.from_dict(plain["reference"]),
+            "changes": tuple(plain["changes"]),
+            "noise": Noise(**plain["noise"]) if plain["noise"] else None,
         }
         return cls(**{**plain, **nested})
 
@@ -65,11 +102,10 @@ class Case:
 class Outcome:
     """What became of one case.
 
-    ``measurement`` and ``reference`` are None when the case could not be measured; ``problem`` then
+    ``parts`` has one for each corpus, and none when the case could not be measured; ``problem`` then
     says why, and ``skipped`` whether that was allowed to pass as a skip. ``baseline`` is the file's
-    path as shown to the user, ``device_class`` the entry in it, ``changes`` what differs in
-    provenance since it was accepted, ``quantizing`` what making the checkpoint cost (``seconds``,
-    ``peak_bytes``, ``threads``).
+    path as shown to the user, ``device_class`` the entry in it, ``quantizing`` what making the checkpoint
+    cost (``seconds``, ``peak_bytes``, ``threads``).
     """
 
     case: Case
@@ -78,12 +114,20 @@ class Outcome:
     device_class: str = ""
     baseline: str = ""
     checkpoint: str = ""
-    measurement: Measurement | None = None
-    reference: Measurement | None = None
-    changes: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
     quantizing: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
     skipped: bool = False
+
+    @property
+    def measurement(self) -> Measurement | None:
+        """The checkpoint's measurement on the first corpus."""
+        return self.parts[0].measurement if self.parts else None
+
+    @property
+    def reference(self) -> Measurement | None:
+        """The reference's on the first corpus."""
+        return self.parts[0].reference if self.parts else None
 
     @property
     def passes(self) -> bool:
@@ -104,9 +148,7 @@ class Outcome:
             "device_class": self.device_class,
             "baseline": self.baseline,
             "checkpoint": self.checkpoint,
-            "measurement": self.measurement.to_dict() if self.measurement else None,
-            "reference": self.reference.to_dict() if self.reference else None,
-            "changes": list(self.changes),
+            "parts": [part.to_dict() for part in self.parts],
             "quantizing": dict(self.quantizing),
             "problem": self.problem,
             "skipped": self.skipped,
@@ -115,17 +157,10 @@ class Outcome:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Outcome:
         """The outcome that :meth:`to_dict` wrote."""
-        measured = {
-            name: Measurement.from_dict(plain[name]) if plain[name] else None
-            for name in ("measurement", "reference")
+        nested = {
+            "case": Case.from_dict(plain["case"]),
+            "verdict": Verdict.from_dict(plain["verdict"]),
+            "update": Update.from_dict(plain["update"]),
+            "parts": tuple(Part.from_dict(part) for part in plain["parts"]),
         }
-        return cls(
-            **{
-                **plain,
-                **measured,
-                "case": Case.from_dict(plain["case"]),
-                "verdict": Verdict.from_dict(plain["verdict"]),
-                "update": Update.from_dict(plain["update"]),
-                "changes": tuple(plain["changes"]),
-            }
-        )
+        return cls(**{**plain, **nested})

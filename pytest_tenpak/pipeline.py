@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 from .baseline import Baseline, Entry
 from .bench import Bench, Run, Subject
+from .checks import Check, Status, Verdict
+from .device import Device
 from .errors import (
     CheckpointError,
     CorpusError,
@@ -18,13 +21,17 @@ from .errors import (
     UnavailableError,
     file_error,
 )
+from .goals import Goal
 from .measure.corpus import Corpus, load_corpus, overlap
+from .measurement import Windows
 from .models import Model, describe_model, locate_model
-from .outcome import Case, Outcome
+from .noise import calibrate
+from .outcome import Case, Outcome, Part
 from .protocol import Protocol
 from .quantizers import Quantizer, loading_backend
+from .traced import Traced, measure_pair, measure_rounded, start_reference
 from .update import Update, decide
-from .verdict import Check, Status, Verdict, compare, needs_rounding
+from .verdict import compare, goals_of, identity_changes, needs_rounding, same_weights
 from .weights import read_tensors
 from .worker import installed_versions, run_job
 
@@ -41,49 +48,92 @@ def evaluate(case: Case, run: Run, find: Callable[[], str | None]) -> Outcome:
     shown = str(path.relative_to(run.root)) if path.is_relative_to(run.root) else str(path)
     try:
         case = case if case.model is not None else replace(case, model=find())
-        return replace(_evaluate(case, run, Baseline.read(path)), baseline=shown)
+        return replace(_evaluate(case, run), baseline=shown)
     except TenpakError as error:
         return replace(_not_measured(case, run, error.asked_by(case.nodeid)), baseline=shown)
     except OSError as fault:
         return replace(_not_measured(case, run, file_error(fault).asked_by(case.nodeid)), baseline=shown)
 
 
-def _evaluate(case: Case, run: Run, baseline: Baseline | None) -> Outcome:
+def _evaluate(case: Case, run: Run) -> Outcome:
     device = run.choose_device()
-    model = find_model(case.model, run)
-    calibration = _load_calibration(case.calibration, case, run) if case.calibration else None
-    bench = Bench(
-        case,
-        run,
-        device,
-        model,
-        corpus=load_corpus(case.corpus, run.root),
-        calibration=calibration,
-        protocol=Protocol.resolve(case.protocol, case.context, case.stride, model.maximum),
-    )
-    source = _find_checkpoint(case, run) if case.checkpoint else _check_quantizer(bench)
-    _refuse_overlap(bench)
-    # The reference comes first: a corpus that cannot be measured on is found before hours of quantizing.
-    reference = bench.measure(Subject("reference", model.path))
+    entries = [_read_entry(case, corpus, run, device) for corpus in case.corpus]
+    benches = _set_up(case, run, device)
+    source = _find_checkpoint(case, run) if case.checkpoint else _check_quantizer(benches[0])
+    for bench in benches:
+        _refuse_overlap(bench)
+    # A first baseline, and an updated one, should hold all windows that the budget allows.
+    whole = run.update is not None or run.noise > 0 or None in entries
+    # The references come first: a corpus that cannot be measured on is found before hours of quantizing.
+    references = [start_reference(bench, whole) for bench in benches]
+    bench = benches[0]
     subject = bench.quantize(source) if isinstance(source, Quantizer) else Subject("checkpoint", source)
-    measurement = bench.measure(subject)
-    suspect = needs_rounding(measurement, reference, case.limits)
-    counted = measurement.ledger.bits_per_weight
-    rounded = bench.measure_rounded(subject.directory, counted) if suspect else None
-    old = baseline.entries.get(device.device_class) if baseline else None
-    verdict = compare(measurement, reference, old, case.limits, case.tolerances, rounded)
-    new = None if verdict.status is Status.ERROR else Entry.of(measurement, reference)
+    answers = [_answer(*row, subject, whole) for row in zip(references, entries, strict=True)]
+    verdict = Verdict(tuple(check for _, checks in answers for check in checks))
+    parts = tuple(part for part, _ in answers)
+    failed = verdict.status is Status.ERROR
+    changes = [
+        (entry, None if failed else Entry.of(part.measurement, part.reference, part.noise))
+        for entry, part in zip(entries, parts, strict=True)
+    ]
     return Outcome(
         case=case,
         verdict=verdict,
-        update=decide(verdict, run.update, run.reason, run.in_ci, old, new),
+        update=decide(verdict, run.update, run.reason, run.in_ci, changes),
         device_class=device.device_class,
         checkpoint=str(subject.directory),
-        measurement=measurement,
-        reference=reference,
+        parts=parts,
         quantizing=subject.facts,
-        changes=tuple(old.provenance.differences(measurement.provenance)) if old else (),
     )
+
+
+def _set_up(case: Case, run: Run, device: Device) -> list[Bench]:
+    """A bench for each corpus."""
+    model = find_model(case.model, run)
+    calibration = _load_calibration(case.calibration, case, run) if case.calibration else None
+    protocol = Protocol.resolve(case.protocol, case.context, case.stride, model.maximum)
+    return [
+        Bench(case, run, device, model, load_corpus(corpus, run.root), calibration, protocol)
+        for corpus in case.corpus
+    ]
+
+
+def _read_entry(case: Case, corpus: str, run: Run, device: Device) -> Entry | None:
+    baseline = Baseline.read(run.baselines / f"{case.baseline_name(corpus)}.json")
+    return baseline.entries.get(device.device_class) if baseline else None
+
+
+def _answer(
+    reference: Traced, entry: Entry | None, subject: Subject, whole: bool
+) -> tuple[Part, list[Check]]:
+    """Measure on one corpus and decide: what was measured there, and its checks."""
+    bench = reference.bench
+    case, run = bench.case, bench.run
+    comparable = entry if entry and not identity_changes(entry.identity, bench.identity(subject)) else None
+    same = comparable is not None and same_weights(bench.weights(subject)["digest"], comparable)
+
+    wants_all = whole or comparable is None
+
+    def goals(windows: Windows) -> list[Goal]:
+        # Where all windows are wanted, only a broken limit may end it early: no update settles that.
+        old = None if wants_all else comparable
+        return goals_of(case.limits, case.tolerances, windows, old, same, run.rule, old and old.noise)
+
+    measurement, measured_reference = measure_pair(reference, subject, goals, wants_all)
+    noise = None
+    if run.noise and subject.quantizer and math.isfinite(measurement.perplexity):
+        noise = calibrate(reference, subject, measurement, run.noise)
+    rounded = None
+    if needs_rounding(measurement, measured_reference, case.limits):
+        rounded = measure_rounded(bench, subject.directory, len(measurement.windows.tokens))
+    verdict = compare(
+        measurement, measured_reference, entry, case.limits, case.tolerances, rounded, run.rule, noise
+    )
+    changes = tuple(entry.provenance.differences(measurement.provenance)) if entry else ()
+    corpus = bench.corpus.name
+    part = Part(corpus, case.baseline_name(corpus), measurement, measured_reference, changes, noise)
+    several = len(case.corpus) > 1
+    return part, [replace(check, corpus=corpus) if several else check for check in verdict.checks]
 
 
 def _not_measured(case: Case, run: Run, error: TenpakError) -> Outcome:

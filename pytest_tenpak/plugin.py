@@ -226,7 +226,7 @@ def _properties(outcome: Outcome) -> list[tuple[str, object]]:
     """Scalars for JUnit and whoever else reads ``user_properties``."""
     from .report.json import figures_of
 
-    figures = figures_of(outcome) or {}
+    figures = (figures_of(outcome, outcome.parts[0]) if outcome.parts else None) or {}
     compression = figures.get("compression", {}).get("whole_vs_16bit")
     named = {
         "tenpak.status": str(outcome.status),
@@ -235,6 +235,8 @@ def _properties(outcome: Outcome) -> list[tuple[str, object]]:
         "tenpak.ppl": figures.get("perplexity"),
         "tenpak.ppl_reference": figures.get("reference_perplexity"),
         "tenpak.ppl_delta": figures.get("ppl_delta"),
+        "tenpak.kld": figures.get("kld"),
+        "tenpak.top1": figures.get("top1"),
         "tenpak.bits_per_weight": figures.get("bits_per_weight"),
         "tenpak.compression": compression,
     }

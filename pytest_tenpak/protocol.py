@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from .errors import CorpusError, SpecError
@@ -43,6 +43,13 @@ class Window(NamedTuple):
     def scored(self) -> int:
         """How many tokens of this window are scored."""
         return self.stop - self.first_scored
+
+
+def within(scored: Sequence[int], budget: int) -> int:
+    """How many windows, of ``scored`` tokens each, a budget of tokens allows: at least one; 0 allows all."""
+    if not budget:
+        return len(scored)
+    return max(1, sum(spent <= budget for spent in accumulate(scored)))
 
 
 @dataclass(frozen=True)
@@ -114,16 +121,7 @@ class Protocol:
                 accepted=f"at least {least} tokens (protocol {self.name}, context {self.context})",
                 remedy="give a longer corpus, or a smaller context",
             )
-        if not budget:
-            return plan
-        kept: list[Window] = []
-        spent = 0
-        for window in plan:
-            spent += window.scored
-            if kept and spent > budget:
-                break
-            kept.append(window)
-        return kept
+        return plan[: within([window.scored for window in plan], budget)]
 
     def _side_by_side(self, tokens: int) -> list[Window]:
         skipped = self.context // 2 + 1 if self.scored == "second-half" else 1

@@ -12,7 +12,7 @@ from .bench import Run
 from .digest import fingerprint
 from .errors import BaselineError
 from .files import write_atomically
-from .outcome import Case, Outcome
+from .outcome import Case, Outcome, Part
 from .pipeline import evaluate
 from .report.json import document
 
@@ -44,25 +44,29 @@ class GateSession:
     def collect(self, outcome: Outcome, test_passed: bool) -> None:
         """Take in an outcome; write its baseline if the update rule and the test both allow it."""
         self.outcomes[outcome.case.nodeid] = outcome
-        if test_passed and outcome.update.write:
-            self._write(outcome)
+        if test_passed:
+            for part in outcome.parts:
+                if outcome.update.write or part.noise:
+                    self._write(outcome, part)
+            if outcome.update.write:
+                self.written.append(outcome.baseline)
 
-    def _write(self, outcome: Outcome) -> None:
-        measurement, reference = outcome.measurement, outcome.reference
-        if measurement is None or reference is None:
-            return
-        path = self.run.baselines / f"{outcome.case.name}.json"
+    def _write(self, outcome: Outcome, part: Part) -> None:
+        path = self.run.baselines / f"{part.name}.json"
         with self.run.store.lock(f"baseline-{fingerprint(str(path))[:32]}"):
             baseline = Baseline.read(path) or Baseline(outcome.case.nodeid)
-            entry = Entry.of(measurement, reference)
             old = baseline.entries.get(outcome.device_class)
-            if old is not None:
-                entry = entry.replacing(old, outcome.update.reason)
+            if outcome.update.write:
+                entry = Entry.of(part.measurement, part.reference, part.noise)
+                entry = entry.replacing(old, outcome.update.reason) if old else entry
+            elif old is not None and part.noise is not None:
+                entry = old.with_noise(part.noise)
+            else:
+                return
             try:
                 baseline.with_entry(outcome.device_class, entry).write(path)
             except OSError as fault:
                 raise BaselineError(f"the baseline {path} cannot be written", given=str(fault)) from None
-        self.written.append(outcome.baseline)
 
     def ordered(self) -> list[Outcome]:
         """The outcomes in order of their tests' ids, whatever order they ran in."""

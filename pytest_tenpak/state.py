@@ -38,6 +38,7 @@ def open_session(config: pytest.Config) -> GateSession:
     from .interpreters import Interpreters
     from .quantizers import Registry
     from .session import GateSession
+    from .statistics import Rule
     from .units import GIB
     from .worker import Bounds
 
@@ -74,6 +75,9 @@ def open_session(config: pytest.Config) -> GateSession:
         in_ci=in_ci,
         skip_unavailable=options.read(config, "unavailable") == "skip",
         batch_size=options.read(config, "batch_size"),
+        rule=Rule(options.read(config, "alpha"), options.read(config, "fixed")),
+        divergence=options.read(config, "divergence"),
+        noise=options.read(config, "calibrate_noise"),
         bounds=Bounds(options.read(config, "timeout"), int(options.read(config, "memory") * GIB)),
         interpreters=interpreters,
         narrate=lambda title: _narrate(config, title),

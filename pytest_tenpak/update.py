@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from .baseline import Entry
-from .verdict import Status, Verdict
+from .checks import Status, Verdict
 
+#: Entries before and after, one pair for each corpus; None where there is none.
+Changes: TypeAlias = Sequence[tuple["Entry | None", "Entry | None"]]
 #: Relative differences below this are the rounding of stored figures.
 _NOISE = 1e-7
 _SHORTER = "baseline kept: this run measured fewer windows; run with as many tokens as the baseline has"
@@ -41,13 +43,13 @@ def decide(
     mode: str | None,
     reason: str | None,
     in_ci: bool,
-    old: Entry | None = None,
-    new: Entry | None = None,
+    changes: Changes = (),
 ) -> Update:
     """What to do with one case's baseline.
 
     ``mode`` is ``new``, ``failing`` or ``all``, each including the ones before it, or None: nobody asked.
-    ``reason`` is the text of ``--tenpak-accept``. ``old`` and ``new`` are the entries before and after.
+    ``reason`` is the text of ``--tenpak-accept``. ``changes`` are the entries before and after, a pair for
+    each corpus; a case with several is updated as a whole or not at all.
     Only checks against the baseline can be settled by an update: a broken limit or a failed measurement
     stays red and writes nothing.
     """
@@ -57,21 +59,19 @@ def decide(
     if status is Status.NEW:
         return _decide_new(mode, in_ci)
     if status in (Status.REGRESSED, Status.INVALID):
-        return _decide_red(verdict, mode, reason, old, new)
-    return _decide_green(verdict, mode, reason, old, new)
+        return _decide_red(verdict, mode, reason, changes)
+    return _decide_green(verdict, mode, reason, changes)
 
 
-def _decide_red(
-    verdict: Verdict, mode: str | None, reason: str | None, old: Entry | None, new: Entry | None
-) -> Update:
+def _decide_red(verdict: Verdict, mode: str | None, reason: str | None, changes: Changes) -> Update:
     """A case that fails against its baseline: settled by an update, if worse with a reason."""
     if mode not in ("failing", "all"):
         return Update(False, False)
-    if _is_worse(verdict, old, new) and not reason:
+    if _is_worse(verdict, changes) and not reason:
         return Update(False, False, note='not updated: it is worse, which needs --tenpak-accept "reason"')
     if verdict.status is Status.INVALID:
         return Update(True, True, reason or "identity changed", "baseline replaced: its identity changed")
-    if _is_shorter(old, new):
+    if _is_shorter(changes):
         return Update(False, False, note=_SHORTER)
     return Update(True, True, reason or "", f"baseline updated, accepted as worse: {reason}")
 
@@ -87,31 +87,37 @@ def _decide_new(mode: str | None, in_ci: bool) -> Update:
     return Update(True, True, note="baseline created: review and commit it")
 
 
-def _decide_green(
-    verdict: Verdict, mode: str | None, reason: str | None, old: Entry | None, new: Entry | None
-) -> Update:
+def _decide_green(verdict: Verdict, mode: str | None, reason: str | None, changes: Changes) -> Update:
     """A passing case: only ``all`` rewrites its baseline, and even then not for the worse unasked."""
-    if mode != "all" or old is None or new is None or (old.figures == new.figures and old.nll == new.nll):
+    if mode != "all" or all(_is_same(old, new) for old, new in changes):
         return Update(False, True)
-    if _is_shorter(old, new):
+    if _is_shorter(changes):
         return Update(False, True, note=_SHORTER)
-    if _is_worse(verdict, old, new) and not reason:
+    if _is_worse(verdict, changes) and not reason:
         note = 'baseline kept: the new figures are worse, which needs --tenpak-accept "reason"'
         return Update(False, True, note=note)
     return Update(True, True, reason or "updated on request", "baseline updated")
 
 
-def _is_shorter(old: Entry | None, new: Entry | None) -> bool:
+def _is_same(old: Entry | None, new: Entry | None) -> bool:
+    return old is None or new is None or (old.figures == new.figures and old.nll == new.nll)
+
+
+def _is_shorter(changes: Changes) -> bool:
     """Whether an update would forget windows: a smaller run may be compared, but not accepted."""
-    return old is not None and new is not None and len(new.nll) < len(old.nll)
+    return any(old and new and len(new.nll) < len(old.nll) for old, new in changes)
 
 
-def _is_worse(verdict: Verdict, old: Entry | None, new: Entry | None) -> bool:
+def _is_worse(verdict: Verdict, changes: Changes) -> bool:
     """Worse than what was accepted: by the paired checks, or by the figures where nothing could be paired."""
-    moved = {check.name: check.difference for check in verdict.checks if check.difference is not None}
-    if "ppl_tolerance" in moved:
-        return moved["ppl_tolerance"] > _NOISE or moved["compression_tolerance"] < -_NOISE
-    if old is None or new is None:
-        return verdict.status is Status.REGRESSED
+    tolerances = verdict.of_kind("tolerance")
+    if any(check.status is Status.INVALID for check in tolerances):
+        return any(_has_worse_figures(old, new) for old, new in changes if old and new)
+    worse = {"ppl_tolerance": 1, "compression_tolerance": -1}
+    moved = [worse.get(check.name, 0) * (check.difference or 0.0) for check in tolerances]
+    return max(moved, default=0.0) > _NOISE or any(check.status is Status.REGRESSED for check in tolerances)
+
+
+def _has_worse_figures(old: Entry, new: Entry) -> bool:
     before, after = old.figures, new.figures
     return after.perplexity > before.perplexity or after.compression < before.compression

@@ -7,109 +7,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from enum import Enum
+from dataclasses import replace
 from typing import Any
 
 from .baseline import Entry
+from .checks import Check, Limits, Status, Tolerances, Verdict
 from .digest import labelled
-from .measurement import HEADLINE, RATIOS, Ledger, Measurement
-from .statistics import perplexity, relative_perplexity
+from .evidence import evidence_of, holds, interval_of
+from .goals import Goal
+from .measurement import HEADLINE, RATIOS, Ledger, Measurement, Noise, Windows
+from .statistics import DEFAULT_RULE, Rule, perplexity
 
 #: Nats per token that every quantization may lose, however little round-to-nearest loses: about 10 % of
 #: perplexity. Eight bits lose so little that multiples of it would be noise.
 RTN_ALLOWANCE = 0.1
 
 
-class Status(str, Enum):
-    """What became of a check or a case. Later members outrank earlier ones in a verdict."""
+def goals_of(
+    limits: Limits,
+    tolerances: Tolerances,
+    reference: Windows,
+    entry: Entry | None,
+    same_weights: bool = False,
+    rule: Rule = DEFAULT_RULE,
+    noise: Noise | None = None,
+) -> list[Goal]:
+    """What the windows have to answer, in the order of the checks.
 
-    PASSED = "passed"
-    IMPROVED = "improved"
-    NEW = "new"
-    REGRESSED = "regressed"
-    INVALID = "invalid"
-    ERROR = "error"
-
-    def __str__(self) -> str:
-        return self.value
-
-    @property
-    def failing(self) -> bool:
-        """Whether a case of this status fails its test (``new`` does so only in CI)."""
-        return self in (Status.REGRESSED, Status.INVALID, Status.ERROR)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds against the reference.
-
-    ``min_compression`` maps names of RATIOS to the least accepted. ``max_rtn_factor`` bounds the nats
-    per token that are lost, in multiples of what round-to-nearest at the same bits loses (0: no bound).
+    ``entry`` is a baseline entry that answers the same question, or None; ``same_weights`` whether it
+    accepted the very weights that are measured; ``noise`` what is known of the recipe's.
     """
-
-    max_ppl_delta: float | None = None
-    min_compression: Mapping[str, float] = field(default_factory=dict)
-    max_rtn_factor: float = 3.0
-
-
-@dataclass(frozen=True)
-class Tolerances:
-    """How far a metric may move from the baseline, relative (0.005 is half a per cent)."""
-
-    ppl: float = 0.005
-    compression: float = 0.001
-
-
-@dataclass(frozen=True)
-class Check:
-    """One comparison.
-
-    ``kind`` is ``limit``, ``tolerance`` or ``sanity``. ``before`` and ``value`` are the two figures,
-    ``difference`` the relative difference that ``bound`` bounds (for a least compression ``bound``
-    bounds ``value`` itself). ``evidence`` says what the decision rests on.
-    """
-
-    name: str
-    kind: str
-    status: Status
-    value: float | None = None
-    before: float | None = None
-    difference: float | None = None
-    bound: float | None = None
-    evidence: str = ""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The checks of one case."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def status(self) -> Status:
-        """The gravest status among the checks; ``error`` when there is none, since nothing was decided."""
-        order = list(Status)
-        return max((check.status for check in self.checks), key=order.index, default=Status.ERROR)
-
-    @property
-    def failing(self) -> tuple[Check, ...]:
-        """The checks that fail the case."""
-        return tuple(check for check in self.checks if check.status.failing)
-
-    def of_kind(self, kind: str) -> tuple[Check, ...]:
-        """The checks of one kind."""
-        return tuple(check for check in self.checks if check.kind == kind)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain form, status included for whoever reads it elsewhere."""
-        checks = [{**asdict(check), "status": str(check.status)} for check in self.checks]
-        return {"status": str(self.status), "checks": checks}
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Verdict:
-        """The verdict that :meth:`to_dict` wrote."""
-        return cls(tuple(Check(**{**row, "status": Status(row["status"])}) for row in plain["checks"]))
+    goals = []
+    if limits.max_ppl_delta is not None:
+        goals.append(Goal("max_ppl_delta", "nll", math.log1p(limits.max_ppl_delta), reference.nll))
+    if limits.max_kld is not None:
+        goals.append(Goal("max_kld", "kld", limits.max_kld))
+    if limits.min_top1 is not None:
+        goals.append(Goal("min_top1", "disagreement", 1 - limits.min_top1))
+    if entry is not None:
+        bound = math.log1p(tolerances.of_perplexity(same_weights))
+        spread = noise.half_width(rule.alpha) if noise and not same_weights else 0.0
+        goals.append(Goal("ppl_tolerance", "nll", bound, entry.nll, ends=True, spread=spread))
+    return goals
 
 
 def compare(
@@ -119,22 +58,63 @@ def compare(
     limits: Limits,
     tolerances: Tolerances,
     rounded: Measurement | None = None,
+    rule: Rule = DEFAULT_RULE,
+    noise: Noise | None = None,
 ) -> Verdict:
     """Decide one case from its measurement, the reference, and the baseline entry if there is one.
 
-    ``rounded`` is the model rounded to nearest at the same bits, where :func:`needs_rounding` asked for it.
+    ``rounded`` is the model rounded to nearest at the same bits, where :func:`needs_rounding` asked for it;
+    ``noise`` what was just calibrated, if it was: else the entry's counts.
     """
     faults = tuple(_sanity(measurement, reference))
     if any(check.status is Status.ERROR for check in faults):
         return Verdict(faults)
+    known = noise or (entry.noise if entry else None)
     return Verdict(
         (
             *faults,
-            *_against_reference(measurement, reference, limits),
+            *_noise_floor(known, tolerances, rule),
+            *_against_reference(measurement, reference, limits, rule),
             *_against_rounding(measurement, reference, rounded, limits),
-            *_against_baseline(measurement, entry, tolerances),
+            *_against_baseline(measurement, reference, entry, tolerances, rule, known),
         )
     )
+
+
+def same_weights(measurement_digest: str, entry: Entry) -> bool:
+    """Whether a baseline entry accepted the very weights of this digest."""
+    return labelled(measurement_digest) == entry.weights_digest
+
+
+def _noise_floor(noise: Noise | None, tolerances: Tolerances, rule: Rule) -> Iterator[Check]:
+    """Refuse tolerances that an unchanged recipe would break: a gate that flakes gets switched off."""
+    if noise is None:
+        return
+    floor = math.expm1(noise.half_width(rule.alpha))
+    if tolerances.ppl < floor:
+        evidence = (
+            f"ppl_tolerance={tolerances.ppl:g} is below the noise of this recipe: {noise.requantizations} "
+            f"requantizations spread by {noise.spread:.3%} (standard deviation), so two of them differ by up "
+            f"to {floor:.2%} with nothing worse; set ppl_tolerance to that or more, or calibrate with more "
+            f"requantizations, which makes the figure surer"
+        )
+        yield Check(
+            "noise_floor", "sanity", Status.INVALID, value=tolerances.ppl, bound=floor, evidence=evidence
+        )
+    floor = math.expm1(noise.runtime_floor)
+    if tolerances.same_weights < floor:
+        evidence = (
+            f"same_weights_tolerance={tolerances.same_weights:g} is below what batch size and threads alone "
+            f"move here ({floor:.3%}); set it to that or more"
+        )
+        yield Check(
+            "noise_floor",
+            "sanity",
+            Status.INVALID,
+            value=tolerances.same_weights,
+            bound=floor,
+            evidence=evidence,
+        )
 
 
 def _sanity(measurement: Measurement, reference: Measurement) -> Iterator[Check]:
@@ -152,20 +132,12 @@ def _sanity(measurement: Measurement, reference: Measurement) -> Iterator[Check]
         yield Check("tokenizer", "sanity", Status.REGRESSED, evidence=evidence)
 
 
-def _against_reference(measurement: Measurement, reference: Measurement, limits: Limits) -> Iterator[Check]:
-    if limits.max_ppl_delta is not None and measurement.windows.tokens == reference.windows.tokens:
-        windows = measurement.windows
-        delta = relative_perplexity(windows.nll, reference.windows.nll, windows.tokens)
-        yield Check(
-            "max_ppl_delta",
-            "limit",
-            Status.PASSED if delta.value <= limits.max_ppl_delta else Status.REGRESSED,
-            value=measurement.perplexity,
-            before=reference.perplexity,
-            difference=delta.value,
-            bound=limits.max_ppl_delta,
-            evidence=delta.evidence,
-        )
+def _against_reference(
+    measurement: Measurement, reference: Measurement, limits: Limits, rule: Rule
+) -> Iterator[Check]:
+    if measurement.windows.tokens == reference.windows.tokens:
+        for goal in goals_of(limits, Tolerances(), reference.windows, None, rule=rule):
+            yield _limit_check(goal, measurement, reference, rule)
     ratios = measurement.ledger.ratios
     for name, least in limits.min_compression.items():
         ratio = ratios.get(name, 1.0)
@@ -177,6 +149,32 @@ def _against_reference(measurement: Measurement, reference: Measurement, limits:
             bound=least,
             evidence=f"{RATIOS[name]}{'' if name in ratios else ' (no layer is quantized)'}",
         )
+
+
+def _limit_check(goal: Goal, measurement: Measurement, reference: Measurement, rule: Rule) -> Check:
+    """One bound on a mean per token against the reference."""
+    sampled = goal.sampled(measurement.windows, rule)
+    status = Status.PASSED if holds(goal, sampled) else Status.REGRESSED
+    if goal.name == "max_ppl_delta":
+        shown = sampled.relative()
+        figures: dict[str, Any] = {
+            "value": measurement.perplexity,
+            "before": reference.perplexity,
+            "difference": shown.value,
+        }
+        bound = math.expm1(goal.bound)
+    elif goal.name == "min_top1":
+        # What is bounded from above is the share that disagrees; people ask for the share that agrees.
+        shown = replace(sampled, value=1 - sampled.value, low=1 - sampled.high, high=1 - sampled.low)
+        figures, bound = {"value": shown.value}, 1 - goal.bound
+    else:
+        shown, figures, bound = sampled, {"value": sampled.value}, goal.bound
+    told = evidence_of(sampled, shown, goal, measurement, rule)
+    if goal.metric == "kld" and measurement.divergence and measurement.divergence.kind != "exact":
+        told += f"; {measurement.divergence.kind}"
+    return Check(
+        goal.name, "limit", status, **figures, bound=bound, **interval_of(sampled, shown, goal), evidence=told
+    )
 
 
 def needs_rounding(measurement: Measurement, reference: Measurement, limits: Limits) -> bool:
@@ -231,7 +229,12 @@ def _against_rounding(
 
 
 def _against_baseline(
-    measurement: Measurement, entry: Entry | None, tolerances: Tolerances
+    measurement: Measurement,
+    reference: Measurement,
+    entry: Entry | None,
+    tolerances: Tolerances,
+    rule: Rule,
+    noise: Noise | None,
 ) -> Iterator[Check]:
     if entry is None:
         yield Check(
@@ -243,11 +246,19 @@ def _against_baseline(
         evidence = "the baseline answers another question: " + "; ".join(changed)
         yield Check("baseline", "tolerance", Status.INVALID, evidence=evidence)
         return
-    yield _perplexity_check(measurement, entry, tolerances.ppl)
+    yield _perplexity_check(measurement, reference, entry, tolerances, rule, noise)
+    yield from _layers_check(measurement, entry, tolerances.layers, noise)
     yield _compression_check(measurement.ledger, entry, tolerances.compression)
 
 
-def _perplexity_check(measurement: Measurement, entry: Entry, tolerance: float) -> Check:
+def _perplexity_check(
+    measurement: Measurement,
+    reference: Measurement,
+    entry: Entry,
+    tolerances: Tolerances,
+    rule: Rule,
+    noise: Noise | None,
+) -> Check:
     """Paired over the windows that both sides have: a prefix of a corpus is a valid smaller run."""
     windows = measurement.windows
     common = min(len(windows.tokens), len(entry.tokens))
@@ -255,19 +266,69 @@ def _perplexity_check(measurement: Measurement, entry: Entry, tolerance: float) 
     if not common or tokens != entry.tokens[:common]:
         evidence = "the baseline's windows have other numbers of scored tokens than this run's"
         return Check("baseline", "tolerance", Status.INVALID, evidence=evidence)
-    moved = relative_perplexity(windows.nll[:common], entry.nll[:common], tokens)
-    rest = "" if common == len(entry.tokens) else f" (the baseline has {len(entry.tokens)} windows)"
-    same = labelled(measurement.weights_digest) == entry.weights_digest
+    same = same_weights(measurement.weights_digest, entry)
+    goal = goals_of(Limits(), tolerances, reference.windows, entry, same, rule, noise)[-1]
+    sampled = goal.sampled(windows, rule)
+    shown = sampled.relative()
+    tolerance = tolerances.of_perplexity(same)
+    held = holds(goal, sampled)
+    improved = held and shown.value < -tolerance
+    told = [evidence_of(sampled, shown, goal, measurement, rule), _gate(same, noise)]
+    if common < len(entry.tokens):
+        told.insert(1, f"the baseline has {len(entry.tokens)} windows")
     return Check(
         "ppl_tolerance",
         "tolerance",
-        _moved(moved.value, tolerance),
+        Status.IMPROVED if improved else Status.PASSED if held else Status.REGRESSED,
         value=perplexity(windows.nll[:common], tokens),
         before=perplexity(entry.nll[:common], tokens),
-        difference=moved.value,
+        difference=shown.value,
         bound=tolerance,
-        evidence=f"{moved.evidence}{rest}; {'the same' if same else 'other'} quantized weights",
+        **interval_of(sampled, shown, goal),
+        evidence="; ".join(told),
     )
+
+
+def _gate(same: bool, noise: Noise | None) -> str:
+    """Which gate applied, and what is known of the noise that it has to live with."""
+    if same:
+        return "the same quantized weights: only kernels or libraries can have moved it"
+    if noise is None:
+        return "other quantized weights; the spread between requantizations was not measured"
+    return f"other quantized weights; requantizations spread by {noise.spread:.3%}"
+
+
+def _layers_check(
+    measurement: Measurement, entry: Entry, tolerance: float, noise: Noise | None
+) -> Iterator[Check]:
+    """What each decoder layer adds, beside what the baseline's did; nothing where either has no figures.
+
+    A layer regresses when its error grew, or its gain moved and it came no nearer to the reference.
+    """
+    old, new = entry.layers, measurement.layers
+    if not old.gain or len(old.gain) != len(new.gain):
+        return
+    bound = max(tolerance, 2 * noise.layers) if noise else tolerance
+    moves = [_layer_move(*row) for row in zip(old.gain, new.gain, old.error, new.error, strict=True)]
+    worst = max(range(len(moves)), key=moves.__getitem__)
+    evidence = (
+        f"decoder layer {worst} of {len(moves)}: gain {old.gain[worst]:.3f} → {new.gain[worst]:.3f}, "
+        f"error {old.error[worst]:.3f} → {new.error[worst]:.3f}, as shares of what the layer adds"
+    )
+    yield Check(
+        "layers",
+        "tolerance",
+        Status.REGRESSED if moves[worst] > bound else Status.PASSED,
+        difference=moves[worst],
+        bound=bound,
+        evidence=evidence,
+    )
+
+
+def _layer_move(old_gain: float, gain: float, old_error: float, error: float) -> float:
+    """How far a layer moved, unless it came nearer to the reference in both respects."""
+    nearer = abs(gain - 1) <= abs(old_gain - 1) and error <= old_error
+    return 0.0 if nearer else max(abs(gain - old_gain), error - old_error)
 
 
 def _compression_check(ledger: Ledger, entry: Entry, tolerance: float) -> Check:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_tenpak.baseline import Entry
-from pytest_tenpak.measurement import Ledger, Measurement, Provenance, WindowNLL
+from pytest_tenpak.measurement import Ledger, Measurement, Provenance, Windows
 
 IDENTITY = {
     "spec": {"method": "nf4", "options": {"bits": 4, "threshold": 1e-9}},
@@ -15,7 +15,7 @@ IDENTITY = {
     "calibration": None,
     "protocol": {"name": "gptq", "context": 4, "join": "\n\n"},
     "dtype": "float32",
-    "metrics_version": 1,
+    "metrics_version": 2,
 }
 
 
@@ -25,7 +25,7 @@ def measured(
     """A measurement of windows of 4 tokens, and a ledger of 1000 weights."""
     counts = (4,) * len(nll) if tokens is None else tokens
     return Measurement(
-        windows=WindowNLL(tuple(nll), counts, nonfinite, stream),
+        windows=Windows(tuple(nll), counts, (nonfinite, *(0,) * (len(counts) - 1)), stream),
         ledger=Ledger(1000, tensor_bytes, tensor_bytes + 8, 900, 450),
         identity=IDENTITY,
         weights_digest=weights * 64,

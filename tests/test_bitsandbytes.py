@@ -38,7 +38,7 @@ def bits(ledger: dict) -> float:
 def test_bits_per_weight_equal_theory(project, arguments, expected):
     """Block maxima (32 bit per block) and row maxima, plus at most 200 bytes of tables a layer."""
     outcome = outcome_of(project, arguments)
-    ledger = outcome["measurement"]["ledger"]
+    ledger = outcome["parts"][0]["measurement"]["ledger"]
     assert ledger["layer_weights"] == QUANTIZED
     assert ledger["weights"] == QUANTIZED + EMBEDDINGS + (2 * LAYERS + 1) * HIDDEN
     assert 0 <= bits(ledger) - expected <= 8 * 200 * 7 * LAYERS / QUANTIZED
@@ -47,7 +47,9 @@ def test_bits_per_weight_equal_theory(project, arguments, expected):
 
 def test_skipped_modules_stay_and_so_does_the_head(project):
     """Naming modules to skip adds to the output head; it does not replace it."""
-    ledger = outcome_of(project, "method='nf4', skip_modules=['down_proj']")["measurement"]["ledger"]
+    ledger = outcome_of(project, "method='nf4', skip_modules=['down_proj']")["parts"][0]["measurement"][
+        "ledger"
+    ]
     assert ledger["layer_weights"] == QUANTIZED - LAYERS * HIDDEN * INNER
 
 

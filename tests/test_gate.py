@@ -13,8 +13,13 @@ def test_nf4():
 """
 
 
-def worsen_by(project, factor: float, name: str = "test_gate/test_nf4.json") -> bytes:
-    """Rewrite a baseline as if a checkpoint ``factor`` times better had been accepted; the new bytes."""
+def worsen_by(
+    project, factor: float, name: str = "test_gate/test_nf4.json", same_weights: bool = False
+) -> bytes:
+    """Rewrite a baseline as if a checkpoint ``factor`` times better had been accepted; the new bytes.
+
+    Other weights than these, or the same ones, which a better kernel ran.
+    """
     path = project.path / "baselines" / name
     plain = json.loads(path.read_text())
     entry = plain["entries"]["cpu"]
@@ -22,6 +27,8 @@ def worsen_by(project, factor: float, name: str = "test_gate/test_nf4.json") -> 
     windows["nll"] = [
         n - t * math.log(factor) for n, t in zip(windows["nll"], windows["tokens"], strict=True)
     ]
+    if not same_weights:
+        entry["weights_digest"] = "sha256:" + "0" * 64
     entry["figures"]["perplexity"] = math.exp(sum(windows["nll"]) / sum(windows["tokens"]))
     path.write_text(json.dumps(plain))
     return path.read_bytes()
@@ -74,7 +81,10 @@ def test_a_regression_fails_in_the_call_phase_and_says_all(project, distributed)
             "✓ *perplexity vs reference *≤ +50%",
             "✗ *perplexity vs baseline *+25.00% *≤ +0.5%",
             "✓ *compression vs baseline *0.00% *≥ -0.1%",
-            "perplexity vs baseline: point estimate, 110 windows, 6,930 tokens; the same quantized weights",
+            "perplexity vs baseline: 99.9% interval +25.00% to +25.00% at any look; 8 windows, 504 of 6,930 tokens; "
+            "the baseline has 110 windows; other quantized weights; *was not measured",
+            "KL divergence on text.txt (exact, nats): mean * ± *, median *, 99% *, 99.9% *, max *; top-1 agreement *",
+            "NLL on text.txt (nats, reference → quantized): trimmed mean * → *, median *, worst 0.1% of tokens*",
             "baseline: baselines/test_gate/test_nf4.json [[]cpu[]]",
             "differs in provenance: nothing that is recorded*",
             "to accept: pytest test_gate.py::test_nf4 --tenpak-update=failing --tenpak-accept 'why this is fine'",
@@ -315,7 +325,7 @@ def test_every_outcome_is_written_as_json(project, distributed):
     outcome = plain["outcomes"][0]
     assert outcome["verdict"]["status"] == "new"
     assert outcome["figures"]["perplexity"] != outcome["figures"]["reference_perplexity"]
-    assert len(outcome["measurement"]["windows"]["nll"]) == 110
+    assert len(outcome["parts"][0]["measurement"]["windows"]["nll"]) == 110
     assert outcome["case"]["line"] == 3
 
 
@@ -364,7 +374,8 @@ def test_a_smaller_budget_compares_the_prefix(project):
     result = project.run("--tenpak-max-tokens=630", "--tenpak-json=out.json")
     result.assert_outcomes(passed=1)
     outcome = json.loads((project.path / "out.json").read_text())["outcomes"][0]
-    assert outcome["figures"]["tokens"] == 630
+    assert outcome["figures"]["tokens"] == 504
+    assert outcome["parts"][0]["measurement"]["budget"] == 630
     written = (project.path / "baselines/test_gate/test_nf4.json").read_bytes()
     kept = project.run("--tenpak-max-tokens=630", "--tenpak-update=all", "--tenpak-accept=smaller")
     kept.stdout.fnmatch_lines(["*baseline kept: this run measured fewer windows*"])

@@ -71,15 +71,21 @@ def test_gptq_and_awq_are_quantized_loaded_back_and_gated(fluent_project):
         bits = outcome["figures"]["bits_per_weight"]
         assert bits == pytest.approx(expected_bits(spec["options"], spec["method"]), rel=0.01), spec
         assert spec["options"]["backend"] == "gptqmodel"
-        assert outcome["measurement"]["loader"].startswith("gptqmodel ")
-        assert outcome["measurement"]["provenance"]["device"].keys() >= {"kernel", "quantizer threads"}
-        assert outcome["measurement"]["provenance"]["versions"].keys() >= {"gptqmodel"}
+        assert outcome["parts"][0]["measurement"]["loader"].startswith("gptqmodel ")
+        assert outcome["parts"][0]["measurement"]["provenance"]["device"].keys() >= {
+            "kernel",
+            "quantizer threads",
+        }
+        assert outcome["parts"][0]["measurement"]["provenance"]["versions"].keys() >= {"gptqmodel"}
         assert outcome["quantizing"].keys() >= {"seconds", "peak_bytes", "threads"}
-        assert outcome["measurement"]["weights_digest"] != outcome["reference"]["weights_digest"]
+        assert (
+            outcome["parts"][0]["measurement"]["weights_digest"]
+            != outcome["parts"][0]["reference"]["weights_digest"]
+        )
     for name in ("test_gptq", "test_three_bits", "test_eight_bits", "test_awq", "test_symmetric"):
         assert abs(lost[name]) < 0.03, name
     # The embeddings are stored as the model has them, though AWQ works in 16 bit.
-    assert measured["test_awq"]["measurement"]["ledger"]["tensor_bytes"] > 4 * 258 * HIDDEN
+    assert measured["test_awq"]["parts"][0]["measurement"]["ledger"]["tensor_bytes"] > 4 * 258 * HIDDEN
     again = fluent_project.run()
     again.assert_outcomes(passed=6)
     again.stdout.fnmatch_lines(["test_gate.py::test_awq *awq (gptqmodel) *passed"])
@@ -165,8 +171,8 @@ def test_the_four_backends_of_the_table_in_one_command(fluent_project, archived_
         ("test_autoawq", "awq", "autoawq"),
     ):
         outcome = measured[test]
-        assert outcome["measurement"]["loader"].startswith(backend)
-        assert backend in outcome["measurement"]["provenance"]["versions"]
+        assert outcome["parts"][0]["measurement"]["loader"].startswith(backend)
+        assert backend in outcome["parts"][0]["measurement"]["provenance"]["versions"]
         assert abs(outcome["figures"]["ppl_delta"]) < 0.03
         options = outcome["case"]["spec"]["options"]
         assert outcome["figures"]["bits_per_weight"] == pytest.approx(

@@ -20,11 +20,11 @@ SOURCE = ROOT / "pytest_tenpak"
 #: The table of layers; a module imports from lower ones, or from its own where that is not barred below.
 LAYERS = {
     **dict.fromkeys(("errors", "digest", "files", "locks", "units"), 0),
-    **dict.fromkeys(("spec", "protocol", "statistics", "measurement", "progress", "weights"), 1),
-    **dict.fromkeys(("baseline", "verdict", "update", "outcome"), 2),
+    **dict.fromkeys(("spec", "protocol", "statistics", "measurement", "goals", "progress", "weights"), 1),
+    **dict.fromkeys(("baseline", "checks", "evidence", "verdict", "update", "outcome"), 2),
     **dict.fromkeys(("report", "checkpoint", "device", "interpreters"), 3),
     **dict.fromkeys(("quantizers", "measure", "models"), 4),
-    **dict.fromkeys(("jobs", "worker", "bench", "pipeline", "arguments", "marker"), 5),
+    **dict.fromkeys(("jobs", "worker", "bench", "traced", "noise", "pipeline", "arguments", "marker"), 5),
     **dict.fromkeys(("session", "quantized", "doctor"), 6),
     **dict.fromkeys(("hookspecs", "options", "state", "collector", "plugin", "cli", "__main__"), 7),
 }

@@ -107,14 +107,14 @@ def test_running_out_of_memory_halves_the_batch(monkeypatch):
     model = random_model("llama")
     windows = Protocol.resolve("gptq", 64, None, 256).windows(len(TOKENS))
     expected = perplexity.measure_windows(model, TOKENS, windows).nll
-    whole = perplexity._Evaluator.__call__
+    whole = perplexity.Scorer._score
 
-    def small(self, batch, bos):
+    def small(self, batch, *rest):
         if len(batch) > 2:
             raise torch.OutOfMemoryError("too much")
-        return whole(self, batch, bos)
+        return whole(self, batch, *rest)
 
-    monkeypatch.setattr(perplexity._Evaluator, "__call__", small)
+    monkeypatch.setattr(perplexity.Scorer, "_score", small)
     assert perplexity.measure_windows(model, TOKENS, windows, batch_size=8).nll == pytest.approx(expected)
 
 

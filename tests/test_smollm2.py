@@ -44,7 +44,7 @@ def test_int8(): pass
 def test_figures_against_theory_and_an_independent_computation(smollm2):
     """Reference perplexity to 1e-4 relative, windows and tokens equal; ledger within 1 % of theory."""
     measured = outcomes(smollm2, GATES)
-    windows = measured["test_nf4"]["reference"]["windows"]
+    windows = measured["test_nf4"]["parts"][0]["reference"]["windows"]
     command = [sys.executable, str(Path(__file__).with_name("independent.py")), MODEL, "4", "512"]
     nll, tokens = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert windows["tokens"] == tokens

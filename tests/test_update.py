@@ -3,8 +3,9 @@
 import pytest
 from made_up import accepted, measured, reference
 
+from pytest_tenpak.checks import Check, Limits, Status, Tolerances, Verdict
 from pytest_tenpak.update import decide
-from pytest_tenpak.verdict import Check, Limits, Status, Tolerances, Verdict, compare
+from pytest_tenpak.verdict import compare
 
 
 def verdict_of(status: str, kind: str = "tolerance") -> Verdict:
@@ -54,7 +55,7 @@ def test_a_changed_identity_does_not_excuse_worse_figures():
         ((9, 10, 12), None, False),
         ((9, 10, 12), "fine", True),
     ):
-        update = decide(verdict_of("invalid"), "failing", reason, False, accepted(), accepted(nll=nll))
+        update = decide(verdict_of("invalid"), "failing", reason, False, [(accepted(), accepted(nll=nll))])
         assert (update.write, update.passes) == (writes, writes)
 
 
@@ -65,8 +66,8 @@ def test_no_update_forgets_windows():
         accepted(nll=nll),
         compare(measured(nll=nll), reference(nll), accepted(), Limits(), Tolerances()),
     )
-    assert not decide(verdict, "all", "fine", False, accepted(), new).write
-    assert not decide(verdict_of("regressed"), "failing", "fine", False, accepted(), new).write
+    assert not decide(verdict, "all", "fine", False, [(accepted(), new)]).write
+    assert not decide(verdict_of("regressed"), "failing", "fine", False, [(accepted(), new)]).write
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,6 @@ def test_all_rewrites_passing_cases_but_not_for_the_worse_unasked(nll, reason, w
     """Same figures leave the file alone, better ones replace it, worse ones need a reason even inside tolerance."""
     new = accepted(nll=nll)
     verdict = compare(measured(nll=nll), reference(), accepted(), Limits(), Tolerances())
-    update = decide(verdict, "all", reason, in_ci=False, old=accepted(), new=new)
+    update = decide(verdict, "all", reason, in_ci=False, changes=[(accepted(), new)])
     assert update.passes
     assert update.write is writes

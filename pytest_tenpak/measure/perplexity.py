@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from ..digest import fingerprint
-from ..measurement import WindowNLL
+from ..measurement import Windows
 from ..progress import Progress, ignore
 from ..protocol import Window
 
@@ -15,6 +15,35 @@ from ..protocol import Window
 _CHUNK_BYTES = 64 << 20
 #: Tokens in a batch, by device type, where the user names no batch size.
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+
+
+class Observer(Protocol):
+    """Whoever looks at the predictions of each scored token beside the NLL.
+
+    Called for each batch with the number, in the plan, of its first window and how many it has, then for
+    each chunk of its positions.
+    """
+
+    def begin(self, first: int, count: int) -> None:
+        """The next batch holds ``count`` windows from ``first`` on."""
+
+    def observe(self, states: Any, log_probabilities: Any, nll: Any, start: int) -> dict[str, Any]:
+        """Figures per token, each (windows, positions, …), of the positions from ``start`` on.
+
+        ``states`` are the head's inputs (windows, positions, width), or the logits where the head is
+        not all; ``log_probabilities`` (windows, positions, vocabulary) are float32 and may be overwritten.
+        """
+
+
+class Block(NamedTuple):
+    """Consecutive windows: sums by window under the names of :class:`Windows`, and figures by token."""
+
+    sums: dict[str, list[Any]]
+    by_token: dict[str, Any]
+
+
+#: Figures by token that are summed over a window, and the sum's name.
+_SUMMED = ("nll", "kld", "disagreement", "squared_dp")
 
 
 def measure_windows(
@@ -25,38 +54,130 @@ def measure_windows(
     bos: int | None = None,
     batch_size: int = 0,
     progress: Progress = ignore,
-) -> WindowNLL:
+) -> Windows:
     """NLL (nats) of every window, in order.
 
     ``model`` is a causal language model of transformers, ``tokens`` the stream that ``windows`` cut.
     ``bos`` replaces the first token of each window where the protocol says so. ``batch_size`` is in
     windows; 0 chooses, and halves itself when the device runs out of memory.
     """
-    import torch
-
-    evaluate = _Evaluator(model, tokens)
-    size = batch_size or max(1, _BATCH_TOKENS.get(model.device.type, 1024) // _longest(windows))
     total = sum(window.scored for window in windows)
-    nll: list[float] = []
-    counts: list[int] = []
-    pending = list(windows)
-    with torch.inference_mode():
-        while pending:
-            batch = next(_batches(pending, size))
-            try:
-                for window_nll, count in evaluate(batch, bos):
-                    nll.append(window_nll)
-                    counts.append(count)
-            except torch.OutOfMemoryError:
-                if len(batch) == 1:
-                    raise
-                size = len(batch) // 2
-                torch.cuda.empty_cache()
-                continue
-            pending = pending[len(batch) :]
-            progress(sum(window.scored for window in windows[: len(nll)]), total, "tokens")
-    run = list(tokens[windows[0].start : windows[-1].stop])
-    return WindowNLL(tuple(nll), tuple(counts), total - sum(counts), fingerprint(run))
+    scorer = Scorer(model, tokens, bos=bos, batch_size=batch_size)
+    block = scorer.score(windows, progress=lambda done: progress(done, total, "tokens"))
+    rows = {name: tuple(row) for name, row in block.sums.items()}
+    return Windows(stream=fingerprint(list(tokens)), **rows)
+
+
+class Scorer:
+    """Runs windows of one token stream through one model.
+
+    The body runs once per batch; the output head then runs on chunks of positions. Some families do
+    more to their logits than the head (soft caps, scales). So the first tokens of the corpus are scored
+    both ways, and where the two disagree the model's own logits are used.
+    """
+
+    def __init__(
+        self, model: Any, tokens: Sequence[int], *, bos: int | None = None, batch_size: int = 0
+    ) -> None:
+        self._model = model
+        self._tokens = tokens
+        self._bos = bos
+        self._batch_size = batch_size
+        self.head = model.get_output_embeddings()
+        #: Whether logits are the head's product and nothing else.
+        self.head_is_all = self.head is not None and self._head_is_all()
+
+    @property
+    def device(self) -> Any:
+        """Where the model runs."""
+        return self._model.device
+
+    def score(
+        self,
+        windows: Sequence[Window],
+        first: int = 0,
+        *,
+        observer: Observer | None = None,
+        progress: Any = ignore,
+    ) -> Block:
+        """Score consecutive windows, the first of which is number ``first`` of the plan.
+
+        ``progress`` is told the tokens scored so far.
+        """
+        import torch
+
+        size = self._batch_size or max(
+            1, _BATCH_TOKENS.get(self._model.device.type, 1024) // _longest(windows)
+        )
+        batches: list[dict[str, Any]] = []
+        pending = list(windows)
+        done = 0
+        with torch.inference_mode():
+            while pending:
+                batch = next(_batches(pending, size))
+                try:
+                    batches.append(self._score(batch, first + len(windows) - len(pending), observer))
+                except torch.OutOfMemoryError:
+                    if len(batch) == 1:
+                        raise
+                    size = len(batch) // 2
+                    torch.cuda.empty_cache()
+                    continue
+                pending = pending[len(batch) :]
+                done += sum(window.scored for window in batch)
+                progress(done)
+        return _joined(batches)
+
+    def _head_is_all(self) -> bool:
+        import torch
+
+        with torch.inference_mode():
+            ids = self._ids([Window(0, min(33, len(self._tokens)), 1)])
+            whole = self._model(input_ids=ids, use_cache=False).logits
+            ours = self.head(self._hidden(ids))
+        # The same product of the same shapes: bit for bit, or something more was done.
+        return bool(torch.equal(whole.nan_to_num(), ours.nan_to_num()))
+
+    def _hidden(self, ids: Any) -> Any:
+        return self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+
+    def _ids(self, batch: Sequence[Window]) -> Any:
+        """What is run of each window: all but its last token, which is only predicted."""
+        import torch
+
+        ids = torch.tensor([self._tokens[window.start : window.stop - 1] for window in batch])
+        if self._bos is not None:
+            ids[:, 0] = self._bos
+        return ids.to(self._model.device)
+
+    def _score(self, batch: Sequence[Window], number: int, observer: Observer | None) -> dict[str, Any]:
+        """Figures per token, each (windows, positions, …), of one batch; all windows have one shape."""
+        import torch
+
+        if observer is not None:
+            observer.begin(number, len(batch))
+        ids = self._ids(batch)
+        wanted = torch.tensor([self._tokens[window.first_scored : window.stop] for window in batch])
+        targets = wanted.to(ids.device)
+        states = self._hidden(ids) if self.head_is_all else self._model(input_ids=ids, use_cache=False).logits
+        states = states[:, -targets.shape[1] :]
+        step = max(1, _CHUNK_BYTES // (4 * self.vocabulary * len(batch)))
+        chunks: list[dict[str, Any]] = []
+        for start in range(0, states.shape[1], step):
+            part = states[:, start : start + step]
+            logits = self.head(part) if self.head_is_all else part
+            predicted = torch.log_softmax(logits.float(), dim=-1)
+            nll = -predicted.gather(2, targets[:, start : start + step, None])[..., 0]
+            more = observer.observe(part, predicted, nll, start) if observer else {}
+            chunks.append({"nll": nll, **more})
+        return {name: torch.cat([chunk[name] for chunk in chunks], dim=1).cpu() for name in chunks[0]}
+
+    @property
+    def vocabulary(self) -> int:
+        """Logits per position."""
+        return int(
+            getattr(self.head, "out_features", None) or self._model.config.get_text_config().vocab_size
+        )
 
 
 def _longest(windows: Sequence[Window]) -> int:
@@ -71,70 +192,18 @@ def _batches(windows: Sequence[Window], size: int) -> Iterator[list[Window]]:
             yield group[start : start + size]
 
 
-class _Evaluator:
-    """Runs batches of windows through one model.
+def _joined(batches: Sequence[dict[str, Any]]) -> Block:
+    """Batches, each (windows, positions, …), as sums by window and one long row of tokens."""
+    import torch
 
-    The body runs once per batch; the output head then runs on chunks of positions. Some families do
-    more to their logits than the head (soft caps, scales). So the first tokens of the corpus are scored
-    both ways, and where the two disagree the model's own logits are used.
-    """
-
-    def __init__(self, model: Any, tokens: Sequence[int]) -> None:
-        self._model = model
-        self._tokens = tokens
-        self._head = model.get_output_embeddings()
-        self._by_chunks = self._head is not None and self._head_is_all()
-
-    def _head_is_all(self) -> bool:
-        import torch
-
-        with torch.inference_mode():
-            ids = self._ids([Window(0, min(32, len(self._tokens)), 1)], None)
-            whole = self._model(input_ids=ids, use_cache=False).logits
-            ours = self._head(self._hidden(ids))
-        # The same product of the same shapes: bit for bit, or something more was done.
-        return bool(torch.equal(whole.nan_to_num(), ours.nan_to_num()))
-
-    def _hidden(self, ids: Any) -> Any:
-        return self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-
-    def _ids(self, batch: Sequence[Window], bos: int | None) -> Any:
-        import torch
-
-        ids = torch.tensor([self._tokens[window.start : window.stop] for window in batch])
-        if bos is not None:
-            ids[:, 0] = bos
-        return ids.to(self._model.device)
-
-    def __call__(self, batch: Sequence[Window], bos: int | None) -> list[tuple[float, int]]:
-        """(ΣNLL in nats, finite tokens) of each window of one batch; all windows have one shape."""
-        import torch
-        from torch.nn.functional import cross_entropy
-
-        ids = self._ids(batch, bos)
-        first = batch[0].first_scored - batch[0].start
-        targets = ids[:, first:]
-        # What predicts position i is the output at i - 1, so the last token is never run: a window may be
-        # one token longer than what the model takes.
-        ran = ids[:, :-1]
-        states = self._hidden(ran) if self._by_chunks else self._model(input_ids=ran, use_cache=False).logits
-        states = states[:, first - 1 :]
-        step = max(1, _CHUNK_BYTES // (4 * self._width() * len(batch)))
-        chunks = []
-        for start in range(0, states.shape[1], step):
-            part = states[:, start : start + step]
-            logits = (self._head(part) if self._by_chunks else part).float()
-            wanted = targets[:, start : start + step]
-            chunks.append(
-                cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
-            )
-        nll = torch.cat(chunks, dim=1).double()
-        finite = torch.isfinite(nll)
-        sums = torch.where(finite, nll, 0.0).sum(dim=1).tolist()
-        return list(zip(sums, finite.sum(dim=1).tolist(), strict=True))
-
-    def _width(self) -> int:
-        """Size of the vocabulary: logits per position."""
-        return int(
-            getattr(self._head, "out_features", None) or self._model.config.get_text_config().vocab_size
-        )
+    sums: dict[str, list[Any]] = {"tokens": [], "lost": []}
+    for batch in batches:
+        summed = [name for name in _SUMMED if name in batch]
+        finite = torch.stack([torch.isfinite(batch[name]) for name in summed]).all(dim=0)
+        sums["tokens"] += finite.sum(dim=1).tolist()
+        sums["lost"] += (~finite).sum(dim=1).tolist()
+        for name in summed:
+            kept = torch.where(finite, batch[name].double(), 0.0)
+            sums.setdefault(name, []).extend(kept.sum(dim=1).tolist())
+    by_token = {name: torch.cat([batch[name].flatten(0, 1) for batch in batches]) for name in batches[0]}
+    return Block(sums, by_token)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SpecError, UnavailableError
+from ..models import decoder_layers
 from ..spec import QuantizeSpec
 from .archived import (
     adopt_generation,
@@ -28,7 +29,7 @@ from .archived import (
 from .base import Job
 from .calibration import draw_samples
 from .kernels import AUTO, Kernel
-from .layers import decoder_layers, follow
+from .layers import follow
 from .loading import architecture_of, load_pretrained
 
 NAME = "autoawq"

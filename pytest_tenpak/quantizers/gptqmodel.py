@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SpecError
+from ..models import decoder_layers
 from ..progress import Progress
 from ..spec import QuantizeSpec
 from .base import Job
 from .calibration import draw_samples
 from .kernels import AUTO, Kernel
-from .layers import decoder_layers
 from .loading import architecture_of
 
 _HALF = ("bfloat16", "float16")

@@ -6,15 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..models import decoder_layers
 from ..progress import Progress
-
-
-def decoder_layers(model: Any) -> Any:
-    """The decoder layers of a model, in order: the outermost list of modules, and of several the longest."""
-    from torch.nn import ModuleList
-
-    lists = {name: module for name, module in model.named_modules() if isinstance(module, ModuleList)}
-    return max(lists.items(), key=lambda item: (-item[0].count("."), len(item[1])), default=("", []))[1]
 
 
 @contextmanager

@@ -31,9 +31,22 @@ def load_pretrained(directory: Path, device: str, dtype: str, **options: Any) ->
         trust_remote_code=False,
         **options,
     )
+    if dtype != "auto" and getattr(model, "quantization_method", None) == "bitsandbytes":
+        _cast_what_is_kept(model, getattr(torch, dtype))
     if device == "cpu" and getattr(model, "is_loaded_in_4bit", False):
         _fit_4bit_to_cpu(model)
     return model.eval()
+
+
+def _cast_what_is_kept(model: Any, dtype: Any) -> None:
+    """Give what bitsandbytes leaves unquantized the type that was asked for.
+
+    transformers (5.23) keeps it as it is stored: a float16 model is then computed in float16 whatever was
+    asked, and one whose activations overflow that (gemma) gives NaN.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
 
 
 def _fit_4bit_to_cpu(model: Any) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..baseline import Figures
-from ..outcome import Outcome
-from ..verdict import Status
+from ..checks import Status
+from ..outcome import Outcome, Part
 
 SCHEMA_VERSION = 1
 
@@ -18,14 +18,21 @@ def document(outcomes: Sequence[Outcome], expected: Sequence[str]) -> dict[str, 
         "schema_version": SCHEMA_VERSION,
         "expected": list(expected),
         "ran": sum(not outcome.skipped for outcome in outcomes),
-        "outcomes": [{**outcome.to_dict(), "figures": figures_of(outcome)} for outcome in outcomes],
+        "outcomes": [_plain(outcome) for outcome in outcomes],
     }
 
 
-def figures_of(outcome: Outcome) -> dict[str, Any] | None:
-    """The derived figures of an outcome, by name; None when it has none."""
-    measurement, reference = outcome.measurement, outcome.reference
-    if measurement is None or reference is None or outcome.status is Status.ERROR:
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    plain = outcome.to_dict()
+    figures = [figures_of(outcome, part) for part in outcome.parts]
+    parts = [{**row, "figures": own} for row, own in zip(plain["parts"], figures, strict=True)]
+    return {**plain, "parts": parts, "figures": figures[0] if figures else None}
+
+
+def figures_of(outcome: Outcome, part: Part) -> dict[str, Any] | None:
+    """The derived figures of an outcome on one corpus, by name; None when it has none."""
+    measurement, reference = part.measurement, part.reference
+    if outcome.status is Status.ERROR:
         return None
     figures = Figures.of(measurement, reference)
     return {
@@ -34,5 +41,7 @@ def figures_of(outcome: Outcome) -> dict[str, Any] | None:
         "ppl_delta": measurement.perplexity / reference.perplexity - 1,
         "bits_per_weight": figures.bits_per_weight,
         "compression": measurement.ledger.ratios,
+        "kld": figures.kld,
+        "top1": figures.top1,
         "tokens": measurement.windows.total_tokens,
     }

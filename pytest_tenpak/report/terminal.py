@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Sequence
 
 from tabulate import tabulate
 
+from ..checks import Check, Status
 from ..measurement import HEADLINE, RATIOS
-from ..outcome import Outcome
-from ..verdict import Check, Status
+from ..outcome import Outcome, Part
 
 #: ``paint(text, status)``: colours a verdict where the terminal has colours.
 Paint = Callable[[str, Status], str]
@@ -17,6 +17,10 @@ Paint = Callable[[str, Status], str]
 _TITLES = {
     "max_ppl_delta": "perplexity vs reference",
     "max_rtn_factor": "perplexity vs round-to-nearest",
+    "max_kld": "KL divergence from reference",
+    "min_top1": "top-1 agreement with reference",
+    "layers": "decoder layers vs baseline",
+    "noise_floor": "tolerance vs noise",
     "min_compression": "compression",
     "ppl_tolerance": "perplexity vs baseline",
     "compression_tolerance": "compression vs baseline",
@@ -32,7 +36,10 @@ _HEADERS = (
     "compression",
     "perplexity",
     "Δ reference",
+    "KLD",
+    "top-1",
     "Δ baseline",
+    "tokens",
     "verdict",
 )
 
@@ -52,8 +59,33 @@ def failure(outcome: Outcome) -> str:
         "",
         *(f"{_title(check)}: {check.evidence}" for check in outcome.verdict.failing if check.evidence),
     ]
+    lines += [line for part in outcome.parts for line in _told(part)]
     lines += _accounts(outcome)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _told(part: Part) -> list[str]:
+    """The figures of one corpus that no check bounds, a line each."""
+    lines = []
+    divergence, ours, theirs = (
+        part.measurement.divergence,
+        part.measurement.robust,
+        part.reference.robust,
+    )
+    if divergence:
+        lines.append(
+            f"KL divergence on {part.corpus} ({divergence.kind}, nats): mean {divergence.mean:.4f} "
+            f"± {divergence.error:.4f}, median {divergence.median:.4f}, 99% {divergence.p99:.3f}, "
+            f"99.9% {divergence.p999:.3f}, max {divergence.maximum:.3f}; "
+            f"top-1 agreement {divergence.top1:.2%}, RMS Δp {divergence.rms_dp:.2%}"
+        )
+    if ours and theirs:
+        lines.append(
+            f"NLL on {part.corpus} (nats, reference → quantized): trimmed mean {theirs.trimmed_mean:.4f} → "
+            f"{ours.trimmed_mean:.4f}, median {theirs.median:.4f} → {ours.median:.4f}, "
+            f"worst 0.1% of tokens carry {theirs.worst_share:.2%} → {ours.worst_share:.2%}"
+        )
+    return lines
 
 
 def _headline(check: Check) -> str:
@@ -67,9 +99,10 @@ def _accounts(outcome: Outcome) -> list[str]:
     lines = [_loaded(outcome), f"baseline: {outcome.baseline} [{outcome.device_class}]"]
     if any(check.status is Status.NEW for check in outcome.verdict.checks):
         lines[1] = f"baseline: none yet, and none is created by a failing test ({outcome.baseline})"
-    moved = any(check.name.endswith("_tolerance") for check in outcome.verdict.failing)
-    if outcome.changes:
-        lines.append("differs in provenance: " + "; ".join(outcome.changes))
+    moved = any(check.kind == "tolerance" for check in outcome.verdict.failing)
+    changes = list(dict.fromkeys(change for part in outcome.parts for change in part.changes))
+    if changes:
+        lines.append("differs in provenance: " + "; ".join(changes))
     elif moved:
         lines.append("differs in provenance: nothing that is recorded (same versions, same device)")
     if outcome.update.note:
@@ -87,6 +120,8 @@ def _loaded(outcome: Outcome) -> str:
 
 def _remedy(outcome: Outcome) -> str:
     """The exact command that accepts the new figures, where accepting can settle it."""
+    if any(check.name == "noise_floor" for check in outcome.verdict.failing):
+        return "what to do: set the tolerance that is named, in the marker or for the run"
     if any(check.kind != "tolerance" for check in outcome.verdict.failing):
         return "what to do: no baseline settles this; quantize better, or change the limit in the marker"
     mode = "new" if outcome.status is Status.NEW else "failing"
@@ -97,7 +132,8 @@ def _remedy(outcome: Outcome) -> str:
 
 
 def _title(check: Check) -> str:
-    return _TITLES.get(check.name, check.name)
+    title = _TITLES.get(check.name, check.name)
+    return f"{title} on {check.corpus}" if check.corpus else title
 
 
 def _check_row(check: Check) -> list[str]:
@@ -106,6 +142,12 @@ def _check_row(check: Check) -> list[str]:
     if check.name == "min_compression":
         bound = "" if check.bound is None else f"≥ {check.bound:g}×"
         return [mark, name, "", _times(check.value), "", bound]
+    if check.name == "max_kld":
+        return [mark, name, "", f"{check.value:.4f}", "", f"≤ {check.bound:g}"]
+    if check.name == "min_top1":
+        return [mark, name, "", f"{check.value:.2%}", "", f"≥ {check.bound:.2%}"]
+    if check.name == "noise_floor":
+        return [mark, name, "", f"{check.value:.2%}", "", f"≥ {check.bound:.2%}"]
     if check.difference is None or check.bound is None:
         return [mark, name, "", str(check.status), "", ""]
     show = _times if "compression" in check.name else _plain
@@ -136,15 +178,17 @@ def _percent(value: float | None) -> str:
 
 def table(outcomes: Sequence[Outcome], paint: Paint | None = None) -> list[str]:
     """The summary table, a line per gate, with the denominator of its compression named below."""
-    rows = [_row(outcome, paint) for outcome in outcomes]
+    rows = [row for outcome in outcomes for row in _rows(outcome, paint)]
     lines = tabulate(rows, headers=_HEADERS, disable_numparse=True).splitlines()
     return [
         *lines,
-        f"compression: {RATIOS[HEADLINE]}; bits/weight: quantized layers; perplexity: reference → quantized",
+        f"compression: {RATIOS[HEADLINE]}; bits/weight: quantized layers; perplexity: reference → quantized; "
+        "KLD: nats per token from the reference; top-1: same most likely token",
     ]
 
 
-def _row(outcome: Outcome, paint: Paint | None) -> list[str]:
+def _rows(outcome: Outcome, paint: Paint | None) -> list[list[str]]:
+    """A row for each corpus, or one without figures."""
     case = outcome.case
     status = "skipped" if outcome.skipped else str(outcome.status)
     if not outcome.passes and outcome.status is Status.NEW:
@@ -152,20 +196,33 @@ def _row(outcome: Outcome, paint: Paint | None) -> list[str]:
     elif outcome.passes and outcome.status.failing:
         status = f"{status}, accepted"
     verdict = paint(status, outcome.status) if paint else status
-    measurement, reference = outcome.measurement, outcome.reference
-    if measurement is None or reference is None:
-        return [case.nodeid, case.spec.title, "", "", "", "", "", verdict]
-    moved = next((c.difference for c in outcome.verdict.checks if c.name == "ppl_tolerance"), None)
-    bits = measurement.ledger.bits_per_weight
+    if not outcome.parts:
+        return [[case.nodeid, case.spec.title, *[""] * (len(_HEADERS) - 3), verdict]]
     return [
-        case.nodeid,
-        case.spec.title,
+        [
+            case.nodeid if len(outcome.parts) == 1 else f"{case.nodeid} on {part.corpus}",
+            case.spec.title,
+            *_figures(outcome, part),
+            verdict,
+        ]
+        for part in outcome.parts
+    ]
+
+
+def _figures(outcome: Outcome, part: Part) -> list[str]:
+    measurement, reference = part.measurement, part.reference
+    of_part = [check for check in outcome.verdict.checks if check.corpus in ("", part.corpus)]
+    moved = next((check.difference for check in of_part if check.name == "ppl_tolerance"), None)
+    bits, divergence = measurement.ledger.bits_per_weight, measurement.divergence
+    return [
         "" if bits is None else f"{bits:.3f}",
         f"{measurement.ledger.ratios[HEADLINE]:.2f}×",
         f"{reference.perplexity:.3f} → {measurement.perplexity:.3f}",
         _percent(measurement.perplexity / reference.perplexity - 1),
+        "" if divergence is None else f"{divergence.mean:.4f}",
+        "" if divergence is None else f"{divergence.top1:.1%}",
         _percent(moved),
-        verdict,
+        f"{measurement.windows.total_tokens:,} of {measurement.budget:,}",
     ]
 
 

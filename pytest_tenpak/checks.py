@@ -1,0 +1,120 @@
+"""What a verdict is made of: bounds, checks with their status, and all checks of one case together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Status(str, Enum):
+    """What became of a check or a case. Later members outrank earlier ones in a verdict."""
+
+    PASSED = "passed"
+    IMPROVED = "improved"
+    NEW = "new"
+    REGRESSED = "regressed"
+    INVALID = "invalid"
+    ERROR = "error"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def failing(self) -> bool:
+        """Whether a case of this status fails its test (``new`` does so only in CI)."""
+        return self in (Status.REGRESSED, Status.INVALID, Status.ERROR)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds against the reference.
+
+    ``max_kld``: mean KL divergence, nats per token. ``min_top1``: share of tokens with the same most likely
+    next token. ``min_compression`` maps names of RATIOS to the least accepted. ``max_rtn_factor`` bounds
+    the nats per token that are lost, in multiples of what round-to-nearest at the same bits loses (0: no
+    bound).
+    """
+
+    max_ppl_delta: float | None = None
+    min_compression: Mapping[str, float] = field(default_factory=dict)
+    max_rtn_factor: float = 3.0
+    max_kld: float | None = None
+    min_top1: float | None = None
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """How far a metric may move from the baseline, relative (0.005 is half a per cent).
+
+    ``same_weights`` holds in place of a wider ``ppl`` where the quantized weights are the baseline's, bit
+    for bit: then only kernels or libraries can have moved it. ``layers``: how far the gain or the error of
+    a decoder layer may move, as a share of what the layer adds.
+    """
+
+    ppl: float = 0.005
+    compression: float = 0.001
+    same_weights: float = 0.001
+    layers: float = 0.03
+
+    def of_perplexity(self, same_weights: bool) -> float:
+        """The one that applies: the tight one, where it is tighter, to the same weights."""
+        return min(self.ppl, self.same_weights) if same_weights else self.ppl
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison.
+
+    ``kind`` is ``limit``, ``tolerance`` or ``sanity``. ``before`` and ``value`` are the two figures,
+    ``difference`` the relative difference that ``bound`` bounds (where there is none, ``bound`` bounds
+    ``value`` itself). ``low`` and ``high`` are the interval of what is bounded, None where it is infinite
+    or there is none; ``decisive`` whether it decided (None: the figure is exact). ``evidence`` says what
+    the decision rests on. ``corpus`` names the text where a case has several.
+    """
+
+    name: str
+    kind: str
+    status: Status
+    value: float | None = None
+    before: float | None = None
+    difference: float | None = None
+    bound: float | None = None
+    low: float | None = None
+    high: float | None = None
+    decisive: bool | None = None
+    evidence: str = ""
+    corpus: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The checks of one case."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def status(self) -> Status:
+        """The gravest status among the checks; ``error`` when there is none, since nothing was decided."""
+        order = list(Status)
+        return max((check.status for check in self.checks), key=order.index, default=Status.ERROR)
+
+    @property
+    def failing(self) -> tuple[Check, ...]:
+        """The checks that fail the case."""
+        return tuple(check for check in self.checks if check.status.failing)
+
+    def of_kind(self, kind: str) -> tuple[Check, ...]:
+        """The checks of one kind."""
+        return tuple(check for check in self.checks if check.kind == kind)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain form, status included for whoever reads it elsewhere."""
+        checks = [{**asdict(check), "status": str(check.status)} for check in self.checks]
+        return {"status": str(self.status), "checks": checks}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Verdict:
+        """The verdict that :meth:`to_dict` wrote."""
+        return cls(tuple(Check(**{**row, "status": Status(row["status"])}) for row in plain["checks"]))

@@ -1,0 +1,55 @@
+"""Estimates as decisions, and what a decision rests on, in figures and in words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .goals import Goal
+from .measurement import Measurement
+from .statistics import Estimate, Rule
+
+
+def holds(goal: Goal, sampled: Estimate) -> bool:
+    """By the interval where it decides, else by the point estimate."""
+    decided = sampled.widened(goal.spread).decides(goal.bound)
+    return sampled.value <= goal.bound if decided is None else decided
+
+
+def interval_of(sampled: Estimate, shown: Estimate, goal: Goal) -> dict[str, Any]:
+    """``low``, ``high`` and ``decisive`` of a check."""
+    return {
+        "low": shown.low if math.isfinite(shown.low) and math.isfinite(sampled.low) else None,
+        "high": shown.high if math.isfinite(shown.high) else None,
+        "decisive": sampled.widened(goal.spread).decides(goal.bound) is not None,
+    }
+
+
+def evidence_of(sampled: Estimate, shown: Estimate, goal: Goal, measurement: Measurement, rule: Rule) -> str:
+    """What a decision rests on, in words: interval, windows, tokens, and what would settle it.
+
+    ``sampled`` is in the goal's own unit, ``shown`` in the one that people read.
+    """
+    of = f" of {measurement.budget:,}" if measurement.budget > sampled.tokens else ""
+    size = f"{sampled.windows} windows, {sampled.tokens:,}{of} tokens"
+    if sampled.units != sampled.windows:
+        size += f", {sampled.units} documents"
+    if not math.isfinite(sampled.half_width):
+        return f"point estimate: too few windows for an interval; {size}"
+    unit = "" if goal.metric == "kld" else "%"
+    low, high = (_figure(bound, unit) for bound in (shown.low, shown.high))
+    kind = "at one look" if rule.fixed else "at any look"
+    interval = f"{100 * (1 - rule.alpha):g}% interval {low} to {high} {kind}"
+    decided = sampled.widened(goal.spread).decides(goal.bound)
+    if decided is not None:
+        return f"{interval}; {size}"
+    if sampled.decides(goal.bound) is not None:
+        return f"point estimate: within the spread of requantizations; {interval}; {size}"
+    needed = sampled.tokens_to_settle(goal.bound)
+    more = f"about {needed:,.0f} tokens would settle it" if math.isfinite(needed) else "it is on the bound"
+    seen = _figure(sampled.half_width, unit).lstrip("+")
+    return f"point estimate: {interval}, {more}; {size} tell {seen} from the bound"
+
+
+def _figure(value: float, unit: str) -> str:
+    return f"{value:+.2%}" if unit else f"{value:.4f}"

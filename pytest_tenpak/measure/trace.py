@@ -1,0 +1,235 @@
+"""Windows as they were measured, on disk: a folder that grows at its end, so that nothing is run twice.
+
+``plan.json`` says how the corpus is cut; ``START-STOP.json`` holds the sums of those windows, and
+``START-STOP.safetensors`` beside it the figures of their tokens. The JSON comes last and is renamed into
+place: what a killed run leaves is whole or not there. Files of ``START`` where the last ones stopped count.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..files import write_atomically
+from ..measurement import Divergence, Robust, Windows
+from ..protocol import within
+from ..statistics import estimate, units_of
+
+if TYPE_CHECKING:
+    from .perplexity import Block
+
+_SUMS = ("nll", "tokens", "lost", "kld", "disagreement", "squared_dp")
+_TRIMMED = 0.1
+_WORST = 0.001
+
+
+class Plan(NamedTuple):
+    """How a corpus is cut: digest of its token ids, tokens scored in each window, where each begins.
+
+    ``documents`` numbers the document that each window begins in. ``kind`` is what a reference keeps for
+    divergences, or that of the reference that was compared with; empty where there is none.
+    """
+
+    stream: str
+    scored: list[int]
+    documents: list[int]
+    kind: str
+
+
+class Trace:
+    """The measured windows of one model on one corpus."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._blocks: list[tuple[int, int, Path]] = []
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan, once a worker has tokenized the corpus."""
+        plain = self._document("plan.json")
+        return Plan(**plain) if plain else None
+
+    @property
+    def stream(self) -> str:
+        """Digest of the corpus's token ids; empty before the plan is there."""
+        plan = self.plan
+        return plan.stream if plan else ""
+
+    @property
+    def layers_file(self) -> Path:
+        """Where a reference keeps the inputs and outputs of its decoder layers."""
+        return self.folder / "layers.safetensors"
+
+    def planned(self, budget: int) -> int:
+        """How many windows a budget of scored tokens allows (0: all)."""
+        return within(self._planned.scored, budget)
+
+    def tokens(self, count: int) -> int:
+        """How many tokens the first ``count`` windows score."""
+        return sum(self._planned.scored[:count])
+
+    @property
+    def kind(self) -> str:
+        """What is kept, or was compared with, for divergences."""
+        plan = self.plan
+        return plan.kind if plan else ""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the first worker said of device and loader."""
+        return self._document("facts.json") or {}
+
+    def begin(self, plan: Plan, facts: Mapping[str, Any]) -> None:
+        """Record how the corpus is cut and where it is run; what is there stays."""
+        for name, plain in (("facts.json", facts), ("plan.json", plan._asdict())):
+            if self._document(name) is None:
+                write_atomically(self.folder / name, json.dumps(plain))
+
+    def _document(self, name: str) -> Any:
+        try:
+            return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    @property
+    def blocks(self) -> list[tuple[int, int, Path]]:
+        """(first, stop, path without suffix) of the stretches that follow one another from 0 on."""
+        stop = self._blocks[-1][1] if self._blocks else 0
+        found: dict[int, tuple[int, Path]] = {}
+        for path in self.folder.glob("*-*.json"):
+            first, _, last = path.stem.partition("-")
+            if first.isdecimal() and last.isdecimal():
+                found[int(first)] = int(last), path.with_suffix("")
+        while stop in found:
+            end, path = found[stop]
+            self._blocks.append((stop, end, path))
+            stop = end
+        return self._blocks
+
+    @property
+    def count(self) -> int:
+        """How many windows are there."""
+        return self.blocks[-1][1] if self.blocks else 0
+
+    def add(self, block: Block) -> None:
+        """Append measured windows."""
+        from safetensors.torch import save_file
+
+        first = self.count
+        path = self.folder / f"{first:07}-{first + len(block.sums['tokens']):07}"
+        half = path.with_suffix(".half")
+        save_file({name: row.contiguous() for name, row in block.by_token.items()}, half)
+        half.replace(path.with_suffix(".safetensors"))
+        write_atomically(path.with_suffix(".json"), json.dumps(block.sums))
+
+    def windows(self, budget: int) -> Windows:
+        """The windows within a budget of scored tokens, as far as they are there."""
+        plan = self._planned
+        rows: dict[str, list[Any]] = {}
+        for _, _, path in self.blocks:
+            for name, row in json.loads(path.with_suffix(".json").read_text(encoding="utf-8")).items():
+                rows.setdefault(name, []).extend(row)
+        planned = self.planned(budget)
+        units = units_of(plan.documents[:planned])
+        sums = {name: tuple(rows[name][:planned]) for name in _SUMS if name in rows}
+        empty: dict[str, tuple[Any, ...]] = {"nll": (), "tokens": (), "lost": ()}
+        return Windows(stream=plan.stream, units=tuple(units) if units else None, **{**empty, **sums})
+
+    @cached_property
+    def _planned(self) -> Plan:
+        plan = self.plan
+        assert plan is not None, f"{self.folder} was read before it was begun"
+        return plan
+
+    # ------------------------------------------------------------ figures by token
+
+    def read(self, name: str, first: int, count: int) -> Any:
+        """A figure of all scored tokens of ``count`` windows from ``first`` on, as a torch tensor."""
+        import torch
+
+        return torch.cat(list(self._rows(name, first, first + count, "pt")))
+
+    def _rows(self, name: str, first: int, stop: int, framework: str) -> Any:
+        from safetensors import safe_open
+
+        scored = self._planned.scored
+        for start, end, path in self.blocks:
+            one, other = max(first, start), min(stop, end)
+            if one < other:
+                before, length = sum(scored[start:one]), sum(scored[one:other])
+                with safe_open(path.with_suffix(".safetensors"), framework) as stream:
+                    yield stream.get_slice(name)[before : before + length]
+
+    def keep_head(self, head: Any) -> None:
+        """Keep an output head, in its own type, once."""
+        from safetensors.torch import save_file
+
+        path = self.folder / "head.safetensors"
+        if not path.is_file():
+            half = path.with_suffix(".half")
+            weights = {"weight": head.weight, "bias": getattr(head, "bias", None)}
+            save_file({n: w.detach().contiguous() for n, w in weights.items() if w is not None}, half)
+            half.replace(path)
+
+    def head(self, device: Any) -> tuple[Any, Any]:
+        """(weight, bias or None) of the kept head."""
+        from safetensors.torch import load_file
+
+        kept = load_file(self.folder / "head.safetensors", device=str(device))
+        return kept["weight"], kept.get("bias")
+
+    # ------------------------------------------------------------ summaries
+
+    def summary(self, count: int) -> tuple[Robust, Divergence | None]:
+        """Robust figures and divergence over the first ``count`` windows, computed once."""
+        name = f"summary-{count}.json"
+        plain = self._document(name)
+        if plain is None:
+            windows = self.windows(0).prefix(count)
+            plain = {
+                "robust": _robust(self._by_token("nll", count)),
+                "divergence": self._divergence(windows, count) if windows.kld else None,
+            }
+            write_atomically(self.folder / name, json.dumps(plain))
+        divergence = plain["divergence"]
+        return Robust(**plain["robust"]), Divergence(**divergence) if divergence else None
+
+    def _by_token(self, name: str, count: int) -> Any:
+        import numpy as np
+
+        row = np.concatenate(list(self._rows(name, 0, count, "np")))
+        return row[np.isfinite(row)].astype(float)
+
+    def _divergence(self, windows: Windows, count: int) -> dict[str, Any]:
+        import numpy as np
+
+        tokens = self._by_token("kld", count)
+        whole = estimate(windows.kld, windows.tokens, units=windows.units)
+        median, p99, p999 = np.quantile(tokens, [0.5, 0.99, 0.999]).tolist()
+        return {
+            "kind": self.kind,
+            "mean": whole.value,
+            "error": whole.error,
+            "median": median,
+            "p99": p99,
+            "p999": p999,
+            "maximum": float(tokens.max()),
+            "top1": 1 - sum(windows.disagreement) / windows.total_tokens,
+            "rms_dp": (sum(windows.squared_dp) / windows.total_tokens) ** 0.5,
+        }
+
+
+def _robust(nll: Any) -> dict[str, float]:
+    import numpy as np
+
+    ordered = np.sort(nll)
+    cut = int(len(ordered) * _TRIMMED)
+    worst = ordered[len(ordered) - max(1, round(len(ordered) * _WORST)) :]
+    return {
+        "trimmed_mean": float(ordered[cut : len(ordered) - cut].mean()),
+        "median": float(np.median(ordered)),
+        "worst_share": float(worst.sum() / ordered.sum()),
+    }

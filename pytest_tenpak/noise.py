@@ -1,0 +1,80 @@
+"""How far figures move although nothing got worse: quantized again, and the same weights run otherwise."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import replace
+
+from .bench import Bench, Subject
+from .measurement import Layers, Measurement, Noise
+from .spec import QuantizeSpec
+from .traced import Traced
+
+#: Windows that the runtime noise is measured on at most: the weights are the same, and so nearly the figures.
+_RUNTIME_WINDOWS = 16
+#: The type that stands for another one, by the one that is measured in.
+_OTHER_DTYPE = {"float32": "bfloat16", "bfloat16": "float32", "float16": "bfloat16"}
+
+
+def calibrate(reference: Traced, subject: Subject, measurement: Measurement, wanted: int) -> Noise:
+    """Requantize ``wanted`` times with other samples and seeds, and run the same weights differently.
+
+    A method that takes no seed and gives the same weights again needs no more than that one time.
+    """
+    quantizer = subject.quantizer
+    assert quantizer is not None
+    found = [measurement]
+    for take in range(1, wanted + 1):
+        bench = _requantizing(reference.bench, take)
+        again = _measured(Traced(bench, bench.quantize(quantizer), reference.budget, reference), measurement)
+        found.append(again)
+        if "seed" not in bench.case.spec.options and again.weights_digest == measurement.weights_digest:
+            break
+    levels = [math.log(one.perplexity) for one in found]
+    spread = statistics.stdev(levels) if len({one.weights_digest for one in found}) > 1 else 0.0
+    return Noise(
+        requantizations=len(found) - 1,
+        spread=spread,
+        layers=max(_farthest(measurement.layers, one.layers) for one in found),
+        runtime=_runtime(reference, subject),
+    )
+
+
+def _requantizing(bench: Bench, take: int) -> Bench:
+    """The bench for another draw of the same recipe: another seed, where it has one."""
+    spec = bench.case.spec
+    if "seed" in spec.options:
+        spec = QuantizeSpec(spec.method, {**spec.options, "seed": spec.options["seed"] + take})
+    return replace(bench, case=replace(bench.case, spec=spec), take=take)
+
+
+def _measured(traced: Traced, beside: Measurement) -> Measurement:
+    count = len(beside.windows.tokens)
+    traced.extend(count)
+    return traced.measurement(count)
+
+
+def _farthest(old: Layers, new: Layers) -> float:
+    pairs = [*zip(old.gain, new.gain, strict=False), *zip(old.error, new.error, strict=False)]
+    return max((abs(one - other) for one, other in pairs), default=0.0)
+
+
+def _runtime(reference: Traced, subject: Subject) -> dict[str, float]:
+    """By what is changed, the difference of ln perplexity of the same weights."""
+    bench = reference.bench
+    ways = {
+        "batch_size": replace(bench, run=replace(bench.run, batch_size=1)),
+        "threads": replace(bench, threads=1),
+        "dtype": replace(bench, case=replace(bench.case, dtype=_OTHER_DTYPE[bench.dtype])),
+    }
+    usual = _level(bench, subject, reference.budget)
+    return {name: abs(_level(way, subject, reference.budget) - usual) for name, way in ways.items()}
+
+
+def _level(bench: Bench, subject: Subject, budget: int) -> float:
+    """ln perplexity over the first windows."""
+    traced = Traced(bench, subject, budget)
+    traced.extend(_RUNTIME_WINDOWS)
+    windows = traced.windows.prefix(_RUNTIME_WINDOWS)
+    return math.log(windows.perplexity)
