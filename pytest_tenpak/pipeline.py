@@ -117,7 +117,9 @@ def _answer(
     def goals(windows: Windows) -> list[Goal]:
         # Where all windows are wanted, only a broken limit may end it early: no update settles that.
         old = None if wants_all else comparable
-        return goals_of(case.limits, case.tolerances, windows, old, same, run.rule, old and old.noise)
+        return goals_of(
+            case.limits, case.tolerances, windows, old, same, run.rule, old.noise if old else None
+        )
 
     measurement, measured_reference = measure_pair(reference, subject, goals, wants_all)
     noise = None
