@@ -41,6 +41,8 @@ from .spec import QuantizeSpec
 from .statistics import Rule, looks
 
 _PROGRESS_SECONDS = 0.1
+#: Scored tokens in one block of a trace: what is kept of each is held in memory until the block is whole.
+_BLOCK_TOKENS = 32768
 #: Exit codes that say what was used up; they need neither memory nor disk to be said.
 OUT_OF_MEMORY, OUT_OF_DISK = 190, 191
 
@@ -155,18 +157,20 @@ def _score(
             trace.keep_head(scorer.head)
     elif beside is not None:
         observer = divergence.Comparer(beside, scorer.device)
+    total = sum(scored[:limit])
+    step = max(1, _BLOCK_TOKENS // max(scored))
     for stop in looks(planned):
-        start = trace.count
-        if not start < min(stop, limit):
+        if trace.count >= min(stop, limit):
             continue
-        before, total = sum(scored[:start]), sum(scored[:limit])
-        block = scorer.score(
-            windows[start : min(stop, limit)],
-            start,
-            observer=observer,
-            progress=lambda done, before=before, total=total: progress(before + done, total, "tokens"),
-        )
-        trace.add(block)
+        while (start := trace.count) < min(stop, limit):
+            before = sum(scored[:start])
+            block = scorer.score(
+                windows[start : min(start + step, stop, limit)],
+                start,
+                observer=observer,
+                progress=lambda done, before=before: progress(before + done, total, "tokens"),
+            )
+            trace.add(block)
         if first_settled(goals, trace.windows(payload["budget"]), planned, rule, payload["whole"], stop):
             return
 

@@ -11,7 +11,8 @@ from .statistics import perplexity
 
 #: Raised whenever a change of this package changes a figure; part of every identity and cache key.
 #: 1: first protocols (gptq, llamacpp, sliding), ledger from safetensors headers.
-#: 2: what bitsandbytes leaves unquantized is computed in the type that was asked for, not the stored one.
+#: 2: what bitsandbytes leaves unquantized is computed in the type that was asked for, not the stored one;
+#:    LLM.int8() runs window by window.
 METRICS_VERSION = 2
 
 #: The ledger's ratios, each with its denominator in its name. The first is the headline.
@@ -215,7 +216,7 @@ class Measurement:
 
     ``identity`` says which question was answered; two measurements compare only when theirs agree.
     ``weights_digest`` tells whether the same bytes were measured. ``loader`` is who loaded them.
-    ``planned`` is how many windows and ``budget`` how many tokens might have been measured.
+    ``budget`` is how many tokens might have been measured.
     """
 
     windows: Windows
@@ -224,7 +225,6 @@ class Measurement:
     weights_digest: str
     provenance: Provenance
     loader: str
-    planned: int = 0
     budget: int = 0
     robust: Robust | None = None
     divergence: Divergence | None = None

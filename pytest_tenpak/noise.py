@@ -37,7 +37,7 @@ def calibrate(reference: Traced, subject: Subject, measurement: Measurement, wan
         requantizations=len(found) - 1,
         spread=spread,
         layers=max(_farthest(measurement.layers, one.layers) for one in found),
-        runtime=_runtime(reference, subject),
+        runtime=_runtime(reference, subject, measurement),
     )
 
 
@@ -60,7 +60,7 @@ def _farthest(old: Layers, new: Layers) -> float:
     return max((abs(one - other) for one, other in pairs), default=0.0)
 
 
-def _runtime(reference: Traced, subject: Subject) -> dict[str, float]:
+def _runtime(reference: Traced, subject: Subject, measurement: Measurement) -> dict[str, float]:
     """By what is changed, the difference of ln perplexity of the same weights."""
     bench = reference.bench
     ways = {
@@ -68,13 +68,11 @@ def _runtime(reference: Traced, subject: Subject) -> dict[str, float]:
         "threads": replace(bench, threads=1),
         "dtype": replace(bench, case=replace(bench.case, dtype=_OTHER_DTYPE[bench.dtype])),
     }
-    usual = _level(bench, subject, reference.budget)
-    return {name: abs(_level(way, subject, reference.budget) - usual) for name, way in ways.items()}
-
-
-def _level(bench: Bench, subject: Subject, budget: int) -> float:
-    """ln perplexity over the first windows."""
-    traced = Traced(bench, subject, budget)
-    traced.extend(_RUNTIME_WINDOWS)
-    windows = traced.windows.prefix(_RUNTIME_WINDOWS)
-    return math.log(windows.perplexity)
+    usual = measurement.windows.prefix(_RUNTIME_WINDOWS)
+    moved = {}
+    for name, way in ways.items():
+        traced = Traced(way, subject, reference.budget)
+        traced.extend(len(usual.tokens))
+        windows = traced.windows.prefix(len(usual.tokens))
+        moved[name] = abs(math.log(windows.perplexity / usual.perplexity))
+    return moved

@@ -96,7 +96,6 @@ class Traced:
         made = {"quantizer threads": str(subject.facts["threads"])} if "threads" in subject.facts else {}
         windows = self.windows.prefix(count)
         robust, divergence = (None, None) if windows.nonfinite else trace.summary(count)
-        planned = trace.planned(self.budget)
         weights = bench.weights(subject)
         return Measurement(
             windows=windows,
@@ -105,8 +104,7 @@ class Traced:
             weights_digest=weights["digest"],
             provenance=Provenance(bench.versions(subject), {**facts["device"], **made}),
             loader=facts["loader"],
-            planned=planned,
-            budget=trace.tokens(planned),
+            budget=trace.tokens(trace.planned(self.budget)),
             robust=robust,
             divergence=divergence,
             layers=Layers.from_dict(facts["layers"]),

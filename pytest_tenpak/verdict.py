@@ -18,6 +18,8 @@ from .goals import Goal
 from .measurement import HEADLINE, RATIOS, Ledger, Measurement, Noise, Windows
 from .statistics import DEFAULT_RULE, Rule, perplexity
 
+#: Movements of layers below this are the rounding of stored figures.
+_ROUNDING = 2e-6
 #: Nats per token that every quantization may lose, however little round-to-nearest loses: about 10 % of
 #: perplexity. Eight bits lose so little that multiples of it would be noise.
 RTN_ALLOWANCE = 0.1
@@ -328,7 +330,8 @@ def _layers_check(
 def _layer_move(old_gain: float, gain: float, old_error: float, error: float) -> float:
     """How far a layer moved, unless it came nearer to the reference in both respects."""
     nearer = abs(gain - 1) <= abs(old_gain - 1) and error <= old_error
-    return 0.0 if nearer else max(abs(gain - old_gain), error - old_error)
+    moved = max(abs(gain - old_gain), error - old_error)
+    return 0.0 if nearer or moved < _ROUNDING else moved
 
 
 def _compression_check(ledger: Ledger, entry: Entry, tolerance: float) -> Check:
