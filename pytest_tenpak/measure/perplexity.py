@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
@@ -99,11 +99,11 @@ class Scorer:
         first: int = 0,
         *,
         observer: Observer | None = None,
-        progress: Any = ignore,
+        progress: Callable[[int], None] | None = None,
     ) -> Block:
         """Score consecutive windows, the first of which is number ``first`` of the plan.
 
-        ``progress`` is told the tokens scored so far.
+        ``progress``, if there is one, is told the tokens scored so far.
         """
         import torch
 
@@ -124,7 +124,8 @@ class Scorer:
                     continue
                 pending = pending[len(batch) :]
                 done += sum(window.scored for window in batch)
-                progress(done)
+                if progress:
+                    progress(done)
         return _joined(batches)
 
     def _windows_at_once(self, windows: Sequence[Window]) -> int:
