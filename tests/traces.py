@@ -1,0 +1,54 @@
+"""Traces as a worker leaves them: real models run over real windows, in any stretches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tiny import byte_tokenizer
+
+from pytest_tenpak.digest import fingerprint
+from pytest_tenpak.measure import divergence
+from pytest_tenpak.measure.perplexity import Scorer
+from pytest_tenpak.measure.trace import Plan, Trace
+from pytest_tenpak.protocol import Protocol, Window
+
+TOKENS: list[int] = byte_tokenizer()("O, she doth teach the torches to burn bright! " * 12)["input_ids"]
+SIDE_BY_SIDE = Protocol.resolve("gptq", 64, None, 256).windows(len(TOKENS))
+
+
+def run(
+    model: Any,
+    folder: Path,
+    windows: list[Window] = SIDE_BY_SIDE,
+    *,
+    keep: str = "",
+    beside: Trace | None = None,
+    stops: tuple[int, ...] = (),
+    batch_size: int = 0,
+    bos: int | None = None,
+    documents: list[int] | None = None,
+) -> Trace:
+    """The trace of a run that went on at each of ``stops`` and ends with the last window.
+
+    ``keep`` is the kind that a reference keeps (a mode is resolved), ``beside`` a reference's trace.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    trace = Trace(folder)
+    scorer = Scorer(model, TOKENS, bos=bos, batch_size=batch_size)
+    kind = divergence.kind_of(scorer, keep) if keep in divergence.MODES else keep
+    scored = [window.scored for window in windows]
+    kind = beside.kind if beside else kind
+    trace.begin(Plan(fingerprint(TOKENS), scored, documents or [0] * len(windows), kind), {})
+    observer: Any = None
+    if beside is not None:
+        observer = divergence.Comparer(beside, scorer.device)
+    elif kind:
+        observer = divergence.Keeper(kind)
+        if kind == divergence.EXACT:
+            trace.keep_head(scorer.head)
+    for stop in (*stops, len(windows)):
+        first = trace.count
+        if first < stop:
+            trace.add(scorer.score(windows[first:stop], first, observer=observer))
+    return trace
