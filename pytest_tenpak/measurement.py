@@ -124,13 +124,13 @@ class Divergence:
 
     ``kind`` is ``exact`` (over the whole vocabulary) or ``top-k lower bound`` (over the reference's most
     likely tokens and one class of all others, which can only be less). ``error`` is the standard error
-    of the mean over windows. ``top1``: share of tokens with the same most likely next token. ``rms_dp``:
-    root mean square difference of the true token's probability.
+    of the mean over windows, None where they are too few to tell. ``top1``: share of tokens with the same
+    most likely next token. ``rms_dp``: root mean square difference of the true token's probability.
     """
 
     kind: str
     mean: float
-    error: float
+    error: float | None
     median: float
     p99: float
     p999: float

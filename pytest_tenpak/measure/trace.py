@@ -8,6 +8,7 @@ place: what a killed run leaves is whole or not there. Files of ``START`` where 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -212,7 +213,7 @@ class Trace:
         return {
             "kind": self.kind,
             "mean": whole.value,
-            "error": whole.error,
+            "error": whole.error if math.isfinite(whole.error) else None,
             "median": median,
             "p99": p99,
             "p999": p999,

@@ -73,9 +73,10 @@ def _told(part: Part) -> list[str]:
         part.reference.robust,
     )
     if divergence:
+        error = "" if divergence.error is None else f" ± {divergence.error:.4f}"
         lines.append(
-            f"KL divergence on {part.corpus} ({divergence.kind}, nats): mean {divergence.mean:.4f} "
-            f"± {divergence.error:.4f}, median {divergence.median:.4f}, 99% {divergence.p99:.3f}, "
+            f"KL divergence on {part.corpus} ({divergence.kind}, nats): mean {divergence.mean:.4f}"
+            f"{error}, median {divergence.median:.4f}, 99% {divergence.p99:.3f}, "
             f"99.9% {divergence.p999:.3f}, max {divergence.maximum:.3f}; "
             f"top-1 agreement {divergence.top1:.2%}, RMS Δp {divergence.rms_dp:.2%}"
         )
