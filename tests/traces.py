@@ -13,8 +13,15 @@ from pytest_tenpak.measure.perplexity import Scorer
 from pytest_tenpak.measure.trace import Plan, Trace
 from pytest_tenpak.protocol import Protocol, Window
 
-TOKENS: list[int] = byte_tokenizer()("O, she doth teach the torches to burn bright! " * 12)["input_ids"]
+_TOKENIZER = byte_tokenizer()
+TOKENS: list[int] = _TOKENIZER("O, she doth teach the torches to burn bright! " * 12)["input_ids"]
 SIDE_BY_SIDE = Protocol.resolve("gptq", 64, None, 256).windows(len(TOKENS))
+
+
+def letter(character: str) -> int:
+    """The token of one letter."""
+    (token,) = _TOKENIZER(character)["input_ids"]
+    return int(token)
 
 
 def run(
