@@ -134,7 +134,9 @@ class Protocol:
         for start in range(0, tokens, self.stride):
             stop = min(start + self.context, tokens)
             # A window's own first token has nothing before it to be predicted from.
-            plan.append(Window(start, stop, max(scored_to, start + 1)))
+            first = max(scored_to, start + 1)
+            if first < stop:
+                plan.append(Window(start, stop, first))
             scored_to = stop
             if stop == tokens:
                 break

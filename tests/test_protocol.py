@@ -121,3 +121,12 @@ def test_documents_without_a_token_are_refused():
     """Prefix tokens alone are nothing to measure."""
     with pytest.raises(CorpusError, match="shorter than one window"):
         Protocol.resolve("rolling", 64, None, 2048).windows(2, starts=(0, 1))
+
+
+@pytest.mark.parametrize("stride", [4, 3, 1])
+def test_a_last_token_with_nothing_before_it_makes_no_window(stride):
+    """Where strides leave a single token at the end, there is nothing to predict it from: no empty window."""
+    for tokens in range(4, 20):
+        plan = Protocol.resolve("sliding", 4, stride, 4).windows(tokens)
+        assert all(window.scored > 0 for window in plan)
+    assert Protocol.resolve("sliding", 4, 4, 4).windows(9)[-1].stop == 8
