@@ -24,6 +24,15 @@ def letter(character: str) -> int:
     return int(token)
 
 
+def begin(folder: Path, windows: list[Window], kind: str) -> Trace:
+    """A trace of these windows, begun or gone on with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trace = Trace(folder)
+    scored = [window.scored for window in windows]
+    trace.begin(Plan(fingerprint(TOKENS), scored, [0] * len(windows), kind), {})
+    return trace
+
+
 def run(
     model: Any,
     folder: Path,
@@ -34,19 +43,15 @@ def run(
     stops: tuple[int, ...] = (),
     batch_size: int = 0,
     bos: int | None = None,
-    documents: list[int] | None = None,
 ) -> Trace:
     """The trace of a run that went on at each of ``stops`` and ends with the last window.
 
     ``keep`` is the kind that a reference keeps (a mode is resolved), ``beside`` a reference's trace.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    trace = Trace(folder)
     scorer = Scorer(model, TOKENS, bos=bos, batch_size=batch_size)
     kind = divergence.kind_of(scorer, keep) if keep in divergence.MODES else keep
-    scored = [window.scored for window in windows]
     kind = beside.kind if beside else kind
-    trace.begin(Plan(fingerprint(TOKENS), scored, documents or [0] * len(windows), kind), {})
+    trace = begin(folder, windows, kind)
     observer: Any = None
     if beside is not None:
         observer = divergence.Comparer(beside, scorer.device)
