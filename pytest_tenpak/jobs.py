@@ -20,6 +20,7 @@ import time
 import traceback
 from bisect import bisect_right
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -163,16 +164,15 @@ def _score(
         if trace.count >= min(stop, limit):
             continue
         while (start := trace.count) < min(stop, limit):
-            before = sum(scored[:start])
-            block = scorer.score(
-                windows[start : min(start + step, stop, limit)],
-                start,
-                observer=observer,
-                progress=lambda done, before=before: progress(before + done, total, "tokens"),
-            )
-            trace.add(block)
+            ends = min(start + step, stop, limit)
+            told = partial(_tell, progress, sum(scored[:start]), total)
+            trace.add(scorer.score(windows[start:ends], start, observer=observer, progress=told))
         if first_settled(goals, trace.windows(payload["budget"]), planned, rule, payload["whole"], stop):
             return
+
+
+def _tell(progress: Progress, before: int, total: int, done: int) -> None:
+    progress(before + done, total, "tokens")
 
 
 def _load(payload: Mapping[str, Any]) -> tuple[Any, str]:

@@ -89,6 +89,17 @@ def test_no_logits_tensor_is_larger_than_a_chunk(monkeypatch):
     assert sum(sizes[2:]) == 127 * len(windows)
 
 
+def test_a_large_vocabulary_costs_no_precision():
+    """49,152 logits: within float32's last digits of float64, on average too, where a bias would show."""
+    chooser = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 64, 49152, generator=chooser) * 3
+    targets = torch.randint(49152, (1, 64), generator=chooser)
+    exact = torch.nn.functional.cross_entropy(logits[0].double(), targets[0], reduction="none")
+    errors = perplexity._nll(logits, targets, keep=False)[0][0].double() - exact
+    assert errors.abs().max() < 4e-6
+    assert errors.mean().abs() < 3e-7
+
+
 def test_tokens_that_are_not_finite_are_counted_not_averaged():
     """One poisoned embedding: its tokens are counted, the rest is summed, the perplexity is NaN."""
     model = random_model("gpt_neox")

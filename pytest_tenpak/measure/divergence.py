@@ -55,6 +55,7 @@ class Keeper:
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
+        self.needs_predictions = kind != EXACT
 
     def begin(self, first: int, count: int) -> None:
         """Nothing depends on where the windows are."""
@@ -71,6 +72,8 @@ class Keeper:
 
 class Comparer:
     """Observes a checkpoint's run and compares it with what a reference's run kept."""
+
+    needs_predictions = True
 
     def __init__(self, reference: Trace, device: Any) -> None:
         self._reference = reference
@@ -96,10 +99,11 @@ class Comparer:
         return {"kld": kld.clamp(min=0), "disagreement": (~agrees).float(), "squared_dp": squared_dp}
 
     def _exactly(self, kept: dict[str, Any], ours: Any) -> tuple[Any, Any]:
-        import torch
         from torch.nn.functional import kl_div, linear
 
-        theirs = torch.log_softmax(linear(kept["states"], *self._head).float(), dim=-1)  # type: ignore[misc]
+        from .perplexity import log_softmax_
+
+        theirs = log_softmax_(linear(kept["states"], *self._head).float())  # type: ignore[misc]
         agrees = ours.argmax(-1) == theirs.argmax(-1)
         for row in (ours, theirs):
             row.clamp_(min=_LOG_OF_NOTHING)

@@ -11,8 +11,9 @@ from ..measurement import Windows
 from ..progress import Progress, ignore
 from ..protocol import Window
 
-#: Bytes of the largest float32 logits tensor that is ever held.
-_CHUNK_BYTES = 64 << 20
+#: Bytes of the largest float32 logits tensor that is ever held. On a CPU each product with the head packs
+#: the whole head anew, so few large chunks are faster than many small ones.
+_CHUNK_BYTES = 128 << 20
 #: Tokens in a batch, by device type, where the user names no batch size.
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 
@@ -24,6 +25,10 @@ class Observer(Protocol):
     each chunk of its positions.
     """
 
+    @property
+    def needs_predictions(self) -> bool:
+        """Whether :meth:`observe` wants whole distributions, which cost a copy of them."""
+
     def begin(self, first: int, count: int) -> None:
         """The next batch holds ``count`` windows from ``first`` on."""
 
@@ -31,7 +36,8 @@ class Observer(Protocol):
         """Figures per token, each (windows, positions, …), of the positions from ``start`` on.
 
         ``states`` are the head's inputs (windows, positions, width), or the logits where the head is
-        not all; ``log_probabilities`` (windows, positions, vocabulary) are float32 and may be overwritten.
+        not all; ``log_probabilities`` (windows, positions, vocabulary; None where they are not needed) are
+        float32 and may be overwritten.
         """
 
 
@@ -174,9 +180,9 @@ class Scorer:
         chunks: list[dict[str, Any]] = []
         for start in range(0, states.shape[1], step):
             part = states[:, start : start + step]
-            logits = self.head(part) if self.head_is_all else part
-            predicted = torch.log_softmax(logits.float(), dim=-1)
-            nll = -predicted.gather(2, targets[:, start : start + step, None])[..., 0]
+            logits = (self.head(part) if self.head_is_all else part).float()
+            keep = observer is not None and observer.needs_predictions
+            nll, predicted = _nll(logits, targets[:, start : start + step], keep)
             more = observer.observe(part, predicted, nll, start) if observer else {}
             chunks.append({"nll": nll, **more})
         return {name: torch.cat([chunk[name] for chunk in chunks], dim=1).cpu() for name in chunks[0]}
@@ -187,6 +193,24 @@ class Scorer:
         return int(
             getattr(self.head, "out_features", None) or self._model.config.get_text_config().vocab_size
         )
+
+
+def _nll(logits: Any, targets: Any, keep: bool) -> tuple[Any, Any]:
+    """−ln softmax(logits)[target] of each position, and all ln softmax(logits) if they are to be kept.
+
+    In place where they are not: no second tensor of this size is made. torch's own functions make one, and
+    on a CPU their sums over a large vocabulary are off by 1e-6 to 1e-5 nats, all to one side.
+    """
+    logits.sub_(logits.amax(dim=-1, keepdim=True))
+    own = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    total = (logits.exp() if keep else logits.exp_()).sum(dim=-1).log_()
+    return total - own, logits.sub_(total.unsqueeze(-1)) if keep else None
+
+
+def log_softmax_(logits: Any) -> Any:
+    """ln softmax over the last dimension, in place, with the sums of :func:`_nll`."""
+    logits.sub_(logits.amax(dim=-1, keepdim=True))
+    return logits.sub_(logits.exp().sum(dim=-1, keepdim=True).log_())
 
 
 def _longest(windows: Sequence[Window]) -> int:
