@@ -24,7 +24,9 @@ LAYERS = {
     **dict.fromkeys(("baseline", "checks", "evidence", "verdict", "update", "outcome"), 2),
     **dict.fromkeys(("report", "checkpoint", "device", "interpreters"), 3),
     **dict.fromkeys(("quantizers", "measure", "models"), 4),
-    **dict.fromkeys(("jobs", "worker", "bench", "traced", "noise", "pipeline", "arguments", "marker"), 5),
+    **dict.fromkeys(
+        ("jobs", "measuring", "worker", "bench", "traced", "noise", "pipeline", "arguments", "marker"), 5
+    ),
     **dict.fromkeys(("session", "quantized", "doctor"), 6),
     **dict.fromkeys(("hookspecs", "options", "state", "collector", "plugin", "cli", "__main__"), 7),
 }
@@ -68,7 +70,7 @@ def test_heavy_libraries_are_imported_only_in_their_layer_and_only_when_needed()
     for importer, imported, at_top in imports():
         if imported[0] in HEAVY:
             assert not at_top, f"{importer} imports {imported} at its top"
-            assert LAYERS[importer[0]] == 4 or importer[0] in ("jobs", "quantized"), importer
+            assert LAYERS[importer[0]] == 4 or importer[0] in ("jobs", "measuring", "quantized"), importer
 
 
 def test_only_the_top_layer_knows_pytest():
