@@ -195,7 +195,11 @@ def test_noise_of_a_recipe_without_a_seed(project):
     project.test(PLAIN.format("max_ppl_delta=0.5"))
     project.run()
     before = entry(project)
-    project.run("--tenpak-calibrate-noise").assert_outcomes(passed=1)
+    calibrated = project.run("--tenpak-calibrate-noise")
+    calibrated.assert_outcomes(passed=1)
+    calibrated.stdout.fnmatch_lines(
+        ["*noise on text.txt: quantizing again gives the same weights; * dtype *%*"]
+    )
     noise = entry(project)["noise"]
     assert (noise["requantizations"], noise["spread"], noise["layers"]) == (1, 0, 0)
     assert noise["runtime"].keys() == {"batch_size", "dtype", "threads"}

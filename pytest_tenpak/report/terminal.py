@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from tabulate import tabulate
 
 from ..checks import Check, Status
-from ..measurement import HEADLINE, RATIOS
+from ..measurement import HEADLINE, RATIOS, Noise
 from ..outcome import Outcome, Part
 
 #: ``paint(text, status)``: colours a verdict where the terminal has colours.
@@ -246,4 +246,20 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
             note = "baseline not written, since the test failed"
         if note and outcome.passes:
             lines.append(f"{outcome.baseline} [{outcome.device_class}]: {note}")
+        lines += [
+            f"{outcome.baseline} [{outcome.device_class}]: noise on {part.corpus}: {_noise(part.noise)}"
+            for part in outcome.parts
+            if part.noise
+        ]
     return lines
+
+
+def _noise(noise: Noise) -> str:
+    """What was calibrated, in words."""
+    if noise.spread:
+        times = f"{noise.requantizations} requantizations"
+        again = f"{times} spread by {noise.spread:.3%}, layers by up to {noise.layers:.3f}"
+    else:
+        again = "quantizing again gives the same weights"
+    runtime = ", ".join(f"{name} {moved:.4%}" for name, moved in sorted(noise.runtime.items()))
+    return f"{again}; the same weights with other {runtime}"
