@@ -134,10 +134,16 @@ def _sanity(measurement: Measurement, reference: Measurement) -> Iterator[Check]
         yield Check("tokenizer", "sanity", Status.REGRESSED, evidence=evidence)
 
 
+def _are_paired(measurement: Measurement, reference: Measurement) -> bool:
+    """Whether both scored the same tokens: figures of other tokens say nothing about one another."""
+    ours, theirs = measurement.windows, reference.windows
+    return ours.stream == theirs.stream and ours.tokens == theirs.tokens and ours.total_tokens > 0
+
+
 def _against_reference(
     measurement: Measurement, reference: Measurement, limits: Limits, rule: Rule
 ) -> Iterator[Check]:
-    if measurement.windows.tokens == reference.windows.tokens:
+    if _are_paired(measurement, reference):
         for goal in goals_of(limits, Tolerances(), reference.windows, None, rule=rule):
             yield _limit_check(goal, measurement, reference, rule)
     ratios = measurement.ledger.ratios
@@ -184,8 +190,7 @@ def needs_rounding(measurement: Measurement, reference: Measurement, limits: Lim
 
     What is within the allowance cannot be worse than the bound, whatever that turns out to be.
     """
-    paired = measurement.windows.tokens == reference.windows.tokens and measurement.windows.total_tokens
-    if not limits.max_rtn_factor or not paired:
+    if not limits.max_rtn_factor or not _are_paired(measurement, reference):
         return False
     if not (math.isfinite(measurement.perplexity) and math.isfinite(reference.perplexity)):
         return False
@@ -248,8 +253,9 @@ def _against_baseline(
         evidence = "the baseline answers another question: " + "; ".join(changed)
         yield Check("baseline", "tolerance", Status.INVALID, evidence=evidence)
         return
-    yield _perplexity_check(measurement, reference, entry, tolerances, rule, noise)
-    yield from _layers_check(measurement, entry, tolerances.layers, noise)
+    if _are_paired(measurement, reference):
+        yield _perplexity_check(measurement, reference, entry, tolerances, rule, noise)
+        yield from _layers_check(measurement, entry, tolerances.layers, noise)
     yield _compression_check(measurement.ledger, entry, tolerances.compression)
 
 
