@@ -13,7 +13,7 @@ PYTHONS := auto-gptq=$(ARCHIVED)/bin/python,autoawq=$(ARCHIVED)/bin/python
 PEERS := .venv-peers
 EVALUATE_METRIC := perplexity
 
-.PHONY: demo demo-regression test slow table lint bench peers peers-llama-cpp clean
+.PHONY: demo demo-regression test slow table statistics lint bench peers peers-llama-cpp clean
 
 demo: $(VENV)/installed  ## quantize SmolLM2 to NF4 and INT8, measure, compare with the baselines
 	$(BIN)/pytest demo/test_smollm2.py
@@ -29,6 +29,9 @@ slow: $(VENV)/installed $(ARCHIVED)/installed  ## the tests that take minutes
 
 table: $(VENV)/installed $(ARCHIVED)/installed  ## every method and backend on SmolLM2, as Markdown
 	$(BIN)/python benchmarks/methods.py --python '$(PYTHONS)'
+
+statistics: $(VENV)/installed  ## coverage, false alarms and power of intervals and verdicts, as Markdown
+	$(BIN)/python benchmarks/intervals.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

