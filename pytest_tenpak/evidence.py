@@ -5,31 +5,26 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .goals import Goal
+from .goals import Answer, Goal
 from .measurement import Measurement
 from .statistics import Estimate, Rule
 
 
-def holds(goal: Goal, sampled: Estimate) -> bool:
-    """By the interval where it decides, else by the point estimate."""
-    decided = sampled.widened(goal.spread).decides(goal.bound)
-    return sampled.value <= goal.bound if decided is None else decided
-
-
-def interval_of(sampled: Estimate, shown: Estimate, goal: Goal) -> dict[str, Any]:
+def interval_of(answer: Answer, shown: Estimate) -> dict[str, Any]:
     """``low``, ``high`` and ``decisive`` of a check."""
     return {
-        "low": shown.low if math.isfinite(shown.low) and math.isfinite(sampled.low) else None,
+        "low": shown.low if math.isfinite(shown.low) and math.isfinite(answer.sampled.low) else None,
         "high": shown.high if math.isfinite(shown.high) else None,
-        "decisive": sampled.widened(goal.spread).decides(goal.bound) is not None,
+        "decisive": answer.decisive,
     }
 
 
-def evidence_of(sampled: Estimate, shown: Estimate, goal: Goal, measurement: Measurement, rule: Rule) -> str:
+def evidence_of(answer: Answer, shown: Estimate, goal: Goal, measurement: Measurement, rule: Rule) -> str:
     """What a decision rests on, in words: interval, windows, tokens, and what would settle it.
 
-    ``sampled`` is in the goal's own unit, ``shown`` in the one that people read.
+    ``shown`` is the answer's estimate in the unit that people read.
     """
+    sampled = answer.sampled
     of = f" of {measurement.budget:,}" if measurement.budget > sampled.tokens else ""
     size = f"{sampled.windows} windows, {sampled.tokens:,}{of} tokens"
     if sampled.units != sampled.windows:
@@ -40,12 +35,13 @@ def evidence_of(sampled: Estimate, shown: Estimate, goal: Goal, measurement: Mea
     low, high = (_figure(bound, unit) for bound in (shown.low, shown.high))
     kind = "at one look" if rule.fixed else "at any look"
     interval = f"{100 * (1 - rule.alpha):g}% interval {low} to {high} {kind}"
-    decided = sampled.widened(goal.spread).decides(goal.bound)
-    if decided is not None:
+    if answer.decisive:
         return f"{interval}; {size}"
+    if not answer.apart:
+        interval = f"beyond the bound, but not told apart from no change; {interval}"
     if sampled.decides(goal.bound) is not None:
         return f"point estimate: within the spread of requantizations; {interval}; {size}"
-    needed = sampled.tokens_to_settle(goal.bound)
+    needed = sampled.widened(goal.spread).tokens_to_settle(goal.bound)
     more = f"about {needed:,.0f} tokens would settle it" if math.isfinite(needed) else "it is on the bound"
     seen = _figure(sampled.half_width, unit).lstrip("+")
     return f"point estimate: {interval}, {more}; {size} tell {seen} from the bound"

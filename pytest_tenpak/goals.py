@@ -6,9 +6,10 @@ functions as the verdict, so it stops where the answer is clear, and both agree 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .measurement import Windows
 from .statistics import Estimate, Rule, estimate, looks
@@ -19,6 +20,19 @@ FIRST_STRETCH = 0
 _DWARFED = 4
 
 
+class Answer(NamedTuple):
+    """What the windows say of a goal: the estimate (with the error of sampling alone), and the decision.
+
+    ``decisive``: whether the interval made it. ``apart``: whether what is above the bound is told apart
+    from nothing having changed.
+    """
+
+    sampled: Estimate
+    holds: bool
+    decisive: bool
+    apart: bool
+
+
 @dataclass(frozen=True)
 class Goal:
     """One bound: the mean per token of a metric, less that of ``against``, is at most ``bound``.
@@ -26,7 +40,8 @@ class Goal:
     ``name`` is the check's. ``metric`` is ``nll`` (nats), ``kld`` (nats) or ``disagreement`` (share of
     tokens whose most likely next token is another). ``against`` holds window sums to pair with, and may
     cover fewer windows than were measured; ``ends`` says that there will never be more. ``spread`` is the
-    half-width, at the run's confidence, of an error that no number of windows removes.
+    half-width, at the run's confidence, of an error that no number of windows removes. ``unchanged`` is the
+    mean where nothing changed, for goals that know one: what cannot be told from it breaks no bound.
     """
 
     name: str
@@ -35,6 +50,7 @@ class Goal:
     against: tuple[float, ...] | None = None
     ends: bool = False
     spread: float = 0.0
+    unchanged: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain form: travels to the worker."""
@@ -51,6 +67,23 @@ class Goal:
         if self.against is not None:
             sums = [one - other for one, other in zip(sums, self.against, strict=False)]
         return estimate(sums, windows.tokens[: len(sums)], rule, windows.units)
+
+    def answer(self, windows: Windows, rule: Rule) -> Answer:
+        """By the interval where it decides, else by the point estimate.
+
+        A point estimate above the bound breaks it only if it is also told apart, at this one look, from
+        nothing having changed: so no more than a share ``rule.alpha`` of unchanged recipes ever fails.
+        Where there are too few windows for any interval, the point alone has to do.
+        """
+        sampled = self.sampled(windows, rule)
+        decided = sampled.widened(self.spread).decides(self.bound)
+        if decided is not None:
+            return Answer(sampled, decided, True, True)
+        if sampled.value <= self.bound or self.unchanged is None:
+            return Answer(sampled, sampled.value <= self.bound, False, True)
+        once = self.sampled(windows, Rule(rule.alpha, fixed=True)).widened(self.spread)
+        apart = once.low > self.unchanged or math.isinf(once.error)
+        return Answer(sampled, not apart, False, apart)
 
     def is_settled(self, windows: Windows, rule: Rule) -> bool | None:
         """True or False where the interval decides; None where more windows may still tell.

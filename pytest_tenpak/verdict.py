@@ -13,7 +13,7 @@ from typing import Any
 from .baseline import Entry
 from .checks import Check, Limits, Status, Tolerances, Verdict
 from .digest import labelled
-from .evidence import evidence_of, holds, interval_of
+from .evidence import evidence_of, interval_of
 from .goals import Goal
 from .measurement import HEADLINE, RATIOS, Ledger, Measurement, Noise, Windows
 from .statistics import DEFAULT_RULE, Rule, perplexity
@@ -49,7 +49,7 @@ def goals_of(
     if entry is not None:
         bound = math.log1p(tolerances.of_perplexity(same_weights))
         spread = noise.half_width(rule.alpha) if noise and not same_weights else 0.0
-        goals.append(Goal("ppl_tolerance", "nll", bound, entry.nll, ends=True, spread=spread))
+        goals.append(Goal("ppl_tolerance", "nll", bound, entry.nll, ends=True, spread=spread, unchanged=0.0))
     return goals
 
 
@@ -161,8 +161,9 @@ def _against_reference(
 
 def _limit_check(goal: Goal, measurement: Measurement, reference: Measurement, rule: Rule) -> Check:
     """One bound on a mean per token against the reference."""
-    sampled = goal.sampled(measurement.windows, rule)
-    status = Status.PASSED if holds(goal, sampled) else Status.REGRESSED
+    answer = goal.answer(measurement.windows, rule)
+    sampled = answer.sampled
+    status = Status.PASSED if answer.holds else Status.REGRESSED
     if goal.name == "max_ppl_delta":
         shown = sampled.relative()
         figures: dict[str, Any] = {
@@ -177,11 +178,11 @@ def _limit_check(goal: Goal, measurement: Measurement, reference: Measurement, r
         figures, bound = {"value": shown.value}, 1 - goal.bound
     else:
         shown, figures, bound = sampled, {"value": sampled.value}, goal.bound
-    told = evidence_of(sampled, shown, goal, measurement, rule)
+    told = evidence_of(answer, shown, goal, measurement, rule)
     if goal.metric == "kld" and measurement.divergence and measurement.divergence.kind != "exact":
         told += f"; {measurement.divergence.kind}"
     return Check(
-        goal.name, "limit", status, **figures, bound=bound, **interval_of(sampled, shown, goal), evidence=told
+        goal.name, "limit", status, **figures, bound=bound, **interval_of(answer, shown), evidence=told
     )
 
 
@@ -276,12 +277,12 @@ def _perplexity_check(
         return Check("baseline", "tolerance", Status.INVALID, evidence=evidence)
     same = same_weights(measurement.weights_digest, entry)
     goal = goals_of(Limits(), tolerances, reference.windows, entry, same, rule, noise)[-1]
-    sampled = goal.sampled(windows, rule)
-    shown = sampled.relative()
+    answer = goal.answer(windows, rule)
+    shown = answer.sampled.relative()
     tolerance = tolerances.of_perplexity(same)
-    held = holds(goal, sampled)
+    held = answer.holds
     improved = held and shown.value < -tolerance
-    told = [evidence_of(sampled, shown, goal, measurement, rule), _gate(same, noise)]
+    told = [evidence_of(answer, shown, goal, measurement, rule), _gate(same, noise)]
     if common < len(entry.tokens):
         told.insert(1, f"the baseline has {len(entry.tokens)} windows")
     return Check(
@@ -292,7 +293,7 @@ def _perplexity_check(
         before=perplexity(entry.nll[:common], tokens),
         difference=shown.value,
         bound=tolerance,
-        **interval_of(sampled, shown, goal),
+        **interval_of(answer, shown),
         evidence="; ".join(told),
     )
 
