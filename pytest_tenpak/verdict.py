@@ -97,8 +97,8 @@ def _noise_floor(noise: Noise | None, tolerances: Tolerances, rule: Rule) -> Ite
         evidence = (
             f"ppl_tolerance={tolerances.ppl:g} is below the noise of this recipe: {noise.requantizations} "
             f"requantizations spread by {noise.spread:.3%} (standard deviation), so two of them differ by up "
-            f"to {floor:.2%} with nothing worse; set ppl_tolerance to that or more, or calibrate with more "
-            f"requantizations, which makes the figure surer"
+            f"to {_rounded_up(floor, 4):.2%} with nothing worse; set ppl_tolerance to that or more, or "
+            f"calibrate with more requantizations, which makes the figure surer"
         )
         yield Check(
             "noise_floor", "sanity", Status.INVALID, value=tolerances.ppl, bound=floor, evidence=evidence
@@ -107,7 +107,7 @@ def _noise_floor(noise: Noise | None, tolerances: Tolerances, rule: Rule) -> Ite
     if tolerances.same_weights < floor:
         evidence = (
             f"same_weights_tolerance={tolerances.same_weights:g} is below what batch size and threads alone "
-            f"move here ({floor:.3%}); set it to that or more"
+            f"move here ({_rounded_up(floor, 5):.3%}); set it to that or more"
         )
         yield Check(
             "noise_floor",
@@ -117,6 +117,11 @@ def _noise_floor(noise: Noise | None, tolerances: Tolerances, rule: Rule) -> Ite
             bound=floor,
             evidence=evidence,
         )
+
+
+def _rounded_up(share: float, decimals: int) -> float:
+    """As it is shown to whoever shall set no less: to so many decimals, never below itself."""
+    return math.ceil(share * 10**decimals) / 10**decimals
 
 
 def _sanity(measurement: Measurement, reference: Measurement) -> Iterator[Check]:
