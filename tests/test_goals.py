@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny import random_model
 from traces import TOKENS, begin, run
 
-from pytest_tenpak import jobs
+from pytest_tenpak import measuring
 from pytest_tenpak.goals import FIRST_STRETCH, Goal, first_settled, limit_of
 from pytest_tenpak.measure.perplexity import Scorer
 from pytest_tenpak.measurement import Windows
@@ -251,7 +251,7 @@ def work(folder, pair, goals, rule=DEFAULT_RULE, whole=False, limit=None, budget
         "keep": False,
         "whole": whole,
     }
-    jobs._score(scorer, plan, trace, reference, payload, ignore)
+    measuring._score(scorer, plan, trace, reference, payload, ignore)
     return trace
 
 
@@ -307,7 +307,7 @@ def test_a_checkpoint_of_other_tokens_is_not_measured_to_the_end(tmp_path, pair)
     trace = begin(tmp_path, plan, "")
     payload = {"rule": [0.001, False], "goals": [Goal("max_kld", "kld", 1.0).to_dict()], "budget": 0}
     payload |= {"limit": None, "reference": str(reference.folder), "keep": False, "whole": True}
-    jobs._score(scorer, plan, trace, None, payload, ignore)
+    measuring._score(scorer, plan, trace, None, payload, ignore)
     assert trace.count == looks(len(plan))[0]
     assert trace.windows(0).kld == ()
 
@@ -320,7 +320,7 @@ def test_progress_ends_where_the_work_may_end(tmp_path, pair):
     payload = {"rule": [0.001, False], "goals": [], "budget": 0, "limit": None, "keep": False, "whole": True}
     payload["reference"] = str(reference.folder)
     trace = begin(tmp_path, plan, reference.kind)
-    jobs._score(scorer, plan, trace, reference, payload, lambda *row: seen.append(row))
+    measuring._score(scorer, plan, trace, reference, payload, lambda *row: seen.append(row))
     assert seen[0][0] > 11 * 15
     assert seen[-1] == (34 * 15, 34 * 15, "tokens")
     assert [row[0] for row in seen] == sorted(row[0] for row in seen)
