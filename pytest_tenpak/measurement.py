@@ -150,10 +150,20 @@ class Layers:
     gain: tuple[float, ...] = ()
     error: tuple[float, ...] = ()
 
+    @property
+    def nonfinite(self) -> list[int]:
+        """The layers whose figures are not finite."""
+        rows = zip(self.gain, self.error, strict=True)
+        return [n for n, row in enumerate(rows) if not all(map(math.isfinite, row))]
+
+    def to_dict(self) -> dict[str, list[float | None]]:
+        """Plain form, in which None stands for what is not finite: JSON has no NaN."""
+        return {n: [x if math.isfinite(x) else None for x in row] for n, row in asdict(self).items()}
+
     @classmethod
-    def from_dict(cls, plain: Mapping[str, Sequence[float]]) -> Layers:
-        """The figures that ``asdict`` wrote, from JSON."""
-        return cls(**{name: tuple(row) for name, row in plain.items()})
+    def from_dict(cls, plain: Mapping[str, Sequence[float | None]]) -> Layers:
+        """The figures that :meth:`to_dict` wrote, from JSON."""
+        return cls(**{n: tuple(math.nan if x is None else x for x in row) for n, row in plain.items()})
 
 
 NO_LAYERS = Layers()
@@ -237,7 +247,7 @@ class Measurement:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain form: what travels between processes and into the cache."""
-        return asdict(self)
+        return {**asdict(self), "layers": self.layers.to_dict()}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Measurement:

@@ -84,7 +84,8 @@ class Part:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain form."""
-        return asdict(self)
+        measured = {"measurement": self.measurement.to_dict(), "reference": self.reference.to_dict()}
+        return {**asdict(self), **measured}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Part:

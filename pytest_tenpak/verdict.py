@@ -121,7 +121,8 @@ def _noise_floor(noise: Noise | None, tolerances: Tolerances, rule: Rule) -> Ite
 
 def _rounded_up(share: float, decimals: int) -> float:
     """As it is shown to whoever shall set no less: to so many decimals, never below itself."""
-    return math.ceil(share * 10**decimals) / 10**decimals
+    scale = float(10**decimals)
+    return math.ceil(share * scale) / scale
 
 
 def _sanity(measurement: Measurement, reference: Measurement) -> Iterator[Check]:
@@ -134,6 +135,12 @@ def _sanity(measurement: Measurement, reference: Measurement) -> Iterator[Check]
             bad = f"{windows.nonfinite:,} of {windows.nonfinite + windows.total_tokens:,} tokens"
             evidence = f"the {name}'s perplexity is not finite: {bad} have an NLL of NaN or infinity"
             yield Check("finite", "sanity", Status.ERROR, evidence=evidence)
+    broken = measurement.layers.nonfinite
+    if broken:
+        evidence = (
+            f"what decoder layer {broken[0]} of the checkpoint adds to the reference's inputs is not finite"
+        )
+        yield Check("finite", "sanity", Status.ERROR, evidence=evidence)
     if measurement.windows.stream != reference.windows.stream:
         evidence = "the checkpoint's tokenizer turns the corpus into other tokens than the model's own"
         yield Check("tokenizer", "sanity", Status.REGRESSED, evidence=evidence)
