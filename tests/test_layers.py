@@ -7,6 +7,7 @@ from traces import TOKENS
 
 from pytest_tenpak.measure.layers import TOKENS as RUN
 from pytest_tenpak.measure.layers import compare_layers, keep_layers
+from pytest_tenpak.measurement import Layers
 from pytest_tenpak.models import decoder_layers
 
 DEEP = 4
@@ -169,3 +170,12 @@ def test_a_short_corpus_is_enough(tmp_path):
     keep_layers(model, TOKENS[:5], file)
     figures = compare_layers(model, TOKENS[:5], file)
     assert figures == {"gain": [1.0, 1.0], "error": [0.0, 0.0]}
+
+
+def test_a_layer_that_is_not_finite_is_told_from_those_that_are(kept):
+    """One poisoned weight: that layer has no figures, and the others, whose inputs are the reference's, do."""
+    model, file = kept
+    model.model.layers[1].mlp.down_proj.weight.data[3, 3] = torch.nan
+    found = Layers.from_dict(compare_layers(model, TOKENS, file))
+    assert found.nonfinite == [1]
+    assert (found.gain[2], found.error[2]) == (1, 0)
