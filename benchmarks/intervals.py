@@ -292,7 +292,7 @@ def alarms_tables(everything: list[Pair], tokens: int) -> None:
 
 
 def without_asking(pair: Pair, total: int, tolerance: float) -> list[str]:
-    """How often the point alone would be an alarm at the end, and the least difference told apart from none."""
+    """How often the point alone would alarm at the end, and the least difference told apart from none."""
     runs = [means_and_errors(block, [total]) for block in draws(pair, total, RUNS, 1)]
     means, errors = (np.concatenate(column) for column in zip(*runs, strict=True))
     least = float(stdtrit(total - 1, 1 - ALPHA / 2)) * np.median(errors)

@@ -43,7 +43,7 @@ def evidence_of(answer: Answer, shown: Estimate, goal: Goal, measurement: Measur
         return f"point estimate: within the spread of requantizations; {interval}; {size}"
     needed = sampled.widened(goal.spread).tokens_to_settle(goal.bound)
     more = f"about {needed:,.0f} tokens would settle it" if math.isfinite(needed) else "it is on the bound"
-    seen = _figure(sampled.half_width, unit).lstrip("+")
+    seen = _figure(shown.half_width, unit).lstrip("+")
     return f"point estimate: {interval}, {more}; {size} tell {seen} from the bound"
 
 

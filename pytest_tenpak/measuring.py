@@ -55,6 +55,8 @@ def measure(payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     beside = Trace(Path(payload["reference"])) if payload["reference"] else None
     if beside is not None and beside.stream != digest:
         beside = None  # other tokens: there is nothing to compare, and the verdict will say so
+    if beside is not None:
+        _require_vocabulary(beside.facts["vocabulary"], scorer.vocabulary)
     kind = divergence.kind_of(scorer, payload["divergence"]) if payload["keep"] else beside and beside.kind
     documents = [bisect_right(stream.starts, window.first_scored) - 1 for window in windows]
     if trace.plan is None:
@@ -66,11 +68,22 @@ def measure(payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
             {
                 "device": {**_describe_device(payload["device"]), **_kernels(model, payload["layers"])},
                 "loader": f"{loader} {version(loader)}",
+                "vocabulary": scorer.vocabulary,
                 "layers": compare_layers(model, ids, beside.layers_file) if beside else {},
             },
         )
     _score(scorer, windows, trace, beside, payload, progress)
     return {}
+
+
+def _require_vocabulary(theirs: int, ours: int) -> None:
+    if theirs != ours:
+        raise MeasurementError(
+            "the checkpoint predicts another number of tokens than the unquantized model",
+            given=f"{ours:,} against {theirs:,}, although the tokenizer is the same",
+            accepted="an output head of the model's own size, with which predictions can be compared",
+            remedy="quantize the model that is named, or name the one that was quantized",
+        )
 
 
 def _score(

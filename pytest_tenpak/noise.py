@@ -7,6 +7,7 @@ import statistics
 from dataclasses import replace
 
 from .bench import Bench, Subject
+from .errors import MeasurementError
 from .measurement import Layers, Measurement, Noise
 from .spec import QuantizeSpec
 from .traced import Traced
@@ -31,6 +32,12 @@ def calibrate(reference: Traced, subject: Subject, measurement: Measurement, wan
         found.append(again)
         if "seed" not in bench.case.spec.options and again.weights_digest == measurement.weights_digest:
             break
+    if not all(math.isfinite(one.perplexity) and not one.layers.nonfinite for one in found):
+        raise MeasurementError(
+            "the noise of this recipe cannot be calibrated",
+            given="a requantization with other samples or another seed has figures that are not finite",
+            remedy="the recipe ruins the model now and then: mend it, or measure in another dtype",
+        )
     levels = [math.log(one.perplexity) for one in found]
     spread = statistics.stdev(levels) if len({one.weights_digest for one in found}) > 1 else 0.0
     return Noise(

@@ -114,7 +114,9 @@ RUN = tuple(
         (Option("device", str, "auto", "auto, cpu, cuda or cuda:N"), "DEVICE"),
         (Option("batch_size", int, 0, "windows per forward pass; 0 chooses", minimum=0), "WINDOWS"),
         (
-            Option("alpha", float, ALPHA, "error rate of every interval and decision", above=0, maximum=0.2),
+            Option(
+                "alpha", float, ALPHA, "error rate of every interval and decision", minimum=1e-6, maximum=0.2
+            ),
             "RATE",
         ),
         (

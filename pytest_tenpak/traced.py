@@ -95,7 +95,7 @@ class Traced:
         facts = trace.facts
         made = {"quantizer threads": str(subject.facts["threads"])} if "threads" in subject.facts else {}
         windows = self.windows.prefix(count)
-        robust, divergence = (None, None) if windows.nonfinite else trace.summary(count)
+        robust, divergence = (None, None) if windows.nonfinite else trace.summary(windows)
         weights = bench.weights(subject)
         return Measurement(
             windows=windows,

@@ -87,7 +87,7 @@ def test_exact_figures_agree_with_the_definition(tmp_path, family):
     expected = by_definition(reference, checkpoint, SIDE_BY_SIDE)
     assert sum(expected["kld"]) > 0.05 * len(TOKENS)  # no figure of rounding errors
     agree(trace.windows(0), expected)
-    _, summed = trace.summary(len(SIDE_BY_SIDE))
+    _, summed = trace.summary(trace.windows(0).prefix(len(SIDE_BY_SIDE)))
     tokens = sum(window.scored for window in SIDE_BY_SIDE)
     assert summed.kind == "exact"
     assert summed.mean == pytest.approx(sum(expected["kld"]) / tokens, rel=1e-4)
@@ -129,7 +129,7 @@ def test_top_tokens_bound_the_divergence_from_below(tmp_path, family, factor):
     kept, bound = compared(tmp_path, reference, checkpoint, mode="top-k")
     _, exact = compared(tmp_path / "exact", reference, checkpoint)
     assert kept.kind == bound.kind == LOWER_BOUND
-    assert bound.summary(8)[1].kind == "top-k lower bound"
+    assert bound.summary(bound.windows(0).prefix(8))[1].kind == "top-k lower bound"
     count = len(SIDE_BY_SIDE)
     less, whole = (trace.read("kld", 0, count).numpy() for trace in (bound, exact))
     assert (less <= whole + 1e-6 + 1e-5 * whole).all()
@@ -178,10 +178,10 @@ def test_a_model_does_not_diverge_from_itself(tmp_path, family, mode):
     """KLD 0, agreement 100 %, no probability moved: exactly in the same stretches, nearly in others."""
     model = sharp(family, 0)
     kept, trace = compared(tmp_path, model, model, mode=mode)
-    _, summed = trace.summary(len(SIDE_BY_SIDE))
+    _, summed = trace.summary(trace.windows(0).prefix(len(SIDE_BY_SIDE)))
     assert (summed.mean, summed.maximum, summed.top1, summed.rms_dp) == (0, 0, 1, 0)
     elsewhere = run(model, tmp_path / "elsewhere", beside=kept, stops=(3,), batch_size=1)
-    _, summed = elsewhere.summary(len(SIDE_BY_SIDE))
+    _, summed = elsewhere.summary(elsewhere.windows(0).prefix(len(SIDE_BY_SIDE)))
     assert summed.mean == pytest.approx(0, abs=1e-6)
     assert summed.top1 == 1
     assert summed.rms_dp == pytest.approx(0, abs=1e-6)

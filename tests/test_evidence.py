@@ -107,7 +107,7 @@ def test_a_point_estimate_says_what_would_settle_it(worse, status):
     assert check.evidence.startswith("point estimate: 99.9% interval ")
     assert f"about {sampled.tokens_to_settle(0.02):,.0f} tokens would settle it; " in check.evidence
     assert check.evidence.endswith(
-        f"40 windows, 4,000 of 8,000 tokens tell {sampled.half_width:.2%} from the bound"
+        f"40 windows, 4,000 of 8,000 tokens tell {sampled.relative().half_width:.2%} from the bound"
     )
 
 

@@ -135,7 +135,7 @@ def test_a_prefix_is_a_smaller_run(tmp_path, model, other, keep):
     for one, longer in ((small_reference, large_reference), (small, large)):
         assert longer.windows(0).prefix(4) == one.windows(0)
         assert torch.equal(longer.read("nll", 0, 4), one.read("nll", 0, 4))
-        assert longer.summary(4) == one.summary(4)
+        assert longer.summary(longer.windows(0).prefix(4)) == one.summary(one.windows(0).prefix(4))
     assert torch.equal(large.read("kld", 0, 4), small.read("kld", 0, 4))
 
 
@@ -212,7 +212,7 @@ def test_robust_figures_agree_with_numpy_and_scipy(tmp_path, model, count):
     """Trimmed mean, median, and the share of the worst tokens, over the first windows."""
     trace = run(model, tmp_path, stops=(4,))
     nll = trace.read("nll", 0, count).double().numpy()
-    robust, divergence = trace.summary(count)
+    robust, divergence = trace.summary(trace.windows(0).prefix(count))
     assert divergence is None
     assert robust.trimmed_mean == pytest.approx(trim_mean(nll, 0.1))
     assert robust.median == pytest.approx(np.median(nll))
@@ -224,7 +224,7 @@ def test_the_worst_thousandth_carries_what_it_carries(tmp_path):
     """Two tokens of 2,000 at 1,000 nats, all others at one."""
     trace = begun(tmp_path, [1000, 1000])
     trace.add(block([[1.0] * 998 + [1000.0, 1000.0], [1.0] * 1000]))
-    robust, _ = trace.summary(2)
+    robust, _ = trace.summary(trace.windows(0).prefix(2))
     assert robust.worst_share == pytest.approx(2000 / 3998)
     assert (robust.median, robust.trimmed_mean) == (1, 1)
 
@@ -234,7 +234,7 @@ def test_divergence_figures_agree_with_numpy(tmp_path, model, other):
     reference = run(model, tmp_path / "r", keep="exact")
     trace = run(other, tmp_path / "c", beside=reference)
     for count in (5, COUNT):
-        _, found = trace.summary(count)
+        _, found = trace.summary(trace.windows(0).prefix(count))
         kld = trace.read("kld", 0, count).double().numpy()
         per_window = kld.reshape(count, -1).mean(1)
         assert found.kind == "exact"
@@ -253,7 +253,7 @@ def test_a_summary_is_plain_json(tmp_path, model, other, count):
     """Also of so few windows that no error can be told: reports are JSON without infinities."""
     reference = run(model, tmp_path / "r", SIDE_BY_SIDE[:4], keep="exact")
     trace = run(other, tmp_path / "c", SIDE_BY_SIDE[:4], beside=reference)
-    robust, divergence = trace.summary(count)
+    robust, divergence = trace.summary(trace.windows(0).prefix(count))
     json.dumps([asdict(robust), asdict(divergence)], allow_nan=False)
     assert (divergence.error is None) == (count < 4)
 
@@ -262,11 +262,12 @@ def test_a_summary_is_computed_once(tmp_path):
     """What it said of so many windows is kept beside them, and holds when there are more."""
     trace = begun(tmp_path, [2] * 4)
     trace.add(block([[1.0, 3.0], [2.0, 2.0]]))
-    first = trace.summary(2)
+    first = trace.summary(trace.windows(0).prefix(2))
     for path in tmp_path.glob("*.safetensors"):
         path.unlink()
     trace.add(block([[5.0, 5.0], [6.0, 6.0]]))
-    assert Trace(tmp_path).summary(2) == first
+    again = Trace(tmp_path)
+    assert again.summary(again.windows(0).prefix(2)) == first
     assert first[0].median == 2
 
 
@@ -277,7 +278,7 @@ def test_documents_are_the_units_of_a_divergences_error(tmp_path):
     zeros = [[0.0] * 3] * 24
     trace = begun(tmp_path, [3] * 24, documents)
     trace.add(block(kld, kld=kld, disagreement=zeros, squared_dp=zeros))
-    _, found = trace.summary(24)
+    _, found = trace.summary(trace.windows(0).prefix(24))
     sums = [sum(row) for row in kld]
     assert found.error == pytest.approx(estimate(sums, [3] * 24, units=documents).error)
     assert found.error > 1.2 * estimate(sums, [3] * 24).error
@@ -304,6 +305,6 @@ def test_lost_tokens_are_counted_in_their_window(tmp_path, model, other):
     assert (~torch.isfinite(rows)).sum(1).tolist() == expected
     kept = [row[torch.isfinite(row)].double().sum().item() for row in rows]
     assert windows.nll == pytest.approx(kept, rel=1e-9)
-    robust, _ = trace.summary(COUNT)
+    robust, _ = trace.summary(trace.windows(0).prefix(COUNT))
     assert robust.median == pytest.approx(np.median(rows[torch.isfinite(rows)].numpy()))
     assert windows.prefix(2).nonfinite == sum(expected[:2])

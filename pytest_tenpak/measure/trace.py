@@ -184,12 +184,12 @@ class Trace:
 
     # ------------------------------------------------------------ summaries
 
-    def summary(self, count: int) -> tuple[Robust, Divergence | None]:
-        """Robust figures and divergence over the first ``count`` windows, computed once."""
-        name = f"summary-{count}.json"
+    def summary(self, windows: Windows) -> tuple[Robust, Divergence | None]:
+        """Robust figures and divergence over the first windows, which ``windows`` holds; computed once."""
+        count = len(windows.tokens)
+        name = f"summary-{count}{'-by-document' if windows.units else ''}.json"
         plain = self._document(name)
         if plain is None:
-            windows = self.windows(0).prefix(count)
             plain = {
                 "robust": _robust(self._by_token("nll", count)),
                 "divergence": self._divergence(windows, count) if windows.kld else None,
