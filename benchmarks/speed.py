@@ -126,13 +126,14 @@ def evaluate(task: Task, batch: int) -> Callable[[], float]:
     return run
 
 
-METHODS: dict[str, Callable[[Task], Callable[[], float]]] = {
-    "bare forward pass": bare,
-    "pytest-tenpak": ours,
-    "lm-eval, batch 1 (its default)": lambda task: lm_eval(task, 1),
-    f"lm-eval, batch {BATCH}": lambda task: lm_eval(task, BATCH),
-    "evaluate, batch 16 (its default)": lambda task: evaluate(task, 16),
-    f"evaluate, batch {BATCH}": lambda task: evaluate(task, BATCH),
+#: Name: (passages in a batch, what makes it ready).
+METHODS: dict[str, tuple[int, Callable[[Task], Callable[[], float]]]] = {
+    "bare forward pass": (BATCH, bare),
+    "pytest-tenpak": (BATCH, ours),
+    "lm-eval, batch 1 (its default)": (1, lambda task: lm_eval(task, 1)),
+    f"lm-eval, batch {BATCH}": (BATCH, lambda task: lm_eval(task, BATCH)),
+    "evaluate, batch 16 (its default)": (16, lambda task: evaluate(task, 16)),
+    f"evaluate, batch {BATCH}": (BATCH, lambda task: evaluate(task, BATCH)),
 }
 
 
@@ -140,7 +141,7 @@ def prepare(task: Task) -> tuple[dict[str, Callable[[], float]], dict[str, str]]
     """What can be run here, warmed up; and why the rest cannot."""
     ready: dict[str, Callable[[], float]] = {}
     missing: dict[str, str] = {}
-    for name, method in METHODS.items():
+    for name, (_, method) in METHODS.items():
         try:
             with subject.silenced():
                 run = method(task)
@@ -179,7 +180,7 @@ def peak(name: str, task: Task) -> int:
     """
     import torch
 
-    run = METHODS[name](task)
+    run = METHODS[name][1](task)
     with torch.inference_mode():
         task.model(input_ids=torch.tensor([[0, 1]]), use_cache=False)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark begins anew
@@ -213,7 +214,8 @@ def main() -> None:
     directory = subject.find(given.model)
     model, tokenizer = subject.load(directory)
     if given.peak:
-        print(peak(given.peak, Task(model, tokenizer, passages(tokenizer, 16), given.metric)))
+        batch, _ = METHODS[given.peak]
+        print(peak(given.peak, Task(model, tokenizer, passages(tokenizer, batch), given.metric)))
         return
     task = Task(model, tokenizer, passages(tokenizer, given.passages), given.metric)
     ready, missing = prepare(task)
@@ -249,7 +251,7 @@ def report(
         )
     rows += [[name, "not reachable", "", "", "", ""] for name in missing]
     print(
-        f"\n{len(limit)} rounds of {len(task.passages)} × {CONTEXT} tokens, memory with 16 × {CONTEXT}; "
+        f"\n{len(limit)} rounds of {len(task.passages)} × {CONTEXT} tokens, memory of one batch; "
         f"float32, {torch.get_num_threads()} threads, {task.model.device.type}\n"
     )
     headers = ("", "tokens/s", "of the bare pass", "range", "MiB beyond the weights", "perplexity")
