@@ -207,12 +207,6 @@ def _nll(logits: Any, targets: Any, keep: bool) -> tuple[Any, Any]:
     return total - own, logits.sub_(total.unsqueeze(-1)) if keep else None
 
 
-def log_softmax_(logits: Any) -> Any:
-    """ln softmax over the last dimension, in place, with the sums of :func:`_nll`."""
-    logits.sub_(logits.amax(dim=-1, keepdim=True))
-    return logits.sub_(logits.exp().sum(dim=-1, keepdim=True).log_())
-
-
 def _longest(windows: Sequence[Window]) -> int:
     return max(window.stop - window.start for window in windows)
 
