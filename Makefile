@@ -13,7 +13,7 @@ PYTHONS := auto-gptq=$(ARCHIVED)/bin/python,autoawq=$(ARCHIVED)/bin/python
 PEERS := .venv-peers
 EVALUATE_METRIC := perplexity
 
-.PHONY: demo demo-regression test slow table statistics lint bench peers peers-llama-cpp clean
+.PHONY: demo demo-regression test slow table statistics lint bench agreement peers-llama-cpp clean
 
 demo: $(VENV)/installed  ## quantize SmolLM2 to NF4 and INT8, measure, compare with the baselines
 	$(BIN)/pytest demo/test_smollm2.py
@@ -38,14 +38,14 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/installed  ## what the plugin costs a run without gates
+bench: $(VENV)/installed $(PEERS)/installed  ## what the plugin adds to a run; our speed and memory beside others'
 	$(BIN)/python benchmarks/overhead.py
-
-peers: $(PEERS)/installed  ## our speed, memory and figures beside lm-eval's and evaluate's
-	PYTHONPATH=. $(PEERS)/bin/python benchmarks/agreement.py
 	PYTHONPATH=. $(PEERS)/bin/python benchmarks/speed.py --evaluate-metric '$(EVALUATE_METRIC)'
 
-peers-llama-cpp: $(PEERS)/installed  ## let make peers ask llama.cpp too: ten minutes of a C++ compiler
+agreement: $(PEERS)/installed  ## our figures beside lm-eval's, Hugging Face's and, where it is installed, llama.cpp's
+	PYTHONPATH=. $(PEERS)/bin/python benchmarks/agreement.py
+
+peers-llama-cpp: $(PEERS)/installed  ## let make agreement ask llama.cpp too: ten minutes of a C++ compiler
 	CMAKE_ARGS=-DGGML_NATIVE=OFF $(PEERS)/bin/pip install --quiet -c constraints.txt llama-cpp-python
 
 # torch first: constraints.txt pins a build without CUDA where one is to be had. The model comes without
