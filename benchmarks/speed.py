@@ -12,11 +12,14 @@ The peers keep the settings they come with, and are run once more with the batch
 from __future__ import annotations
 
 import argparse
+import atexit
 import math
 import re
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -89,6 +92,33 @@ def ours(task: Task) -> Callable[[], float]:
     return run
 
 
+def ours_beside_a_reference(task: Task) -> Callable[[], float]:
+    """The same with the exact KL divergence from a reference, here the model itself, as a gate measures it."""
+    from pytest_tenpak.measure.divergence import EXACT, Comparer, Keeper
+    from pytest_tenpak.measure.perplexity import Scorer
+    from pytest_tenpak.measure.stream import tokenize
+    from pytest_tenpak.measure.trace import Plan, Trace
+    from pytest_tenpak.protocol import Protocol
+    from pytest_tenpak.statistics import perplexity
+
+    protocol = Protocol.resolve("rolling", CONTEXT, None, CONTEXT)
+    stream = tokenize(task.tokenizer, task.passages, protocol)
+    windows = protocol.windows(len(stream.ids), starts=stream.starts)
+    scorer = Scorer(task.model, stream.ids)
+    trace = Trace(Path(tempfile.mkdtemp()))
+    atexit.register(shutil.rmtree, trace.folder, ignore_errors=True)
+    trace.begin(Plan("", [window.scored for window in windows], [0] * len(windows), EXACT), {})
+    trace.keep_head(scorer.head)
+    trace.add(scorer.score(windows, observer=Keeper(EXACT)))
+    observer = Comparer(trace, scorer.device)
+
+    def run() -> float:
+        sums = scorer.score(windows, observer=observer).sums
+        return perplexity(sums["nll"], sums["tokens"])
+
+    return run
+
+
 def lm_eval(task: Task, batch: int) -> Callable[[], float]:
     """lm-eval's HFLM.loglikelihood_rolling."""
     from lm_eval.api.instance import Instance
@@ -130,6 +160,7 @@ def evaluate(task: Task, batch: int) -> Callable[[], float]:
 METHODS: dict[str, tuple[int, Callable[[Task], Callable[[], float]]]] = {
     "bare forward pass": (BATCH, bare),
     "pytest-tenpak": (BATCH, ours),
+    "pytest-tenpak, with KL divergence": (BATCH, ours_beside_a_reference),
     "lm-eval, batch 1 (its default)": (1, lambda task: lm_eval(task, 1)),
     f"lm-eval, batch {BATCH}": (BATCH, lambda task: lm_eval(task, BATCH)),
     "evaluate, batch 16 (its default)": (16, lambda task: evaluate(task, 16)),
