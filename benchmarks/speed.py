@@ -93,7 +93,7 @@ def ours(task: Task) -> Callable[[], float]:
 
 
 def ours_beside_a_reference(task: Task) -> Callable[[], float]:
-    """The same with the exact KL divergence from a reference, here the model itself, as a gate measures it."""
+    """The same with the exact KL divergence from a reference, here the model itself, as gates have it."""
     from pytest_tenpak.measure.divergence import EXACT, Comparer, Keeper
     from pytest_tenpak.measure.perplexity import Scorer
     from pytest_tenpak.measure.stream import tokenize
