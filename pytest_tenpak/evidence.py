@@ -30,7 +30,7 @@ def evidence_of(answer: Answer, shown: Estimate, goal: Goal, measurement: Measur
     if sampled.units != sampled.windows:
         size += f", {sampled.units} documents"
     if not math.isfinite(sampled.half_width):
-        return f"point estimate: too few windows for an interval; {size}"
+        return f"point estimate: windows too few, or too much alike, for an interval; {size}"
     unit = "" if goal.metric == "kld" else "%"
     low, high = (_figure(bound, unit) for bound in (shown.low, shown.high))
     kind = "at one look" if rule.fixed else "at any look"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from .measurement import Windows
@@ -66,14 +66,18 @@ class Goal:
         sums: Sequence[float] = getattr(windows, self.metric)
         if self.against is not None:
             sums = [one - other for one, other in zip(sums, self.against, strict=False)]
-        return estimate(sums, windows.tokens[: len(sums)], rule, windows.units)
+        found = estimate(sums, windows.tokens[: len(sums)], rule, windows.units)
+        if self.against is None and not found.error:
+            # Equal differences are the same model run twice; equal divergences may be rare ones yet unseen.
+            return replace(found, low=-math.inf, high=math.inf)
+        return found
 
     def answer(self, windows: Windows, rule: Rule) -> Answer:
         """By the interval where it decides, else by the point estimate.
 
         A point estimate above the bound breaks it only if it is also told apart, at this one look, from
         nothing having changed: so no more than a share ``rule.alpha`` of unchanged recipes ever fails.
-        Where there are too few windows for any interval, the point alone has to do.
+        Where there are too few windows for an interval of finite width, the point alone has to do.
         """
         sampled = self.sampled(windows, rule)
         decided = sampled.widened(self.spread).decides(self.bound)
@@ -81,9 +85,18 @@ class Goal:
             return Answer(sampled, decided, True, True)
         if sampled.value <= self.bound or self.unchanged is None:
             return Answer(sampled, sampled.value <= self.bound, False, True)
-        once = self.sampled(windows, Rule(rule.alpha, fixed=True)).widened(self.spread)
-        apart = once.low > self.unchanged or math.isinf(once.error)
+        once = self._at_one_look(windows, rule)
+        apart = once.low > self.unchanged or math.isinf(once.half_width)
         return Answer(sampled, not apart, False, apart)
+
+    def is_improvement(self, windows: Windows, rule: Rule) -> bool:
+        """Whether the mean is as far below ``unchanged`` as the bound is above, and told apart from it."""
+        once, unchanged = self._at_one_look(windows, rule), self.unchanged or 0.0
+        below = once.value < 2 * unchanged - self.bound
+        return below and (once.high < unchanged or math.isinf(once.half_width))
+
+    def _at_one_look(self, windows: Windows, rule: Rule) -> Estimate:
+        return self.sampled(windows, Rule(rule.alpha, fixed=True)).widened(self.spread)
 
     def is_settled(self, windows: Windows, rule: Rule) -> bool | None:
         """True or False where the interval decides; None where more windows may still tell.

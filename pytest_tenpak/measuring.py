@@ -60,7 +60,7 @@ def measure(payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     kind = divergence.kind_of(scorer, payload["divergence"]) if payload["keep"] else beside and beside.kind
     documents = [bisect_right(stream.starts, window.first_scored) - 1 for window in windows]
     if trace.plan is None:
-        ids = stream.ids[: windows[0].stop - 1]
+        ids = stream.ids[: protocol.context]
         if payload["keep"]:
             keep_layers(model, ids, trace.layers_file)
         trace.begin(

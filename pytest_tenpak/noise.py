@@ -7,15 +7,17 @@ import statistics
 from dataclasses import replace
 
 from .bench import Bench, Subject
-from .errors import MeasurementError
+from .errors import MeasurementError, SpecError
 from .measurement import Layers, Measurement, Noise
 from .spec import QuantizeSpec
 from .traced import Traced
 
 #: Windows that the runtime noise is measured on at most: the weights are the same, and so nearly the figures.
 _RUNTIME_WINDOWS = 16
-#: The type that stands for another one, by the one that is measured in.
-_OTHER_DTYPE = {"float32": "bfloat16", "bfloat16": "float32", "float16": "bfloat16"}
+#: Types to run the same weights in, the first one that is another and that the quantizer can do.
+_DTYPES = ("bfloat16", "float16", "float32")
+#: Two sizes of batch, and of threads, that are run beside the usual: whatever that is, one differs.
+_BATCHES, _THREADS = (1, 4), (1, 2)
 
 
 def calibrate(reference: Traced, subject: Subject, measurement: Measurement, wanted: int) -> Noise:
@@ -68,18 +70,34 @@ def _farthest(old: Layers, new: Layers) -> float:
 
 
 def _runtime(reference: Traced, subject: Subject, measurement: Measurement) -> dict[str, float]:
-    """By what is changed, the difference of ln perplexity of the same weights."""
+    """By what is changed, the largest difference of ln perplexity of the same weights."""
     bench = reference.bench
-    ways = {
-        "batch_size": replace(bench, run=replace(bench.run, batch_size=1)),
-        "threads": replace(bench, threads=1),
-        "dtype": replace(bench, case=replace(bench.case, dtype=_OTHER_DTYPE[bench.dtype])),
-    }
+    ways = [
+        *(("batch_size", replace(bench, run=replace(bench.run, batch_size=size))) for size in _BATCHES),
+        *(("threads", replace(bench, threads=count)) for count in _THREADS),
+        *(
+            ("dtype", replace(bench, case=replace(bench.case, dtype=dtype)))
+            for dtype in _other(bench, subject)
+        ),
+    ]
     usual = measurement.windows.prefix(_RUNTIME_WINDOWS)
-    moved = {}
-    for name, way in ways.items():
+    moved: dict[str, float] = {}
+    for name, way in ways:
         traced = Traced(way, subject, reference.budget)
         traced.extend(len(usual.tokens))
-        windows = traced.windows.prefix(len(usual.tokens))
-        moved[name] = abs(math.log(windows.perplexity / usual.perplexity))
+        found = traced.windows.prefix(len(usual.tokens)).perplexity
+        if math.isfinite(found):  # a type may overflow where another does not: no noise, and no error here
+            moved[name] = max(moved.get(name, 0.0), abs(math.log(found / usual.perplexity)))
     return moved
+
+
+def _other(bench: Bench, subject: Subject) -> list[str]:
+    """Another type that the quantizer's checkpoint can be measured in, if there is one."""
+    for dtype in _DTYPES:
+        try:
+            if dtype != bench.dtype and subject.quantizer:
+                subject.quantizer.check(bench.case.spec, bench.model, bench.device.family, dtype)
+                return [dtype]
+        except SpecError:
+            continue
+    return []

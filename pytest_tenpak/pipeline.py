@@ -63,7 +63,7 @@ def _evaluate(case: Case, run: Run) -> Outcome:
     for bench in benches:
         _refuse_overlap(bench)
     # A first baseline, and an updated one, should hold all windows that the budget allows.
-    whole = run.update is not None or run.noise > 0 or None in entries
+    whole = run.update in ("failing", "all") or run.noise > 0 or None in entries
     # The references come first: a corpus that cannot be measured on is found before hours of quantizing.
     references = [start_reference(bench, whole) for bench in benches]
     bench = benches[0]
@@ -123,7 +123,8 @@ def _answer(
 
     measurement, measured_reference = measure_pair(reference, subject, goals, wants_all)
     noise = None
-    if run.noise and subject.quantizer and math.isfinite(measurement.perplexity):
+    fine = math.isfinite(measurement.perplexity) and not measurement.layers.nonfinite
+    if run.noise and subject.quantizer and fine:
         noise = calibrate(reference, subject, measurement, run.noise)
     rounded = None
     if needs_rounding(measurement, measured_reference, case.limits):

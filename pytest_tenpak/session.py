@@ -44,19 +44,22 @@ class GateSession:
     def collect(self, outcome: Outcome, test_passed: bool) -> None:
         """Take in an outcome; write its baseline if the update rule and the test both allow it."""
         self.outcomes[outcome.case.nodeid] = outcome
-        if test_passed:
-            for part in outcome.parts:
-                if outcome.update.write or part.noise:
-                    self._write(outcome, part)
-            if outcome.update.write:
-                self.written.append(outcome.baseline)
+        writes = test_passed and outcome.update.write
+        refused = all(check.name == "noise_floor" for check in outcome.verdict.failing)
+        for part in outcome.parts:
+            # Noise that refuses a tolerance is what the next run has to know.
+            if writes or (part.noise and (test_passed or refused)):
+                self._write(outcome, part, writes)
+        if writes:
+            self.written.append(outcome.baseline)
 
-    def _write(self, outcome: Outcome, part: Part) -> None:
+    def _write(self, outcome: Outcome, part: Part, figures: bool) -> None:
+        """Write a baseline's figures, or only what was calibrated of the noise."""
         path = self.run.baselines / f"{part.name}.json"
         with self.run.store.lock(f"baseline-{fingerprint(str(path))[:32]}"):
             baseline = Baseline.read(path) or Baseline(outcome.case.nodeid)
             old = baseline.entries.get(outcome.device_class)
-            if outcome.update.write:
+            if figures and not (old and outcome.update.only_new):
                 entry = Entry.of(part.measurement, part.reference, part.noise)
                 entry = entry.replacing(old, outcome.update.reason) if old else entry
             elif old is not None and part.noise is not None:

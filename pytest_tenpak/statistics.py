@@ -9,6 +9,7 @@ scipy, and numpy below 30 units: what is cached is judged without either.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -116,9 +117,13 @@ def perplexity(nll: Sequence[float], tokens: Sequence[int]) -> float:
 def units_of(documents: Sequence[int]) -> list[int] | None:
     """Which windows belong together, for a plan whose windows begin in ``documents``; None: none do.
 
+    Documents are units where there are MIN_DOCUMENTS and they are worth half as many of one length: among
+    ten of which one is nearly all of the text there is no interval to be had, among its windows there is.
     Asked of the whole plan, so that every look at a prefix of it uses the same units.
     """
-    return list(documents) if len(set(documents)) >= MIN_DOCUMENTS else None
+    sizes = list(Counter(documents).values())
+    many = len(sizes) >= MIN_DOCUMENTS and 2 * sum(sizes) ** 2 >= MIN_DOCUMENTS * sum(n * n for n in sizes)
+    return list(documents) if many else None
 
 
 def estimate(

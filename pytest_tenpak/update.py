@@ -12,7 +12,7 @@ from .checks import Status, Verdict
 #: Entries before and after, one pair for each corpus; None where there is none.
 Changes: TypeAlias = Sequence[tuple["Entry | None", "Entry | None"]]
 #: Relative differences below this are the rounding of stored figures.
-_NOISE = 1e-7
+_ROUNDING = 1e-7
 _SHORTER = "baseline kept: this run measured fewer windows; run with as many tokens as the baseline has"
 
 
@@ -20,13 +20,15 @@ _SHORTER = "baseline kept: this run measured fewer windows; run with as many tok
 class Update:
     """Whether the baseline is written, whether the test passes, and what the user is told.
 
-    ``reason`` goes into the baseline's history beside the figures it replaces.
+    ``reason`` goes into the baseline's history beside the figures it replaces. ``only_new``: of a case with
+    several corpora, the baselines that are there stay as they are.
     """
 
     write: bool
     passes: bool
     reason: str = ""
     note: str = ""
+    only_new: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain form."""
@@ -69,10 +71,10 @@ def _decide_red(verdict: Verdict, mode: str | None, reason: str | None, changes:
         return Update(False, False)
     if _is_worse(verdict, changes) and not reason:
         return Update(False, False, note='not updated: it is worse, which needs --tenpak-accept "reason"')
-    if verdict.status is Status.INVALID:
-        return Update(True, True, reason or "identity changed", "baseline replaced: its identity changed")
     if _is_shorter(changes):
         return Update(False, False, note=_SHORTER)
+    if verdict.status is Status.INVALID:
+        return Update(True, True, reason or "identity changed", "baseline replaced: its identity changed")
     return Update(True, True, reason or "", f"baseline updated, accepted as worse: {reason}")
 
 
@@ -84,7 +86,7 @@ def _decide_new(mode: str | None, in_ci: bool) -> Update:
             note="no baseline, and in CI none is written: create it where you can review it "
             "(run without CI set), or name --tenpak-update=new",
         )
-    return Update(True, True, note="baseline created: review and commit it")
+    return Update(True, True, note="baseline created: review and commit it", only_new=True)
 
 
 def _decide_green(verdict: Verdict, mode: str | None, reason: str | None, changes: Changes) -> Update:
@@ -105,17 +107,22 @@ def _is_same(old: Entry | None, new: Entry | None) -> bool:
 
 def _is_shorter(changes: Changes) -> bool:
     """Whether an update would forget windows: a smaller run may be compared, but not accepted."""
-    return any(old and new and len(new.nll) < len(old.nll) for old, new in changes)
+    return any(
+        old and new and old.identity == new.identity and len(new.nll) < len(old.nll) for old, new in changes
+    )
 
 
 def _is_worse(verdict: Verdict, changes: Changes) -> bool:
     """Worse than what was accepted: by the paired checks, or by the figures where nothing could be paired."""
     tolerances = verdict.of_kind("tolerance")
-    if any(check.status is Status.INVALID for check in tolerances):
-        return any(_has_worse_figures(old, new) for old, new in changes if old and new)
-    worse = {"ppl_tolerance": 1, "compression_tolerance": -1}
+    if any(check.status is Status.REGRESSED for check in tolerances):
+        return True
+    invalid = any(check.status is Status.INVALID for check in tolerances)
+    if invalid and any(_has_worse_figures(old, new) for old, new in changes if old and new):
+        return True
+    worse = {"ppl_tolerance": 1, "layers": 1, "compression_tolerance": -1}
     moved = [worse.get(check.name, 0) * (check.difference or 0.0) for check in tolerances]
-    return max(moved, default=0.0) > _NOISE or any(check.status is Status.REGRESSED for check in tolerances)
+    return max(moved, default=0.0) > _ROUNDING
 
 
 def _has_worse_figures(old: Entry, new: Entry) -> bool:

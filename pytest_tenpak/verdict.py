@@ -71,7 +71,8 @@ def compare(
     faults = tuple(_sanity(measurement, reference))
     if any(check.status is Status.ERROR for check in faults):
         return Verdict(faults)
-    known = noise or (entry.noise if entry else None)
+    comparable = entry is not None and not identity_changes(entry.identity, measurement.identity)
+    known = noise or (entry.noise if entry and comparable else None)
     return Verdict(
         (
             *faults,
@@ -104,16 +105,18 @@ def _noise_floor(noise: Noise | None, tolerances: Tolerances, rule: Rule) -> Ite
             "noise_floor", "sanity", Status.INVALID, value=tolerances.ppl, bound=floor, evidence=evidence
         )
     floor = math.expm1(noise.runtime_floor)
-    if tolerances.same_weights < floor:
+    tight = tolerances.of_perplexity(same_weights=True)
+    if tight < floor:
         evidence = (
-            f"same_weights_tolerance={tolerances.same_weights:g} is below what batch size and threads alone "
-            f"move here ({_rounded_up(floor, 5):.3%}); set it to that or more"
+            f"{'same_weights' if tight < tolerances.ppl else 'ppl'}_tolerance={tight:g} is below what batch "
+            f"size and threads alone move where the weights are the same ({_rounded_up(floor, 5):.3%}); "
+            "set it to that or more"
         )
         yield Check(
             "noise_floor",
             "sanity",
             Status.INVALID,
-            value=tolerances.same_weights,
+            value=tight,
             bound=floor,
             evidence=evidence,
         )
@@ -191,11 +194,13 @@ def _limit_check(goal: Goal, measurement: Measurement, reference: Measurement, r
     else:
         shown, figures, bound = sampled, {"value": sampled.value}, goal.bound
     told = evidence_of(answer, shown, goal, measurement, rule)
-    if goal.metric == "kld" and measurement.divergence and measurement.divergence.kind != "exact":
-        told += f"; {measurement.divergence.kind}"
-    return Check(
-        goal.name, "limit", status, **figures, bound=bound, **interval_of(answer, shown), evidence=told
-    )
+    interval = interval_of(answer, shown)
+    divergence = measurement.divergence
+    if goal.metric == "kld" and divergence and divergence.kind != "exact":
+        # What can only be more than this figure breaks a limit surely, and keeps one never.
+        told += f"; {divergence.kind}, which cannot show that a limit is kept"
+        interval["decisive"] = answer.decisive and not answer.holds
+    return Check(goal.name, "limit", status, **figures, bound=bound, **interval, evidence=told)
 
 
 def needs_rounding(measurement: Measurement, reference: Measurement, limits: Limits) -> bool:
@@ -293,7 +298,7 @@ def _perplexity_check(
     shown = answer.sampled.relative()
     tolerance = tolerances.of_perplexity(same)
     held = answer.holds
-    improved = held and shown.value < -tolerance
+    improved = held and shown.value < -tolerance and goal.is_improvement(windows, rule)
     told = [evidence_of(answer, shown, goal, measurement, rule), _gate(same, noise)]
     if common < len(entry.tokens):
         told.insert(1, f"the baseline has {len(entry.tokens)} windows")

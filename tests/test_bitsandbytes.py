@@ -82,3 +82,13 @@ def test_output_widths_that_the_packed_kernel_refuses(tmp_path):
     with torch.no_grad():
         expected, logits = random(ids).logits, quantized(ids).logits
     assert (logits - expected).norm() / expected.norm() < 0.3
+
+
+def test_what_stays_unquantized_has_the_type_that_was_asked_for(trained, tmp_path):
+    """Norms and embeddings as asked, whatever they are stored in; rotary frequencies as exact as they were made."""
+    recipe = BitsAndBytesConfig(load_in_4bit=True)
+    load_pretrained(trained, "cpu", "float16", quantization_config=recipe).save_pretrained(tmp_path)
+    for wanted in (torch.float32, torch.bfloat16):
+        body = load_pretrained(tmp_path, "cpu", str(wanted).removeprefix("torch.")).model
+        assert (body.norm.weight.dtype, body.embed_tokens.weight.dtype) == (wanted, wanted)
+        assert body.rotary_emb.inv_freq.dtype == torch.float32

@@ -179,6 +179,19 @@ def test_two_corpora_have_their_own_checks_and_baselines(two_texts, distributed)
     )
 
 
+def test_another_corpus_leaves_the_first_ones_baseline_alone(two_texts):
+    """What is new is created; what is there keeps its windows, figures and history."""
+    project = two_texts
+    project.test(PLAIN.format("corpus='text.txt', max_ppl_delta=0.5"))
+    project.run()
+    path = project.path / "baselines/test_gate/test_nf4.json"
+    before = path.read_bytes()
+    project.test(PLAIN.format("corpus=['text.txt', 'other.txt'], max_ppl_delta=0.5"))
+    project.run("--tenpak-max-tokens=1000").assert_outcomes(passed=1)
+    assert project.baselines == ["test_gate/test_nf4.json", "test_gate/test_nf4@other.txt.json"]
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("corpus", ["[]", "['a.txt', 'a.txt']", "['a.txt', 3]", "7"])
 def test_corpora_that_make_no_sense_are_usage_errors(project, corpus):
     """None, the same twice, or what is no text's name."""
@@ -209,6 +222,7 @@ def test_noise_of_a_recipe_without_a_seed(project):
     assert entry(project)["noise"] == noise
 
 
+@pytest.mark.slow
 def test_a_tolerance_below_the_noise_is_refused(project):
     """Requantizing spreads more than half a per cent: the gate would flake, and says what to set instead."""
     project.pytester.makeconftest(SEEDED)
@@ -231,9 +245,10 @@ def test_a_tolerance_below_the_noise_is_refused(project):
     assert noise["spread"] > 0
     project.test(gate.format("ppl_tolerance=0.0001"))
     project.run().stdout.fnmatch_lines(["invalid: tolerance vs noise *"])
-    project.test(gate.format("ppl_tolerance=5.0, seed=9"))
-    again = project.run("--tenpak-update=failing")
-    again.assert_outcomes(passed=1)
+    assert entry(project)["noise"] == noise
+    project.test(gate.format("ppl_tolerance=0.0001, seed=9"))
+    project.run("--tenpak-update=failing", "--tenpak-accept=another seed").assert_outcomes(passed=1)
+    assert entry(project)["noise"] is None
 
 
 def test_threads_batches_and_order_do_not_move_a_verdict(project, monkeypatch):

@@ -137,7 +137,7 @@ def test_a_start_leaves_earlier_looks_out():
 
 def test_every_goal_has_to_be_met_and_one_that_is_broken_is_enough():
     """A pass waits for the last one; a failure waits for none."""
-    measured = windows(noisy(mean=0.0), kld=[0.5] * PLANNED, disagreement=[0.1] * PLANNED)
+    measured = windows(noisy(mean=0.0), kld=noisy(mean=0.5), disagreement=[0.1] * PLANNED)
     met, open_ = goal(1.0), goal(estimate(measured.nll, measured.tokens).value)
     broken = Goal("max_kld", "kld", 0.4)
     assert first_settled([met], measured, PLANNED, SURE) == GRID[0]
@@ -325,3 +325,30 @@ def test_progress_ends_where_the_work_may_end(tmp_path, pair):
     assert seen[-1] == (34 * 15, 34 * 15, "tokens")
     assert [row[0] for row in seen] == sorted(row[0] for row in seen)
     assert not math.isnan(trace.windows(0).perplexity)
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_a_disaster_breaks_a_tolerance_however_few_the_windows(count):
+    """Where no interval can be had the point alone decides; where one can, this is told apart from no change."""
+    measured = windows(noisy(count, mean=5.0, spread=0.5))
+    answer = goal(0.005, [0.0] * count, unchanged=0.0).answer(measured, Rule())
+    assert not answer.holds
+
+
+def test_what_is_not_told_apart_from_no_change_breaks_no_tolerance():
+    """Noise of a mean a little above the bound: passed, undecided, and said to be so."""
+    measured = windows(noisy(mean=0.02, spread=0.1))
+    against = goal(0.003, [0.0] * PLANNED, unchanged=0.0)
+    answer = against.answer(measured, Rule())
+    assert answer.sampled.value > 0.003
+    assert (answer.holds, answer.decisive, answer.apart) == (True, False, False)
+    assert not goal(0.003, [0.0] * PLANNED).answer(measured, Rule()).holds
+
+
+def test_an_improvement_is_told_apart_from_no_change_too():
+    """A lucky draw does not advise to tighten the baseline; a real gain does."""
+    against = goal(0.005, [0.0] * PLANNED, unchanged=0.0)
+    lucky, real = (windows(noisy(mean=-0.02, spread=spread)) for spread in (1.0, 0.01))
+    assert lucky.nll < real.nll or sum(lucky.nll) < 0
+    assert not against.is_improvement(lucky, Rule())
+    assert against.is_improvement(real, Rule())

@@ -264,7 +264,7 @@ def test_a_summary_is_computed_once(tmp_path):
     trace.add(block([[1.0, 3.0], [2.0, 2.0]]))
     first = trace.summary(trace.windows(0).prefix(2))
     for path in tmp_path.glob("*.safetensors"):
-        path.unlink()
+        path.write_bytes(b"")
     trace.add(block([[5.0, 5.0], [6.0, 6.0]]))
     again = Trace(tmp_path)
     assert again.summary(again.windows(0).prefix(2)) == first

@@ -86,3 +86,30 @@ def test_all_rewrites_passing_cases_but_not_for_the_worse_unasked(nll, reason, w
     update = decide(verdict, "all", reason, in_ci=False, changes=[(accepted(), new)])
     assert update.passes
     assert update.write is writes
+
+
+def test_a_regression_on_one_text_is_not_hidden_by_another_baselines_identity():
+    """Two corpora: one regressed, one invalid with figures no worse. Updating still needs a reason."""
+    verdict = Verdict(
+        (
+            Check("layers", "tolerance", Status.REGRESSED, difference=0.1, bound=0.03, corpus="a"),
+            Check("baseline", "tolerance", Status.INVALID, corpus="b"),
+        )
+    )
+    changes = [(accepted(), accepted()), (accepted(), accepted())]
+    assert not decide(verdict, "failing", None, False, changes).write
+    assert decide(verdict, "failing", "fine", False, changes).write
+
+
+def test_a_layer_that_got_worse_inside_its_tolerance_needs_a_reason_too():
+    """Else a little more could be accepted each week."""
+    verdict = Verdict((Check("layers", "tolerance", Status.PASSED, difference=0.02, bound=0.03),))
+    changes = [(accepted(), accepted(nll=(9.0, 10.0, 10.9)))]
+    assert not decide(verdict, "all", None, False, changes).write
+    assert decide(verdict, "all", "fine", False, changes).write
+
+
+def test_what_is_new_beside_what_is_there_leaves_it_alone():
+    """A case that gets another corpus creates that baseline and touches no other."""
+    update = decide(verdict_of("new"), None, None, False, [(accepted(), accepted()), (None, accepted())])
+    assert update.only_new

@@ -16,12 +16,19 @@ from ..models import decoder_layers
 
 #: Tokens that go through the layers, the first of which is left out: models park outliers on it.
 TOKENS = 129
+#: Fewer tokens than this say nothing of a layer.
+_LEAST = 3
 
 
 def keep_layers(model: Any, ids: Sequence[int], file: Path) -> None:
-    """Write the inputs and outputs of every decoder layer for the first tokens of ``ids`` to ``file``."""
+    """Write the inputs and outputs of every decoder layer for the first tokens of ``ids`` to ``file``.
+
+    Nothing where there are too few tokens to say anything.
+    """
     from safetensors.torch import save_file
 
+    if len(ids) < _LEAST:
+        return
     inputs, outputs = _run(model, ids, lambda _, given: given)
     half = file.with_suffix(".half")
     rows = {"inputs": inputs, "outputs": outputs}
@@ -34,11 +41,13 @@ def compare_layers(model: Any, ids: Sequence[int], file: Path) -> dict[str, list
 
     With r and q what the reference's and this model's layer add to one token's state: gain is the mean of
     q·r / r·r over tokens (1 is the same size), error the root of the mean of |q − r|² / |r|². Each token
-    counts alike, however large its state. Empty where the two models have other layers.
+    counts alike, however large its state. Empty where the two models have other layers, or nothing was kept.
     """
     import torch
     from safetensors.torch import load_file
 
+    if not file.is_file():
+        return {}
     kept = load_file(file, device=str(model.device))
     given = [kept[f"inputs.{n}"] for n in range(len(kept) // 2)]
     if len(given) != len(decoder_layers(model)):

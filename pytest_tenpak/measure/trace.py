@@ -102,7 +102,8 @@ class Trace:
         found: dict[int, tuple[int, Path]] = {}
         for path in self.folder.glob("*-*.json"):
             first, _, last = path.stem.partition("-")
-            if first.isdecimal() and last.isdecimal():
+            whole = path.with_suffix(".safetensors").is_file()
+            if whole and first.isdecimal() and last.isdecimal():
                 found[int(first)] = int(last), path.with_suffix("")
         while stop in found:
             end, path = found[stop]

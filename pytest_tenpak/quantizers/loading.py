@@ -44,8 +44,10 @@ def _cast_what_is_kept(model: Any, dtype: Any) -> None:
     transformers (5.23) keeps it as it is stored: a float16 model is then computed in float16 whatever was
     asked, and one whose activations overflow that (gemma) gives NaN.
     """
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point():
+    stored = set(model.state_dict())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        # Rotary frequencies are made, not stored, and stay as exact as they were made.
+        if name in stored and tensor.is_floating_point():
             tensor.data = tensor.data.to(dtype)
 
 

@@ -220,7 +220,7 @@ def _figures(outcome: Outcome, part: Part) -> list[str]:
         f"{measurement.ledger.ratios[HEADLINE]:.2f}×",
         f"{reference.perplexity:.3f} → {measurement.perplexity:.3f}",
         _percent(measurement.perplexity / reference.perplexity - 1),
-        "" if divergence is None else f"{divergence.mean:.4f}",
+        "" if divergence is None else f"{'' if divergence.kind == 'exact' else '≥ '}{divergence.mean:.4f}",
         "" if divergence is None else f"{divergence.top1:.1%}",
         _percent(moved),
         f"{measurement.windows.total_tokens:,} of {measurement.budget:,}",
@@ -247,11 +247,24 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
         if note and outcome.passes:
             lines.append(f"{outcome.baseline} [{outcome.device_class}]: {note}")
         lines += [
-            f"{outcome.baseline} [{outcome.device_class}]: noise on {part.corpus}: {_noise(part.noise)}"
+            f"{outcome.case.nodeid}: {_title(check)} passed undecided: {check.evidence}"
+            for check in outcome.verdict.checks
+            if check.decisive is False and not check.status.failing and outcome.passes
+        ]
+        lines += [
+            f"{outcome.baseline} [{outcome.device_class}]: noise on {part.corpus}"
+            f"{'' if _keeps_noise(outcome) else ', not stored'}: {_noise(part.noise)}"
             for part in outcome.parts
             if part.noise
         ]
     return lines
+
+
+def _keeps_noise(outcome: Outcome) -> bool:
+    """Whether what was calibrated is stored: not if the gate failed for another reason or has no baseline."""
+    others = [check for check in outcome.verdict.failing if check.name != "noise_floor"]
+    is_new = any(check.status is Status.NEW for check in outcome.verdict.checks)
+    return outcome.passes or not (others or is_new)
 
 
 def _noise(noise: Noise) -> str:
