@@ -42,7 +42,7 @@ class Stored:
 
 
 class Store:
-    """A cache folder with kinds of entries (``models``, ``checkpoints``, ``measurements``, …)."""
+    """A cache folder with kinds of entries (``models``, ``checkpoints``, ``traces``, …)."""
 
     def __init__(self, root: Path, limit_bytes: int = 0) -> None:
         """``limit_bytes`` bounds the directory entries together; 0 is no limit."""
@@ -84,7 +84,7 @@ class Store:
     def growing(self, kind: str, identity: Mapping[str, Any]) -> Path:
         """The folder for ``identity``, to which its users add files; empty at first.
 
-        Whoever adds holds :meth:`lock` of ``KIND-NAME``, and writes each file atomically. The folder counts
+        Whoever adds files holds a lock of their own, and writes each file atomically. The folder counts
         as used now and stays, whatever the limit, until this process ends or forgets the store.
         """
         key = fingerprint(identity)[:32]

@@ -105,7 +105,7 @@ RUN = tuple(
                 "cache_size",
                 str,
                 "50GB",
-                "checkpoints kept, as 50GB or 48GiB; the longest unused go first; 0: no limit",
+                "room for checkpoints and measured windows, as 50GB or 48GiB; 0: no limit",
             ),
             "BYTES",
             True,
