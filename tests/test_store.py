@@ -1,5 +1,6 @@
 """The content-addressed store: made once, never half, found again only for the same question."""
 
+import gc
 import json
 import os
 import signal
@@ -237,6 +238,23 @@ def test_runs_at_once_evict_nothing_from_under_each_other(tmp_path):
     Store(tmp_path, 2_500_000).directory("checkpoints", {"n": "last"}, make_megabyte)
     assert Store(tmp_path).sizes()["checkpoints"] < 2_500_000
     assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")]
+
+
+def test_a_growing_folder_is_found_again_and_goes_when_it_is_unused(tmp_path):
+    """What was added is there the next time; over the limit it goes like any entry, but not while it is used."""
+    mine = Store(tmp_path, MEGABYTE)
+    folder = mine.growing("traces", {"n": 1})
+    assert list(folder.iterdir()) == [folder / MANIFEST]
+    (folder / "block").write_bytes(bytes(MEGABYTE))
+    assert Store(tmp_path).growing("traces", {"n": 1}) == folder
+    assert Store(tmp_path).growing("traces", {"n": 2}) != folder
+    mine.tidy()
+    assert (folder / "block").exists()
+    del mine
+    gc.collect()
+    os.utime(folder / MANIFEST, (1, 1))
+    Store(tmp_path, MEGABYTE).tidy()
+    assert not folder.exists()
 
 
 def test_what_is_abandoned_is_swept_and_what_is_not_ours_is_left(tmp_path):
