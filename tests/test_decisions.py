@@ -251,6 +251,7 @@ def test_a_tolerance_below_the_noise_is_refused(project):
     assert entry(project)["noise"] is None
 
 
+@pytest.mark.slow
 def test_threads_batches_and_order_do_not_move_a_verdict(project, monkeypatch):
     """1 and 2 threads, batches of 1 and 8, shuffled tests: the same verdicts, differences printed."""
     project.test(
@@ -286,6 +287,7 @@ def test_threads_batches_and_order_do_not_move_a_verdict(project, monkeypatch):
             assert perplexity == pytest.approx(first[gate][1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_identical_runs_give_identical_baselines(project, tmp_path):
     """From two empty caches, byte for byte: no times, no paths, nothing of the machine's mood."""
     project.test(PLAIN.format("max_ppl_delta=0.5"))
