@@ -48,7 +48,8 @@ def test_figures_against_theory_and_an_independent_computation(smollm2):
     command = [sys.executable, str(Path(__file__).with_name("independent.py")), MODEL, "4", "512"]
     nll, tokens = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert windows["tokens"] == tokens
-    assert windows["nll"] == pytest.approx(nll, rel=1e-5)
+    # The file read directly and the converted model differ by 1e-5 of a window, the evaluator by 1e-9.
+    assert windows["nll"] == pytest.approx(nll, rel=3e-5)
     perplexity = measured["test_nf4"]["figures"]["reference_perplexity"]
     assert perplexity == pytest.approx(math.exp(sum(nll) / sum(tokens)), rel=1e-4)
 
