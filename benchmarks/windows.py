@@ -21,7 +21,8 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, BitsAndBytesConfig
 
 from pytest_tenpak.measure.corpus import DEFAULT, load_corpus
-from pytest_tenpak.measure.perplexity import measure_windows, tokenize
+from pytest_tenpak.measure.perplexity import measure_windows
+from pytest_tenpak.measure.stream import tokenize
 from pytest_tenpak.models import convert_gguf, locate_model
 from pytest_tenpak.protocol import Protocol, Window
 from pytest_tenpak.quantizers.loading import load_pretrained
@@ -51,16 +52,9 @@ def four_bits(kind: str, double: bool = False) -> BitsAndBytesConfig:
 
 
 def load(folder: Path, recipe: BitsAndBytesConfig | None = None, dtype: str = "float32") -> Any:
-    """A variant, with everything that is not quantized in ``dtype``.
-
-    transformers 5.23 leaves that in the stored type where bitsandbytes quantizes, whatever it is asked.
-    """
+    """A variant, with everything that is not quantized in ``dtype``."""
     options = {"quantization_config": recipe} if recipe else {}
-    model = load_pretrained(folder, "cpu", dtype, **options)
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point() and not hasattr(tensor, "quant_state"):
-            tensor.data = tensor.data.to(getattr(torch, dtype))
-    return model
+    return load_pretrained(folder, "cpu", dtype, **options)
 
 
 def nudged(folder: Path, seed: int) -> Any:
@@ -123,7 +117,7 @@ def collect(model: str, context: int, most: int) -> Iterator[dict[str, Any]]:
     """What was measured so far, after each batch: every variant on the same windows."""
     models, tokenizer = prepare(model)
     protocol = Protocol.resolve("gptq", context, None, context)
-    tokens = tokenize(tokenizer, load_corpus(DEFAULT, Path.cwd()).documents, protocol.join)
+    tokens = tokenize(tokenizer, load_corpus(DEFAULT, Path.cwd()).documents, protocol).ids
     windows = protocol.windows(len(tokens))[:most]
     found: dict[str, Any] = {"context": context, "tokens": [], "nll": {}, "kld": {}}
     for start in tqdm(range(0, len(windows), BATCH), unit="batches"):
