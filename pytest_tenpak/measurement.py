@@ -138,6 +138,11 @@ class Divergence:
     top1: float
     rms_dp: float
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is the whole divergence, and no lower bound."""
+        return self.kind == "exact"
+
 
 @dataclass(frozen=True)
 class Layers:

@@ -196,7 +196,7 @@ def _limit_check(goal: Goal, measurement: Measurement, reference: Measurement, r
     told = evidence_of(answer, shown, goal, measurement, rule)
     interval = interval_of(answer, shown)
     divergence = measurement.divergence
-    if goal.metric == "kld" and divergence and divergence.kind != "exact":
+    if goal.metric == "kld" and divergence and not divergence.is_exact:
         # What can only be more than this figure breaks a limit surely, and keeps one never.
         told += f"; {divergence.kind}, which cannot show that a limit is kept"
         interval["decisive"] = answer.decisive and not answer.holds

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -46,12 +45,15 @@ class Trace:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._blocks: list[tuple[int, int, Path]] = []
+        self._plan: Plan | None = None
 
     @property
     def plan(self) -> Plan | None:
-        """The plan, once a worker has tokenized the corpus."""
-        plain = self._document("plan.json")
-        return Plan(**plain) if plain else None
+        """The plan, once a worker has tokenized the corpus; from then on it stays as it is."""
+        if self._plan is None:
+            plain = self._document("plan.json")
+            self._plan = Plan(**plain) if plain else None
+        return self._plan
 
     @property
     def stream(self) -> str:
@@ -140,7 +142,7 @@ class Trace:
         empty: dict[str, tuple[Any, ...]] = {"nll": (), "tokens": (), "lost": ()}
         return Windows(stream=plan.stream, units=tuple(units) if units else None, **{**empty, **sums})
 
-    @cached_property
+    @property
     def _planned(self) -> Plan:
         plan = self.plan
         assert plan is not None, f"{self.folder} was read before it was begun"

@@ -220,7 +220,7 @@ def _figures(outcome: Outcome, part: Part) -> list[str]:
         f"{measurement.ledger.ratios[HEADLINE]:.2f}×",
         f"{reference.perplexity:.3f} → {measurement.perplexity:.3f}",
         _percent(measurement.perplexity / reference.perplexity - 1),
-        "" if divergence is None else f"{'' if divergence.kind == 'exact' else '≥ '}{divergence.mean:.4f}",
+        "" if divergence is None else f"{'' if divergence.is_exact else '≥ '}{divergence.mean:.4f}",
         "" if divergence is None else f"{divergence.top1:.1%}",
         _percent(moved),
         f"{measurement.windows.total_tokens:,} of {measurement.budget:,}",
