@@ -140,7 +140,8 @@ class Store:
                 return kept
             except (OSError, ValueError):
                 made = make()
-                write_atomically(path, json.dumps(made))
+                with suppress(OSError):  # without room to keep it, it is made again next time
+                    write_atomically(path, json.dumps(made))
                 return made
 
     def file_digest(self, path: Path) -> str:

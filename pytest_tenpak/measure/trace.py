@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -197,7 +198,8 @@ class Trace:
                 "robust": _robust(self._by_token("nll", count)),
                 "divergence": self._divergence(windows, count) if windows.kld else None,
             }
-            write_atomically(self.folder / name, json.dumps(plain))
+            with suppress(OSError):  # without room to keep it, it is computed again next time
+                write_atomically(self.folder / name, json.dumps(plain))
         divergence = plain["divergence"]
         return Robust(**plain["robust"]), Divergence(**divergence) if divergence else None
 
