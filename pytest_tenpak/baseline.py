@@ -189,6 +189,12 @@ class Baseline:
         return cls(plain["case"], entries)
 
 
+def baseline_files(folder: Path) -> dict[str, Path]:
+    """The files of a baseline folder by the baseline's name: the path below it, without ``.json``."""
+    files = [path for path in folder.rglob("*.json") if not path.name.startswith(".")]
+    return {path.relative_to(folder).as_posix().removesuffix(".json"): path for path in sorted(files)}
+
+
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a figure")
 

@@ -216,6 +216,11 @@ def read(config: pytest.Config, name: str) -> Any:
     return next(setting for setting in RUN if setting.option.name == name).read(config)
 
 
+def baseline_folder(config: pytest.Config) -> Path:
+    """The folder of baseline files."""
+    return config.rootpath / Path(read(config, "baseline_dir"))
+
+
 def model(config: pytest.Config) -> str | None:
     """The model named by ``--tenpak-model`` or ini."""
     named: str | None = MODEL.read(config)

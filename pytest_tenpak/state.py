@@ -68,7 +68,7 @@ def open_session(config: pytest.Config) -> GateSession:
         root=config.rootpath,
         store=store,
         registry=registry,
-        baselines=config.rootpath / options.read(config, "baseline_dir"),
+        baselines=options.baseline_folder(config),
         choose_device=cache(lambda: choose_device(wanted, store, int(number) if number.isdigit() else 0)),
         update=update,
         reason=reason,

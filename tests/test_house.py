@@ -28,7 +28,9 @@ LAYERS = {
         ("jobs", "measuring", "worker", "bench", "traced", "noise", "pipeline", "arguments", "marker"), 5
     ),
     **dict.fromkeys(("session", "quantized", "doctor"), 6),
-    **dict.fromkeys(("hookspecs", "options", "state", "collector", "plugin", "cli", "__main__"), 7),
+    **dict.fromkeys(
+        ("hookspecs", "options", "state", "collector", "plugin", "commands", "cli", "__main__"), 7
+    ),
 }
 HEAVY = {"torch", "transformers", "bitsandbytes", "datasets", "accelerate"}
 

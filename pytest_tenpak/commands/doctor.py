@@ -1,0 +1,19 @@
+"""Say what is installed, what can run here, and why not; further options go to pytest."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from ..doctor import diagnose
+from ..state import open_session
+
+PYTEST_ARGUMENTS = True
+
+
+def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
+    """Print versions, device, methods and the cache."""
+    del arguments
+    print(*diagnose(open_session(config).run), sep="\n")
+    return 0

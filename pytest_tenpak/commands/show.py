@@ -1,0 +1,62 @@
+"""Show the figures of all baselines, or of some, in a table."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tabulate import tabulate
+
+from .. import options
+from ..baseline import Baseline, Entry, baseline_files
+from ..errors import BaselineError
+
+_HEADERS = ("baseline", "device", "method", "bits/weight", "compression", "perplexity", "Δ reference", "KLD")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``NAME…``: baselines, or folders of them."""
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="a baseline, or a folder of them; default: all"
+    )
+
+
+def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
+    """Print the table, in the order of names."""
+    folder = options.baseline_folder(config)
+    found = baseline_files(folder)
+    wanted = {name: path for name, path in found.items() if _is_wanted(name, arguments.names)}
+    if not wanted:
+        raise BaselineError(
+            "there is no such baseline" if found else f"there are no baselines in {folder}",
+            given=", ".join(arguments.names) or None,
+            accepted=", ".join(found) or None,
+            remedy="run the gates once to create them" if not found else None,
+        )
+    rows = [row for name, path in wanted.items() for row in _rows(name, path)]
+    print(tabulate(rows, _HEADERS, disable_numparse=True))
+    return 0
+
+
+def _is_wanted(name: str, names: list[str]) -> bool:
+    return not names or any(name == wanted or name.startswith(f"{wanted.rstrip('/')}/") for wanted in names)
+
+
+def _rows(name: str, path: Path) -> Iterator[list[str]]:
+    baseline = Baseline.read(path)
+    for device_class, entry in sorted(baseline.entries.items()) if baseline else ():
+        yield [name, device_class, *_figures(entry)]
+
+
+def _figures(entry: Entry) -> list[str]:
+    figures = entry.figures
+    return [
+        (entry.identity.get("spec") or {}).get("method", ""),
+        "" if figures.bits_per_weight is None else f"{figures.bits_per_weight:.3f}",
+        f"{figures.compression:.2f}×",
+        f"{figures.reference_perplexity:.3f} → {figures.perplexity:.3f}",
+        f"{figures.perplexity / figures.reference_perplexity - 1:+.2%}",
+        "" if figures.kld is None else f"{figures.kld:.4f}",
+    ]
