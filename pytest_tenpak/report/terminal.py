@@ -24,6 +24,9 @@ _TITLES = {
     "min_compression": "compression",
     "ppl_tolerance": "perplexity vs baseline",
     "compression_tolerance": "compression vs baseline",
+    "creep": "perplexity vs anchor",
+    "layers_creep": "decoder layers vs anchor",
+    "compression_creep": "compression vs anchor",
     "baseline": "baseline",
     "tokenizer": "tokenizer",
     "finite": "finite figures",
@@ -129,6 +132,7 @@ def _remedy(outcome: Outcome) -> str:
     command = ["pytest", outcome.case.nodeid, f"--tenpak-update={mode}"]
     if outcome.status is not Status.NEW:
         command += ["--tenpak-accept", "why this is fine"]
+        command += ["--tenpak-reanchor"] if outcome.update.creeps else []
     return f"to accept: {shlex.join(command)}"
 
 
@@ -241,7 +245,7 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
     for outcome in outcomes:
         note = outcome.update.note
         if not note and outcome.status is Status.IMPROVED:
-            note = "better than its baseline, which can be tightened with --tenpak-update=all"
+            note = f"baseline can be tightened by {_gains(outcome)}, with --tenpak-update=improved"
         if outcome.update.write and outcome.baseline not in written:
             note = "baseline not written, since the test failed"
         if note and outcome.passes:
@@ -258,6 +262,15 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
             if part.noise
         ]
     return lines
+
+
+def _gains(outcome: Outcome) -> str:
+    """How much better than their baseline the figures are that are."""
+    return ", ".join(
+        f"{_percent(check.difference)} of {_title(check).partition(' vs ')[0]}"
+        for check in outcome.verdict.checks
+        if check.status is Status.IMPROVED
+    )
 
 
 def _keeps_noise(outcome: Outcome) -> bool:
