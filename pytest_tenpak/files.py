@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
+import math
 import os
 import re
 import tempfile
 from pathlib import Path
+from typing import Any, NoReturn
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -28,6 +31,22 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says; raises ValueError for NaN, infinities and numbers out of range too."""
+    return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:40]} is out of range")
+    return number
 
 
 def _umask() -> int:

@@ -29,7 +29,8 @@ LAYERS = {
     ),
     **dict.fromkeys(("session", "quantized", "doctor"), 6),
     **dict.fromkeys(
-        ("hookspecs", "options", "state", "collector", "plugin", "commands", "cli", "__main__"), 7
+        ("hookspecs", "options", "state", "reporting", "collector", "plugin", "commands", "cli", "__main__"),
+        7,
     ),
 }
 HEAVY = {"torch", "transformers", "bitsandbytes", "datasets", "accelerate"}
