@@ -12,7 +12,7 @@ import pytest
 from .errors import TenpakError
 
 #: Subcommands, each a module of ``commands``, in the order of the help text.
-COMMANDS = ("show", "merge", "doctor")
+COMMANDS = ("show", "diff", "history", "accept", "check", "merge", "cache", "doctor")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module = modules[known.command]
     if further and not getattr(module, "PYTEST_ARGUMENTS", False):
         parser.error(f"unrecognized arguments: {' '.join(further)}")
-    return int(pytest.main(further, plugins=[_Command(module, known)]))
+    options = getattr(module, "PYTEST_OPTIONS", ())
+    return int(pytest.main([*options, *further], plugins=[_Command(module, known)]))
 
 
 class _Command:
