@@ -312,22 +312,18 @@ def test_a_lock_file_that_was_removed_meanwhile_guards_nothing(tmp_path):
 
 def test_clear_removes_a_kind_and_says_how_much(store):
     """Directories, documents and what was half-built; what is not ours, and other kinds, stay."""
-    root = store.root
-    path = store.directory("checkpoints", {}, make_megabyte).path
+    [path] = fill(store.root, 1)
     half_built = path.parent / f".{path.name}.{'0' * 8}"
     half_built.mkdir()
     (path.parent / "mine.txt").write_text("a user's own")
     store.document("weights", {}, lambda: {"a": 1})
-    other = Store(root)
-    del store
-    gc.collect()
-    assert len(other.entries("checkpoints")) == 2
-    freed, kept = other.clear("checkpoints")
+    assert len(store.entries("checkpoints")) == 2
+    freed, kept = store.clear("checkpoints")
     assert MEGABYTE < freed < 1.01 * MEGABYTE
     assert kept == 0
     assert [left.name for left in path.parent.iterdir()] == ["mine.txt"]
-    assert other.clear("weights") == (len('{"a": 1}'), 0)
-    assert other.clear("locks") == other.clear("nothing") == (0, 0)
+    assert store.clear("weights") == (len('{"a": 1}'), 0)
+    assert store.clear("locks") == store.clear("nothing") == (0, 0)
 
 
 def test_clear_leaves_what_a_living_process_uses(tmp_path):
