@@ -59,6 +59,13 @@ ARGUMENTS: tuple[Option, ...] = (
         minimum=0,
     ),
     Option("compression_tolerance", float, 0.001, "compression under the baseline, relative", minimum=0),
+    Option(
+        "creep_limit",
+        float,
+        3.0,
+        "how many tolerances small accepted steps may add up to since the anchor; 0: any number",
+        minimum=0,
+    ),
     Option("baseline", str, None, "baseline name, when the test's id should not be it"),
     Option("may_skip", bool, False, "skip, even in CI, when a library or device is missing"),
 )

@@ -1,27 +1,21 @@
-"""The baseline file: what was accepted for one case, per device class, as JSON that reads well in a diff."""
+"""The baseline: what was accepted for one case, per device class, and how the next figures succeed it."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field, replace
-from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from .digest import labelled
-from .errors import BaselineError
 from .files import write_atomically
 from .measurement import HEADLINE, NO_LAYERS, Layers, Ledger, Measurement, Noise, Provenance
+from .schema import DECIMALS, check_digests, load, migrate, refuse, render
 from .statistics import perplexity
 
-SCHEMA_VERSION = 1
 #: How many replaced figures an entry keeps.
 HISTORY_LENGTH = 10
-#: Decimals of every stored figure; identities keep theirs exactly.
-_DECIMALS = 6
 
 
 @dataclass(frozen=True)
@@ -29,6 +23,7 @@ class Figures:
     """The figures a reviewer reads. ``compression`` is the whole checkpoint vs 16 bit.
 
     ``kld`` (mean, nats per token) and ``top1`` (agreement) are None where no reference was compared with.
+    ``divergence`` says what ``kld`` is, where that is known: ``exact`` or a ``top-k lower bound``.
     """
 
     perplexity: float
@@ -37,18 +32,25 @@ class Figures:
     compression: float
     kld: float | None = None
     top1: float | None = None
+    divergence: str | None = None
+
+    @property
+    def loss(self) -> float:
+        """Nats per token that were lost: ln perplexity over the reference's."""
+        return math.log(self.perplexity / self.reference_perplexity)
 
     @classmethod
     def of(cls, measurement: Measurement, reference: Measurement) -> Figures:
         """The figures of a measurement, rounded as they are stored."""
         bits, divergence = measurement.ledger.bits_per_weight, measurement.divergence
         return cls(
-            perplexity=round(measurement.perplexity, _DECIMALS),
-            reference_perplexity=round(reference.perplexity, _DECIMALS),
-            bits_per_weight=None if bits is None else round(bits, _DECIMALS),
-            compression=round(measurement.ledger.ratios[HEADLINE], _DECIMALS),
-            kld=round(divergence.mean, _DECIMALS) if divergence else None,
-            top1=round(divergence.top1, _DECIMALS) if divergence else None,
+            perplexity=round(measurement.perplexity, DECIMALS),
+            reference_perplexity=round(reference.perplexity, DECIMALS),
+            bits_per_weight=None if bits is None else round(bits, DECIMALS),
+            compression=round(measurement.ledger.ratios[HEADLINE], DECIMALS),
+            kld=round(divergence.mean, DECIMALS) if divergence else None,
+            top1=round(divergence.top1, DECIMALS) if divergence else None,
+            divergence=divergence.kind if divergence else None,
         )
 
 
@@ -61,12 +63,21 @@ class Replaced:
 
 
 @dataclass(frozen=True)
+class Anchor:
+    """The figures from which small steps are added up; ``reason`` says why they are not the first ones."""
+
+    figures: Figures
+    layers: Layers = NO_LAYERS
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Entry:
     """What was accepted on one device class.
 
     ``nll`` (nats, summed per window) and ``tokens`` let a later run be compared window by window,
     ``layers`` layer by layer. ``noise`` is what ``--tenpak-calibrate-noise`` measured, if it was asked.
-    ``anchor`` holds the first accepted figures; ``history`` the latest replaced ones, newest first.
+    ``anchor`` holds what was accepted first; ``history`` the latest replaced ones, newest first.
     """
 
     identity: Mapping[str, Any]
@@ -76,7 +87,7 @@ class Entry:
     tokens: tuple[int, ...]
     weights_digest: str
     provenance: Provenance
-    anchor: Figures
+    anchor: Anchor
     history: tuple[Replaced, ...] = ()
     layers: Layers = NO_LAYERS
     noise: Noise | None = None
@@ -85,21 +96,27 @@ class Entry:
     def of(cls, measurement: Measurement, reference: Measurement, noise: Noise | None = None) -> Entry:
         """A first entry: its own anchor, no history."""
         figures = Figures.of(measurement, reference)
+        layers = Layers(*(tuple(round(x, DECIMALS) for x in row) for row in astuple(measurement.layers)))
         return cls(
             identity=measurement.identity,
             figures=figures,
             ledger=measurement.ledger,
-            nll=tuple(round(nll, _DECIMALS) for nll in measurement.windows.nll),
+            nll=tuple(round(nll, DECIMALS) for nll in measurement.windows.nll),
             tokens=measurement.windows.tokens,
             weights_digest=labelled(measurement.weights_digest),
             provenance=measurement.provenance,
-            anchor=figures,
-            layers=Layers(*(tuple(round(x, _DECIMALS) for x in row) for row in astuple(measurement.layers))),
+            anchor=Anchor(figures, layers),
+            layers=layers,
             noise=noise and _rounded_noise(noise),
         )
 
-    def replacing(self, old: Entry, reason: str) -> Entry:
-        """This entry as the successor of ``old``: its anchor kept, its figures moved into history.
+    @property
+    def is_anchor(self) -> bool:
+        """Whether these are the figures that the anchor holds."""
+        return self.anchor.figures == self.figures and self.anchor.layers == self.layers
+
+    def replacing(self, old: Entry, reason: str, reanchor: bool = False) -> Entry:
+        """This entry as the successor of ``old``: its anchor kept unless ``reanchor``.
 
         Another identity is another question, whose first figures these are: they anchor themselves, and
         what was known of the noise does not hold.
@@ -107,7 +124,8 @@ class Entry:
         past = (Replaced(old.figures, reason), *old.history)[:HISTORY_LENGTH]
         if old.identity != self.identity:
             return replace(self, history=past)
-        return replace(self, anchor=old.anchor, history=past, noise=self.noise or old.noise)
+        anchor = replace(self.anchor, reason=reason) if reanchor else old.anchor
+        return replace(self, anchor=anchor, history=past, noise=self.noise or old.noise)
 
     def with_noise(self, noise: Noise) -> Entry:
         """This entry, its figures untouched, with noise that was calibrated now."""
@@ -130,7 +148,11 @@ class Entry:
             tokens=tuple(plain["windows"]["tokens"]),
             weights_digest=plain["weights_digest"],
             provenance=Provenance(**plain["provenance"]),
-            anchor=Figures(**plain["anchor"]),
+            anchor=Anchor(
+                Figures(**plain["anchor"]["figures"]),
+                Layers.from_dict(plain["anchor"]["layers"]),
+                plain["anchor"]["reason"],
+            ),
             history=tuple(Replaced(Figures(**row["figures"]), row["reason"]) for row in plain["history"]),
             layers=Layers.from_dict(plain["layers"]),
             noise=Noise(**plain["noise"]) if plain["noise"] else None,
@@ -138,9 +160,9 @@ class Entry:
 
 
 def _rounded_noise(noise: Noise) -> Noise:
-    runtime = {name: round(moved, _DECIMALS) for name, moved in noise.runtime.items()}
+    runtime = {name: round(moved, DECIMALS) for name, moved in noise.runtime.items()}
     return replace(
-        noise, spread=round(noise.spread, _DECIMALS), layers=round(noise.layers, _DECIMALS), runtime=runtime
+        noise, spread=round(noise.spread, DECIMALS), layers=round(noise.layers, DECIMALS), runtime=runtime
     )
 
 
@@ -157,36 +179,54 @@ class Baseline:
 
     def write(self, path: Path) -> None:
         """Write the file atomically: whoever reads it, at any moment, finds a whole one."""
-        plain = {
-            "schema_version": SCHEMA_VERSION,
-            "case": self.case,
-            "entries": {name: entry.to_dict() for name, entry in self.entries.items()},
-        }
-        write_atomically(path, _render(plain) + "\n")
+        entries = {name: entry.to_dict() for name, entry in self.entries.items()}
+        write_atomically(path, render(self.case, entries))
 
     @classmethod
     def read(cls, path: Path) -> Baseline | None:
-        """The baseline at ``path``, or None where there is no such file.
-
-        Raises BaselineError, naming file and field, for anything that is not a whole and consistent
-        baseline of this schema version.
-        """
+        """The baseline at ``path``, or None where there is no such file; BaselineError as :meth:`parse`."""
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError) as fault:
-            _refuse(path, "cannot be read", str(fault))
-        try:
-            plain = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
-        except (ValueError, RecursionError) as fault:
-            _refuse(path, "is not valid JSON", str(fault))
-        _check_version(path, plain)
-        _check_schema(path, plain)
-        entries = {name: Entry.from_dict(row) for name, row in plain["entries"].items()}
+            refuse(path, "cannot be read", str(fault))
+        return cls.parse(text, path)
+
+    @classmethod
+    def parse(cls, text: str, path: Path) -> Baseline:
+        """The baseline that a file's text holds, migrated if an older version wrote it.
+
+        Raises BaselineError, naming ``path`` and the field, for anything that is not a whole and
+        consistent baseline, as it was written.
+        """
+        plain = load(text, path)
+        entries = {name: Entry.from_dict(row) for name, row in migrate(plain)["entries"].items()}
         for name, entry in entries.items():
             _check_consistency(path, name, entry)
+        check_digests(plain, path)
         return cls(plain["case"], entries)
+
+    def nearest(self, device_class: str) -> tuple[str, Entry] | None:
+        """The entry of a device class, or of the one most like it, with its class; None if there is none.
+
+        A CUDA class is nearest to the one of the closest compute capability, and nearer to any of its kind
+        than to another kind.
+        """
+        family, number = _family(device_class)
+
+        def distance(name: str) -> tuple[bool, bool, int, str]:
+            theirs, other = _family(name)
+            return name != device_class, theirs != family, abs(other - number), name
+
+        name = min(self.entries, key=distance, default=None)
+        return None if name is None else (name, self.entries[name])
+
+
+def _family(device_class: str) -> tuple[str, int]:
+    """``cuda-sm90`` as ``("cuda-sm", 90)``, ``cpu`` as ``("cpu", 0)``."""
+    family = device_class.rstrip("0123456789")
+    return family, int(device_class[len(family) :] or 0)
 
 
 def baseline_files(folder: Path) -> dict[str, Path]:
@@ -195,90 +235,20 @@ def baseline_files(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix().removesuffix(".json"): path for path in sorted(files)}
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a figure")
-
-
-def _finite(digits: str) -> float:
-    figure = float(digits)
-    if not math.isfinite(figure):
-        raise ValueError(f"{digits[:40]} is out of range")
-    return figure
-
-
-def _refuse(path: Path, problem: str, given: str) -> NoReturn:
-    raise BaselineError(
-        f"the baseline {path} {problem}",
-        given=given,
-        accepted=f"a pytest-tenpak baseline of schema version {SCHEMA_VERSION}",
-        remedy="restore it with git, or delete it and run again to create it",
-    )
-
-
-def _check_version(path: Path, plain: Any) -> None:
-    version = plain.get("schema_version") if isinstance(plain, dict) else None
-    if version == SCHEMA_VERSION and not isinstance(version, bool):
-        return
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise BaselineError(
-            f"the baseline {path} was written by a newer pytest-tenpak",
-            given=f"schema_version {version}",
-            accepted=f"schema_version {SCHEMA_VERSION}",
-            remedy="upgrade pytest-tenpak",
-        )
-    _refuse(path, "has no schema version that is known", f"schema_version {version!r}")
-
-
-@cache
-def _schema() -> dict[str, Any]:
-    source = resources.files(__package__).joinpath(f"schemas/baseline-{SCHEMA_VERSION}.json")
-    schema: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
-    return schema
-
-
-def _check_schema(path: Path, plain: Any) -> None:
-    import jsonschema  # here, since a run without gates should not pay for it
-
-    validator = jsonschema.Draft202012Validator(_schema())
-    fault = jsonschema.exceptions.best_match(validator.iter_errors(plain))
-    if fault is not None:
-        where = ".".join(str(step) for step in fault.absolute_path) or "top level"
-        _refuse(path, f"has a fault in {where}", fault.message[:300])
-
-
 def _check_consistency(path: Path, name: str, entry: Entry) -> None:
     """What a schema cannot say: the windows pair up, and the headline figure is theirs."""
     where = f"entries.{name}"
     if len(entry.nll) != len(entry.tokens):
         counts = f"{len(entry.nll)} NLLs for {len(entry.tokens)} token counts"
-        _refuse(path, f"has a fault in {where}.windows", counts)
+        refuse(path, f"has a fault in {where}.windows", counts)
     if len(entry.layers.gain) != len(entry.layers.error):
         counts = f"{len(entry.layers.gain)} gains for {len(entry.layers.error)} errors"
-        _refuse(path, f"has a fault in {where}.layers", counts)
+        refuse(path, f"has a fault in {where}.layers", counts)
     whole = perplexity(entry.nll, entry.tokens)
     if not math.isclose(whole, entry.figures.perplexity, rel_tol=1e-6, abs_tol=1e-5):
         given = f"perplexity {entry.figures.perplexity} where the windows give {whole:.6f}"
-        _refuse(path, f"has a fault in {where}.figures.perplexity", given)
+        refuse(path, f"has a fault in {where}.figures.perplexity", given)
     compression = entry.ledger.ratios[HEADLINE]
     if not math.isclose(compression, entry.figures.compression, rel_tol=1e-6, abs_tol=1e-5):
         given = f"compression {entry.figures.compression} where the ledger gives {compression:.6f}"
-        _refuse(path, f"has a fault in {where}.figures.compression", given)
-
-
-def _render(plain: Any, indent: str = "", exact: bool = False) -> str:
-    """JSON with sorted keys, arrays of scalars on one line, floats outside identities at fixed digits."""
-    inner = indent + "  "
-    if isinstance(plain, Mapping) and plain:
-        rows = [
-            f"{inner}{json.dumps(key)}: {_render(plain[key], inner, exact or key == 'identity')}"
-            for key in sorted(plain)
-        ]
-        return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
-    if isinstance(plain, (list, tuple)):
-        if any(isinstance(item, (Mapping, list, tuple)) for item in plain):
-            rows = [inner + _render(item, inner, exact) for item in plain]
-            return "[\n" + ",\n".join(rows) + f"\n{indent}]"
-        return "[" + ", ".join(_render(item, inner, exact) for item in plain) + "]"
-    if isinstance(plain, float) and not exact:
-        return f"{plain:.{_DECIMALS}f}"
-    return json.dumps(plain, ensure_ascii=False, allow_nan=False)
+        refuse(path, f"has a fault in {where}.figures.compression", given)

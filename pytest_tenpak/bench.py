@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from .protocol import Protocol
 from .quantizers import Backend, Quantizer, Registry, loading_backend, locate
 from .quantizers.rounding import GROUP, ROUNDING_VERSION
 from .statistics import Rule
+from .update import Request
 from .weights import read_tensors, weights_digest
 from .worker import Bounds, installed_versions, run_job
 
@@ -32,8 +33,9 @@ from .worker import Bounds, installed_versions, run_job
 class Run:
     """What the cases of one pytest run share.
 
-    ``root`` is where relative paths start. ``update`` and ``reason`` are the texts of
-    ``--tenpak-update`` and ``--tenpak-accept``. ``rule`` is how decisions are made, ``divergence`` how much
+    ``root`` is where relative paths start. ``request`` is what shall happen to baselines, ``reasons`` holds
+    the tests that have a reason of their own. ``borrows``: a case without an entry for its device class is
+    compared with the nearest one. ``rule`` is how decisions are made, ``divergence`` how much
     of the reference is kept for them, ``noise`` how many requantizations to calibrate by (0: do not).
     ``narrate(title)`` opens a progress display.
     """
@@ -43,8 +45,9 @@ class Run:
     registry: Registry
     baselines: Path
     choose_device: Callable[[], Device]
-    update: str | None
-    reason: str | None
+    request: Request
+    reasons: Mapping[str, str]
+    borrows: bool
     in_ci: bool
     skip_unavailable: bool
     batch_size: int
@@ -54,6 +57,10 @@ class Run:
     bounds: Bounds
     interpreters: Interpreters
     narrate: Callable[[str], AbstractContextManager[Progress]]
+
+    def request_for(self, nodeid: str) -> Request:
+        """What was asked for one test's baseline."""
+        return replace(self.request, reason=self.reasons.get(nodeid, self.request.reason))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from .arguments import ARGUMENTS
 from .errors import SpecError
 from .interpreters import parse_interpreters
 from .measure.divergence import MODES
-from .spec import Option
+from .spec import Option, nearest
 from .statistics import ALPHA
 from .units import parse_bytes
+from .update import UPDATES, Request
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ DEFAULTS = tuple(
         ("same_weights_tolerance", "RELATIVE"),
         ("layers_tolerance", "SHARE"),
         ("compression_tolerance", "RELATIVE"),
+        ("creep_limit", "TOLERANCES"),
     )
 )
 RUN = tuple(
@@ -160,8 +162,8 @@ RUN = tuple(
                 "update",
                 str,
                 None,
-                "write baselines: new ones; also those of failing gates; all that changed",
-                choices=("new", "failing", "all"),
+                "write baselines: new ones; also those of failing gates; those that can be tightened; all",
+                choices=tuple(UPDATES),
             ),
             None,
             False,
@@ -170,6 +172,22 @@ RUN = tuple(
             Option("accept", str, None, "accept worse figures in an update, and store this reason"),
             "REASON",
             False,
+        ),
+        (
+            Option("reanchor", bool, False, "make what is accepted the anchor that drift is counted from"),
+            None,
+            False,
+            None,
+            "true",
+        ),
+        (
+            Option(
+                "baseline_device",
+                str,
+                "own",
+                "compare with the entry of this device class only, or with the nearest where it has none",
+                choices=("own", "any"),
+            ),
         ),
         (
             Option(
@@ -204,6 +222,14 @@ def add_options(parser: pytest.Parser) -> None:
         action="store_true",
         help="say what is installed, what can run here, and why not; run no test",
     )
+    group.addoption(
+        "--tenpak-accept-test",
+        action="append",
+        nargs=2,
+        default=[],
+        metavar=("TEST", "REASON"),
+        help="accept worse figures of one test, by its id, and store this reason; repeatable",
+    )
     for setting in (MODEL, *DEFAULTS, *RUN):
         option = setting.option
         default = "" if option.default in (None, "") or not setting.ini else f" (default: {option.default})"
@@ -221,6 +247,38 @@ def add_options(parser: pytest.Parser) -> None:
 def read(config: pytest.Config, name: str) -> Any:
     """The value in force of one setting of a run."""
     return next(setting for setting in RUN if setting.option.name == name).read(config)
+
+
+def request(config: pytest.Config) -> tuple[Request, dict[str, str]]:
+    """What shall happen to baselines, and the reasons that single tests have; raises SpecError."""
+    mode, reason, reanchor = (read(config, name) for name in ("update", "accept", "reanchor"))
+    reasons: dict[str, str] = dict(config.getoption("tenpak_accept_test"))
+    for given in (reason, *reasons.values()):
+        if given is not None and not given.strip():
+            raise SpecError("accepting needs a reason", given=repr(given), remedy="say why it is fine")
+    if (reason is not None or reasons) and mode in (None, "new"):
+        raise SpecError(
+            "--tenpak-accept accepts nothing by itself",
+            given=", ".join(map(repr, filter(None, (reason, *reasons.values())))),
+            remedy="name what to update: --tenpak-update=failing, or all",
+        )
+    if reanchor and reason is None and not reasons:
+        raise SpecError(
+            "--tenpak-reanchor needs a reason, which is stored with the anchor",
+            remedy='add --tenpak-accept "reason"',
+        )
+    return Request(mode, reason, reanchor), reasons
+
+
+def require_tests(config: pytest.Config, known: Collection[str]) -> None:
+    """Refuse ``--tenpak-accept-test`` for a test that is no gate of this run."""
+    for nodeid, reason in config.getoption("tenpak_accept_test"):
+        if nodeid not in known:
+            raise SpecError(
+                f"--tenpak-accept-test: there is no gate {nodeid!r} in this run{nearest(nodeid, known)}",
+                given=f"{nodeid!r} {reason!r}",
+                accepted=", ".join(sorted(known)),
+            )
 
 
 def baseline_folder(config: pytest.Config) -> Path:

@@ -12,6 +12,7 @@ from .baseline import Baseline, Entry
 from .bench import Bench, Run, Subject
 from .checks import Check, Status, Verdict
 from .device import Device
+from .drift import question_changes, same_weights
 from .errors import (
     CheckpointError,
     CorpusError,
@@ -31,7 +32,7 @@ from .protocol import Protocol
 from .quantizers import Quantizer, loading_backend
 from .traced import Traced, measure_pair, measure_rounded, start_reference
 from .update import Update, decide
-from .verdict import compare, goals_of, identity_changes, needs_rounding, same_weights
+from .verdict import compare, goals_of, needs_rounding
 from .weights import read_tensors
 from .worker import installed_versions, run_job
 
@@ -58,12 +59,14 @@ def evaluate(case: Case, run: Run, find: Callable[[], str | None]) -> Outcome:
 def _evaluate(case: Case, run: Run) -> Outcome:
     device = run.choose_device()
     entries = [_read_entry(case, corpus, run, device) for corpus in case.corpus]
+    request = run.request_for(case.nodeid)
     benches = _set_up(case, run, device)
     source = _find_checkpoint(case, run) if case.checkpoint else _check_quantizer(benches[0])
     for bench in benches:
         _refuse_overlap(bench)
     # A first baseline, and an updated one, should hold all windows that the budget allows.
-    whole = run.update in ("failing", "all") or run.noise > 0 or None in entries
+    updates = request.mode not in (None, "new")
+    whole = updates or run.noise > 0 or any(entry is None for entry, _ in entries)
     # The references come first: a corpus that cannot be measured on is found before hours of quantizing.
     references = [start_reference(bench, whole) for bench in benches]
     bench = benches[0]
@@ -73,13 +76,16 @@ def _evaluate(case: Case, run: Run) -> Outcome:
     parts = tuple(part for part, _ in answers)
     failed = verdict.status is Status.ERROR
     changes = [
-        (entry, None if failed else Entry.of(part.measurement, part.reference, part.noise))
-        for entry, part in zip(entries, parts, strict=True)
+        (
+            None if elsewhere else entry,
+            None if failed else Entry.of(part.measurement, part.reference, part.noise),
+        )
+        for (entry, elsewhere), part in zip(entries, parts, strict=True)
     ]
     return Outcome(
         case=case,
         verdict=verdict,
-        update=decide(verdict, run.update, run.reason, run.in_ci, changes),
+        update=decide(verdict, request, run.in_ci, changes, case.tolerances),
         device_class=device.device_class,
         checkpoint=str(subject.directory),
         parts=parts,
@@ -98,18 +104,24 @@ def _set_up(case: Case, run: Run, device: Device) -> list[Bench]:
     ]
 
 
-def _read_entry(case: Case, corpus: str, run: Run, device: Device) -> Entry | None:
+def _read_entry(case: Case, corpus: str, run: Run, device: Device) -> tuple[Entry | None, str]:
+    """The baseline entry to compare with, and its device class where that is not the run's own."""
     baseline = Baseline.read(run.baselines / f"{case.baseline_name(corpus)}.json")
-    return baseline.entries.get(device.device_class) if baseline else None
+    own = baseline.entries.get(device.device_class) if baseline else None
+    if baseline is None or own or not run.borrows:
+        return own, ""
+    elsewhere, entry = baseline.nearest(device.device_class) or ("", None)
+    return entry, elsewhere
 
 
 def _answer(
-    reference: Traced, entry: Entry | None, subject: Subject, whole: bool
+    reference: Traced, held: tuple[Entry | None, str], subject: Subject, whole: bool
 ) -> tuple[Part, list[Check]]:
     """Measure on one corpus and decide: what was measured there, and its checks."""
-    bench = reference.bench
+    bench, (entry, elsewhere) = reference.bench, held
     case, run = bench.case, bench.run
-    comparable = entry if entry and not identity_changes(entry.identity, bench.identity(subject)) else None
+    changed = entry and question_changes(entry, bench.identity(subject), elsewhere)
+    comparable = None if changed else entry
     same = comparable is not None and same_weights(bench.weights(subject)["digest"], comparable)
 
     wants_all = whole or comparable is None
@@ -118,7 +130,14 @@ def _answer(
         # Where all windows are wanted, only a broken limit may end it early: no update settles that.
         old = None if wants_all else comparable
         return goals_of(
-            case.limits, case.tolerances, windows, old, same, run.rule, old.noise if old else None
+            case.limits,
+            case.tolerances,
+            windows,
+            old,
+            same,
+            run.rule,
+            old.noise if old else None,
+            elsewhere,
         )
 
     measurement, measured_reference = measure_pair(reference, subject, goals, wants_all)
@@ -130,7 +149,15 @@ def _answer(
     if needs_rounding(measurement, measured_reference, case.limits):
         rounded = measure_rounded(bench, subject.directory, len(measurement.windows.tokens))
     verdict = compare(
-        measurement, measured_reference, entry, case.limits, case.tolerances, rounded, run.rule, noise
+        measurement,
+        measured_reference,
+        entry,
+        case.limits,
+        case.tolerances,
+        rounded,
+        run.rule,
+        noise,
+        elsewhere,
     )
     changes = tuple(entry.provenance.differences(measurement.provenance)) if entry else ()
     corpus = bench.corpus.name

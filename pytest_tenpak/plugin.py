@@ -140,6 +140,11 @@ def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
             # A marked test is gated whether or not it asks for the fixture.
             item.fixturenames = [*fixtures, "quantized"]  # type: ignore[attr-defined]
         session.expected.add(nodeid)
+    if not problems:
+        try:
+            options.require_tests(config, session.expected)
+        except TenpakError as error:
+            problems.append(str(error))
     output = getattr(config, "workeroutput", None)
     if output is not None:
         output[EXPECTED_KEY] = sorted(session.expected)

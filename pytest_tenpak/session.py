@@ -57,13 +57,16 @@ class GateSession:
             old = baseline.entries.get(outcome.device_class)
             if figures and not (old and outcome.update.only_new):
                 entry = Entry.of(part.measurement, part.reference, part.noise)
-                entry = entry.replacing(old, outcome.update.reason) if old else entry
+                if old:
+                    entry = entry.replacing(old, outcome.update.reason, outcome.update.reanchor)
             elif old is not None and part.noise is not None:
                 entry = old.with_noise(part.noise)
             else:
                 return
             try:
-                baseline.with_entry(outcome.device_class, entry).write(path)
+                Baseline(outcome.case.nodeid, baseline.entries).with_entry(outcome.device_class, entry).write(
+                    path
+                )
             except OSError as fault:
                 raise BaselineError(f"the baseline {path} cannot be written", given=str(fault)) from None
 

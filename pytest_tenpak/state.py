@@ -34,7 +34,6 @@ def open_session(config: pytest.Config) -> GateSession:
     from .bench import Run
     from .checkpoint import Store
     from .device import choose_device, parse_device
-    from .errors import SpecError
     from .interpreters import Interpreters
     from .quantizers import Registry
     from .session import GateSession
@@ -52,15 +51,7 @@ def open_session(config: pytest.Config) -> GateSession:
         config.rootpath / Path(cache_dir).expanduser() if cache_dir else user_cache_path("pytest-tenpak"),
         options.read(config, "cache_size"),
     )
-    update, reason = options.read(config, "update"), options.read(config, "accept")
-    if reason is not None and not reason.strip():
-        raise SpecError("--tenpak-accept needs a reason", given=repr(reason), remedy="say why it is fine")
-    if reason is not None and update is None:
-        raise SpecError(
-            "--tenpak-accept accepts nothing by itself",
-            given=f"--tenpak-accept {reason!r}",
-            remedy="name what to update: --tenpak-update=failing, or all",
-        )
+    request, reasons = options.request(config)
     wanted = options.read(config, "device")
     parse_device(wanted)
     number = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
@@ -70,8 +61,9 @@ def open_session(config: pytest.Config) -> GateSession:
         registry=registry,
         baselines=options.baseline_folder(config),
         choose_device=cache(lambda: choose_device(wanted, store, int(number) if number.isdigit() else 0)),
-        update=update,
-        reason=reason,
+        request=request,
+        reasons=reasons,
+        borrows=options.read(config, "baseline_device") == "any",
         in_ci=in_ci,
         skip_unavailable=options.read(config, "unavailable") == "skip",
         batch_size=options.read(config, "batch_size"),

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 from .baseline import Entry
-from .checks import Status, Verdict
+from .checks import Status, Tolerances, Verdict
+from .drift import is_beyond_anchor
 
 #: Entries before and after, one pair for each corpus; None where there is none.
 Changes: TypeAlias = Sequence[tuple["Entry | None", "Entry | None"]]
+#: The values of ``--tenpak-update``, and which cases each updates.
+UPDATES = {
+    "new": ("new",),
+    "failing": ("new", "failing"),
+    "improved": ("improved",),
+    "all": ("new", "failing", "improved", "passing"),
+}
 #: Relative differences below this are the rounding of stored figures.
 _ROUNDING = 1e-7
-_SHORTER = "baseline kept: this run measured fewer windows; run with as many tokens as the baseline has"
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,8 @@ class Update:
     """Whether the baseline is written, whether the test passes, and what the user is told.
 
     ``reason`` goes into the baseline's history beside the figures it replaces. ``only_new``: of a case with
-    several corpora, the baselines that are there stay as they are.
+    several corpora, the baselines that are there stay as they are. ``reanchor``: the figures become the
+    anchor. ``creeps``: accepting them takes that, since they are past the creep limit.
     """
 
     write: bool
@@ -29,6 +37,8 @@ class Update:
     reason: str = ""
     note: str = ""
     only_new: bool = False
+    reanchor: bool = False
+    creeps: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain form."""
@@ -40,18 +50,34 @@ class Update:
         return cls(**plain)
 
 
+@dataclass(frozen=True)
+class Request:
+    """What the user asked to be done to baselines.
+
+    ``mode`` is a key of UPDATES, or None: nobody asked. ``reason`` is why worse figures are accepted,
+    ``reanchor`` whether they become the anchor.
+    """
+
+    mode: str | None = None
+    reason: str | None = None
+    reanchor: bool = False
+
+    def takes(self, kind: str) -> bool:
+        """Whether cases of a kind (``new``, ``failing``, ``improved``, ``passing``) are to be updated."""
+        return self.mode is not None and kind in UPDATES[self.mode]
+
+
 def decide(
     verdict: Verdict,
-    mode: str | None,
-    reason: str | None,
+    request: Request,
     in_ci: bool,
     changes: Changes = (),
+    tolerances: Tolerances = Tolerances(),  # noqa: B008 - frozen
 ) -> Update:
     """What to do with one case's baseline.
 
-    ``mode`` is ``new``, ``failing`` or ``all``, each including the ones before it, or None: nobody asked.
-    ``reason`` is the text of ``--tenpak-accept``. ``changes`` are the entries before and after, a pair for
-    each corpus; a case with several is updated as a whole or not at all.
+    ``changes`` are the entries before and after, a pair for each corpus; a case with several is updated as
+    a whole or not at all.
     Only checks against the baseline can be settled by an update: a broken limit or a failed measurement
     stays red and writes nothing.
     """
@@ -59,27 +85,29 @@ def decide(
     if status is Status.ERROR or any(check.kind != "tolerance" for check in verdict.failing):
         return Update(False, False)
     if status is Status.NEW:
-        return _decide_new(mode, in_ci)
+        return _decide_new(request, in_ci)
+    creeps = any(is_beyond_anchor(old, new, tolerances) for old, new in changes if old and new)
     if status in (Status.REGRESSED, Status.INVALID):
-        return _decide_red(verdict, mode, reason, changes)
-    return _decide_green(verdict, mode, reason, changes)
+        return replace(_decide_red(verdict, request, creeps, changes), creeps=creeps)
+    return _decide_green(verdict, request, creeps, changes)
 
 
-def _decide_red(verdict: Verdict, mode: str | None, reason: str | None, changes: Changes) -> Update:
+def _decide_red(verdict: Verdict, request: Request, creeps: bool, changes: Changes) -> Update:
     """A case that fails against its baseline: settled by an update, if worse with a reason."""
-    if mode not in ("failing", "all"):
+    if not request.takes("failing"):
         return Update(False, False)
-    if _is_worse(verdict, changes) and not reason:
-        return Update(False, False, note='not updated: it is worse, which needs --tenpak-accept "reason"')
-    if _is_shorter(changes):
-        return Update(False, False, note=_SHORTER)
+    refusal = _refusal(verdict, request, creeps, changes)
+    if refusal:
+        return Update(False, False, note=f"not updated: {refusal}")
+    reason = request.reason
     if verdict.status is Status.INVALID:
         return Update(True, True, reason or "identity changed", "baseline replaced: its identity changed")
-    return Update(True, True, reason or "", f"baseline updated, accepted as worse: {reason}")
+    note = f"baseline updated, accepted as worse: {reason}"
+    return Update(True, True, reason or "", note, reanchor=request.reanchor)
 
 
-def _decide_new(mode: str | None, in_ci: bool) -> Update:
-    if in_ci and mode is None:
+def _decide_new(request: Request, in_ci: bool) -> Update:
+    if in_ci and not request.takes("new"):
         return Update(
             False,
             False,
@@ -89,16 +117,31 @@ def _decide_new(mode: str | None, in_ci: bool) -> Update:
     return Update(True, True, note="baseline created: review and commit it", only_new=True)
 
 
-def _decide_green(verdict: Verdict, mode: str | None, reason: str | None, changes: Changes) -> Update:
-    """A passing case: only ``all`` rewrites its baseline, and even then not for the worse unasked."""
-    if mode != "all" or all(_is_same(old, new) for old, new in changes):
+def _decide_green(verdict: Verdict, request: Request, creeps: bool, changes: Changes) -> Update:
+    """A passing case: rewritten where that was asked, and even then not for the worse unasked."""
+    if not request.takes("improved" if verdict.status is Status.IMPROVED else "passing"):
         return Update(False, True)
+    if any(old is None for old, _ in changes):
+        # It passed beside another device's entry; its own is created, and that one left alone.
+        return Update(True, True, note="baseline created for this device class", only_new=True)
+    if not request.reanchor and all(_is_same(old, new) for old, new in changes):
+        return Update(False, True)
+    refusal = _refusal(verdict, request, creeps, changes)
+    if refusal:
+        return Update(False, True, note=f"baseline kept: {refusal}")
+    note = "baseline updated" + (", and made the anchor" if request.reanchor else "")
+    return Update(True, True, request.reason or "updated on request", note, reanchor=request.reanchor)
+
+
+def _refusal(verdict: Verdict, request: Request, creeps: bool, changes: Changes) -> str:
+    """Why an update that was asked for is not made; empty when it is."""
+    if _is_worse(verdict, changes) and not request.reason:
+        return 'the new figures are worse, which needs --tenpak-accept "reason"'
+    if creeps and not request.reanchor:
+        return "the drift since its anchor is past the creep limit, which needs --tenpak-reanchor too"
     if _is_shorter(changes):
-        return Update(False, True, note=_SHORTER)
-    if _is_worse(verdict, changes) and not reason:
-        note = 'baseline kept: the new figures are worse, which needs --tenpak-accept "reason"'
-        return Update(False, True, note=note)
-    return Update(True, True, reason or "updated on request", "baseline updated")
+        return "this run measured fewer windows; run with as many tokens as the baseline has"
+    return ""
 
 
 def _is_same(old: Entry | None, new: Entry | None) -> bool:

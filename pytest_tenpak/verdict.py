@@ -6,20 +6,18 @@ Pure: figures in, checks out. Unrounded values are compared.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from .baseline import Entry
 from .checks import Check, Limits, Status, Tolerances, Verdict
-from .digest import labelled
+from .drift import against_baseline, baseline_goals, question_changes
 from .evidence import evidence_of, interval_of
 from .goals import Goal
-from .measurement import HEADLINE, RATIOS, Ledger, Measurement, Noise, Windows
+from .measurement import RATIOS, Measurement, Noise, Windows
 from .statistics import DEFAULT_RULE, Rule, perplexity
 
-#: Movements of layers below this are the rounding of stored figures.
-_ROUNDING = 2e-6
 #: Nats per token that every quantization may lose, however little round-to-nearest loses: about 10 % of
 #: perplexity. Eight bits lose so little that multiples of it would be noise.
 RTN_ALLOWANCE = 0.1
@@ -33,12 +31,21 @@ def goals_of(
     same_weights: bool = False,
     rule: Rule = DEFAULT_RULE,
     noise: Noise | None = None,
+    elsewhere: str = "",
 ) -> list[Goal]:
     """What the windows have to answer, in the order of the checks.
 
     ``entry`` is a baseline entry that answers the same question, or None; ``same_weights`` whether it
-    accepted the very weights that are measured; ``noise`` what is known of the recipe's.
+    accepted the very weights that are measured; ``noise`` what is known of the recipe's; ``elsewhere`` the
+    entry's device class where it is not the run's own.
     """
+    goals = _limit_goals(limits, reference)
+    if entry is not None:
+        goals += baseline_goals(entry, tolerances, same_weights, rule, noise, elsewhere).values()
+    return goals
+
+
+def _limit_goals(limits: Limits, reference: Windows) -> list[Goal]:
     goals = []
     if limits.max_ppl_delta is not None:
         goals.append(Goal("max_ppl_delta", "nll", math.log1p(limits.max_ppl_delta), reference.nll))
@@ -46,10 +53,6 @@ def goals_of(
         goals.append(Goal("max_kld", "kld", limits.max_kld))
     if limits.min_top1 is not None:
         goals.append(Goal("min_top1", "disagreement", 1 - limits.min_top1))
-    if entry is not None:
-        bound = math.log1p(tolerances.of_perplexity(same_weights))
-        spread = noise.half_width(rule.alpha) if noise and not same_weights else 0.0
-        goals.append(Goal("ppl_tolerance", "nll", bound, entry.nll, ends=True, spread=spread, unchanged=0.0))
     return goals
 
 
@@ -62,16 +65,18 @@ def compare(
     rounded: Measurement | None = None,
     rule: Rule = DEFAULT_RULE,
     noise: Noise | None = None,
+    elsewhere: str = "",
 ) -> Verdict:
     """Decide one case from its measurement, the reference, and the baseline entry if there is one.
 
     ``rounded`` is the model rounded to nearest at the same bits, where :func:`needs_rounding` asked for it;
-    ``noise`` what was just calibrated, if it was: else the entry's counts.
+    ``noise`` what was just calibrated, if it was: else the entry's counts. ``elsewhere`` is the entry's
+    device class where it is not the run's own.
     """
     faults = tuple(_sanity(measurement, reference))
     if any(check.status is Status.ERROR for check in faults):
         return Verdict(faults)
-    comparable = entry is not None and not identity_changes(entry.identity, measurement.identity)
+    comparable = entry is not None and not question_changes(entry, measurement.identity, elsewhere)
     known = noise or (entry.noise if entry and comparable else None)
     return Verdict(
         (
@@ -79,14 +84,17 @@ def compare(
             *_noise_floor(known, tolerances, rule),
             *_against_reference(measurement, reference, limits, rule),
             *_against_rounding(measurement, reference, rounded, limits),
-            *_against_baseline(measurement, reference, entry, tolerances, rule, known),
+            *against_baseline(
+                measurement,
+                entry,
+                _are_paired(measurement, reference),
+                tolerances,
+                rule,
+                known,
+                elsewhere,
+            ),
         )
     )
-
-
-def same_weights(measurement_digest: str, entry: Entry) -> bool:
-    """Whether a baseline entry accepted the very weights of this digest."""
-    return labelled(measurement_digest) == entry.weights_digest
 
 
 def _noise_floor(noise: Noise | None, tolerances: Tolerances, rule: Rule) -> Iterator[Check]:
@@ -159,7 +167,7 @@ def _against_reference(
     measurement: Measurement, reference: Measurement, limits: Limits, rule: Rule
 ) -> Iterator[Check]:
     if _are_paired(measurement, reference):
-        for goal in goals_of(limits, Tolerances(), reference.windows, None, rule=rule):
+        for goal in _limit_goals(limits, reference.windows):
             yield _limit_check(goal, measurement, reference, rule)
     ratios = measurement.ledger.ratios
     for name, least in limits.min_compression.items():
@@ -251,148 +259,3 @@ def _against_rounding(
         bound=math.exp(allowed) * base / plain - 1,
         evidence=evidence if suspicious else "",
     )
-
-
-def _against_baseline(
-    measurement: Measurement,
-    reference: Measurement,
-    entry: Entry | None,
-    tolerances: Tolerances,
-    rule: Rule,
-    noise: Noise | None,
-) -> Iterator[Check]:
-    if entry is None:
-        yield Check(
-            "baseline", "tolerance", Status.NEW, evidence="no baseline for this case and device class"
-        )
-        return
-    changed = identity_changes(entry.identity, measurement.identity)
-    if changed:
-        evidence = "the baseline answers another question: " + "; ".join(changed)
-        yield Check("baseline", "tolerance", Status.INVALID, evidence=evidence)
-        return
-    if _are_paired(measurement, reference):
-        yield _perplexity_check(measurement, reference, entry, tolerances, rule, noise)
-        yield from _layers_check(measurement, entry, tolerances.layers, noise)
-    yield _compression_check(measurement.ledger, entry, tolerances.compression)
-
-
-def _perplexity_check(
-    measurement: Measurement,
-    reference: Measurement,
-    entry: Entry,
-    tolerances: Tolerances,
-    rule: Rule,
-    noise: Noise | None,
-) -> Check:
-    """Paired over the windows that both sides have: a prefix of a corpus is a valid smaller run."""
-    windows = measurement.windows
-    common = min(len(windows.tokens), len(entry.tokens))
-    tokens = windows.tokens[:common]
-    if not common or tokens != entry.tokens[:common]:
-        evidence = "the baseline's windows have other numbers of scored tokens than this run's"
-        return Check("baseline", "tolerance", Status.INVALID, evidence=evidence)
-    same = same_weights(measurement.weights_digest, entry)
-    goal = goals_of(Limits(), tolerances, reference.windows, entry, same, rule, noise)[-1]
-    answer = goal.answer(windows, rule)
-    shown = answer.sampled.relative()
-    tolerance = tolerances.of_perplexity(same)
-    held = answer.holds
-    improved = held and shown.value < -tolerance and goal.is_improvement(windows, rule)
-    told = [evidence_of(answer, shown, goal, measurement, rule), _gate(same, noise)]
-    if common < len(entry.tokens):
-        told.insert(1, f"the baseline has {len(entry.tokens)} windows")
-    return Check(
-        "ppl_tolerance",
-        "tolerance",
-        Status.IMPROVED if improved else Status.PASSED if held else Status.REGRESSED,
-        value=perplexity(windows.nll[:common], tokens),
-        before=perplexity(entry.nll[:common], tokens),
-        difference=shown.value,
-        bound=tolerance,
-        **interval_of(answer, shown),
-        evidence="; ".join(told),
-    )
-
-
-def _gate(same: bool, noise: Noise | None) -> str:
-    """Which gate applied, and what is known of the noise that it has to live with."""
-    if same:
-        return "the same quantized weights: only kernels or libraries can have moved it"
-    if noise is None:
-        return "other quantized weights; the spread between requantizations was not measured"
-    return f"other quantized weights; requantizations spread by {noise.spread:.3%}"
-
-
-def _layers_check(
-    measurement: Measurement, entry: Entry, tolerance: float, noise: Noise | None
-) -> Iterator[Check]:
-    """What each decoder layer adds, beside what the baseline's did; nothing where either has no figures.
-
-    A layer regresses when its error grew, or its gain moved and it came no nearer to the reference.
-    """
-    old, new = entry.layers, measurement.layers
-    if not old.gain or len(old.gain) != len(new.gain):
-        return
-    bound = max(tolerance, 2 * noise.layers) if noise else tolerance
-    moves = [_layer_move(*row) for row in zip(old.gain, new.gain, old.error, new.error, strict=True)]
-    worst = max(range(len(moves)), key=moves.__getitem__)
-    evidence = (
-        f"decoder layer {worst} of {len(moves)}: gain {old.gain[worst]:.3f} → {new.gain[worst]:.3f}, "
-        f"error {old.error[worst]:.3f} → {new.error[worst]:.3f}, as shares of what the layer adds"
-    )
-    yield Check(
-        "layers",
-        "tolerance",
-        Status.REGRESSED if moves[worst] > bound else Status.PASSED,
-        difference=moves[worst],
-        bound=bound,
-        evidence=evidence,
-    )
-
-
-def _layer_move(old_gain: float, gain: float, old_error: float, error: float) -> float:
-    """How far a layer moved, unless it came nearer to the reference in both respects."""
-    nearer = abs(gain - 1) <= abs(old_gain - 1) and error <= old_error
-    moved = max(abs(gain - old_gain), error - old_error)
-    return 0.0 if nearer or moved < _ROUNDING else moved
-
-
-def _compression_check(ledger: Ledger, entry: Entry, tolerance: float) -> Check:
-    value, before = ledger.ratios[HEADLINE], entry.ledger.ratios[HEADLINE]
-    # What got smaller got worse, so the sign is turned to read like perplexity's.
-    status = _moved(1 - value / before, tolerance)
-    return Check(
-        "compression_tolerance",
-        "tolerance",
-        status,
-        value=value,
-        before=before,
-        difference=value / before - 1,
-        bound=tolerance,
-        evidence=RATIOS[HEADLINE],
-    )
-
-
-def _moved(worse_by: float, tolerance: float) -> Status:
-    if worse_by > tolerance:
-        return Status.REGRESSED
-    return Status.IMPROVED if worse_by < -tolerance else Status.PASSED
-
-
-def identity_changes(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
-    """``field: old → new`` for every field in which two identities differ, nested fields dotted."""
-    rows = []
-    for name in sorted({*old, *new}):
-        before, after = old.get(name), new.get(name)
-        where = f"{path}{name}"
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            rows += identity_changes(before, after, f"{where}.")
-        elif before != after:
-            rows.append(f"{where}: {_short(before)} → {_short(after)}")
-    return rows
-
-
-def _short(value: Any) -> str:
-    text = "none" if value is None else str(value)
-    return text[:19] + "…" if text.startswith("sha256:") else repr(value) if isinstance(value, str) else text

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
-from pytest_tenpak.baseline import Entry
+from pytest_tenpak.baseline import Baseline, Entry
 from pytest_tenpak.checks import Check, Limits, Status, Tolerances, Verdict
 from pytest_tenpak.measurement import Divergence, Layers, Ledger, Measurement, Provenance, Robust, Windows
 from pytest_tenpak.outcome import Case, Outcome, Part
 from pytest_tenpak.report.summary import Summary
 from pytest_tenpak.spec import QuantizeSpec
-from pytest_tenpak.update import Update, decide
+from pytest_tenpak.update import Request, Update, decide
 from pytest_tenpak.verdict import compare
 
 IDENTITY = {
@@ -88,7 +90,7 @@ def outcome(
     before = replace(accepted(), layers=ours.layers) if entry else None
     verdict = compare(ours, reference(), before, asked.limits, asked.tolerances)
     part = Part("text.txt", asked.name, ours, reference(), ("torch 2.12.0 → 2.13.0",))
-    update = decide(verdict, mode, "fine" if mode else None, in_ci)
+    update = decide(verdict, Request(mode, "fine" if mode else None), in_ci)
     return Outcome(
         asked, verdict, update, "cpu", f"baselines/{asked.name}.json", "/c", (part,), {"seconds": 1.5}
     )
@@ -107,3 +109,23 @@ def summary(*outcomes: Outcome, **rest) -> Summary:
     """A run with these outcomes, all of them expected."""
     expected = tuple(sorted(outcome.title for outcome in outcomes))
     return Summary(**{"outcomes": tuple(outcomes), "expected": expected, **rest})
+
+
+def better(entry: Entry, factor: float, same_weights: bool = False) -> Entry:
+    """The entry that would stand there had a checkpoint of ``factor`` times less perplexity been accepted.
+
+    Of other weights than the entry's, or of the same ones, which a better kernel ran.
+    """
+    rows = zip(entry.nll, entry.tokens, strict=True)
+    nll = tuple(round(window - tokens * math.log(factor), 6) for window, tokens in rows)
+    figures = replace(entry.figures, perplexity=math.exp(sum(nll) / sum(entry.tokens)))
+    digest = entry.weights_digest if same_weights else "sha256:" + "0" * 64
+    return replace(entry, nll=nll, figures=figures, weights_digest=digest)
+
+
+def rewrite(path: Path, change: Callable[[Entry], Entry], device_class: str = "cpu") -> bytes:
+    """Change an entry of a baseline file as if that had been accepted; the file's new bytes."""
+    baseline = Baseline.read(path)
+    assert baseline is not None
+    baseline.with_entry(device_class, change(baseline.entries[device_class])).write(path)
+    return path.read_bytes()

@@ -240,7 +240,7 @@ def baseline(project):
     [
         (lambda text: text[:200], "*the baseline * is not valid JSON"),
         (
-            lambda text: text.replace('"schema_version": 1', '"schema_version": 7'),
+            lambda text: text.replace('"schema_version": 2', '"schema_version": 7'),
             "*written by a newer pytest-tenpak",
         ),
         (

@@ -63,11 +63,16 @@ def test_a_missing_file_is_no_baseline(tmp_path):
     [
         ("", "is not valid JSON"),
         ("{", "is not valid JSON"),
-        ("[]", "no schema version"),
+        ("[]", "no schema_version"),
         ('{"schema_version": 99}', "written by a newer pytest-tenpak"),
-        ('{"schema_version": true}', "no schema version"),
+        ('{"schema_version": true}', "no schema_version"),
+        ('{"schema_version": 0}', "no schema_version"),
         ('{"schema_version": 1}', "has a fault in top level"),
         ('{"schema_version": 1, "case": "x", "entries": {"cpu": {}}}', "has a fault in entries.cpu"),
+        ('{"schema_version": 2, "case": "x", "entries": {"cpu": {}}}', "has a fault in entries.cpu"),
+        ('{"schema_version": 2, "case": "x", "case": "y"}', "'case' stands there twice"),
+        ('{"schema_version": 2, "case": "\\ud800", "entries": {}}', "surrogates not allowed"),
+        ('{\n<<<<<<< HEAD\n"schema_version": 2', "it holds a merge conflict"),
         ('{"schema_version": NaN}', "NaN is not a figure"),
         ('{"schema_version": 1e999}', "out of range"),
         ("[" * 100_000, "is not valid JSON"),
@@ -94,6 +99,10 @@ def test_a_broken_file_is_named_with_its_fault(tmp_path, text, said):
         (("windows", "nll"), [], "windows.nll"),
         (("weights_digest",), "abc", "weights_digest"),
         (("surprise",), 1, "surprise"),
+        (("layers", "gain"), [2.0], "1 gains for 0 errors"),
+        (("provenance", "device", "device"), "another", "entries.cpu.digest"),
+        (("anchor", "figures", "perplexity"), 99.0, "entries.cpu.digest"),
+        (("figures", "kld"), 0.0, "entries.cpu.digest"),
     ],
 )
 def test_a_figure_edited_by_hand_is_found(tmp_path, steps, value, said):
@@ -142,7 +151,7 @@ def test_a_successor_keeps_anchor_and_a_bounded_history():
     entry = accepted()
     for step in range(HISTORY_LENGTH + 3):
         entry = accepted(nll=(9.0, 10.0, 11.0 + step)).replacing(entry, f"reason {step}")
-    assert entry.anchor == accepted().figures
+    assert entry.anchor == accepted().anchor
     assert len(entry.history) == HISTORY_LENGTH
     assert entry.history[0].reason == f"reason {HISTORY_LENGTH + 2}"
 
@@ -150,7 +159,7 @@ def test_a_successor_keeps_anchor_and_a_bounded_history():
 def test_another_identity_anchors_itself():
     """Figures that answer another question are not held to the old anchor."""
     other = Entry.of(replace(measured(nll=(1.0, 1.0, 1.0)), identity={"model": "other"}), reference())
-    assert other.replacing(accepted(), "new model").anchor == other.figures
+    assert other.replacing(accepted(), "new model").anchor.figures == other.figures
 
 
 @pytest.mark.slow

@@ -1,10 +1,11 @@
 """The gate as its users meet it: real quantization of a small trained model, with and without xdist."""
 
 import json
-import math
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
+from made_up import better, rewrite
 
 PLAIN = """
 @pytest.mark.quantize(method="nf4", max_ppl_delta=0.5)
@@ -21,17 +22,7 @@ def worsen_by(
     Other weights than these, or the same ones, which a better kernel ran.
     """
     path = project.path / "baselines" / name
-    plain = json.loads(path.read_text())
-    entry = plain["entries"]["cpu"]
-    windows = entry["windows"]
-    windows["nll"] = [
-        n - t * math.log(factor) for n, t in zip(windows["nll"], windows["tokens"], strict=True)
-    ]
-    if not same_weights:
-        entry["weights_digest"] = "sha256:" + "0" * 64
-    entry["figures"]["perplexity"] = math.exp(sum(windows["nll"]) / sum(windows["tokens"]))
-    path.write_text(json.dumps(plain))
-    return path.read_bytes()
+    return rewrite(path, lambda entry: better(entry, factor, same_weights))
 
 
 def test_a_first_run_creates_the_baseline_and_a_second_compares(project, distributed):
@@ -102,9 +93,8 @@ def test_a_change_of_versions_is_named_as_the_likely_cause(project):
     project.run()
     worsen_by(project, 1.25)
     path = project.path / "baselines/test_gate/test_nf4.json"
-    plain = json.loads(path.read_text())
-    plain["entries"]["cpu"]["provenance"]["versions"]["bitsandbytes"] = "0.1.2"
-    path.write_text(json.dumps(plain))
+    old = {"versions": {"bitsandbytes": "0.1.2"}}
+    rewrite(path, lambda entry: replace(entry, provenance=replace(entry.provenance, **old)))
     project.run().stdout.fnmatch_lines(["differs in provenance: bitsandbytes 0.1.2 → *"])
 
 

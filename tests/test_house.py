@@ -21,7 +21,7 @@ SOURCE = ROOT / "pytest_tenpak"
 LAYERS = {
     **dict.fromkeys(("errors", "digest", "files", "locks", "source", "units"), 0),
     **dict.fromkeys(("spec", "protocol", "statistics", "measurement", "goals", "progress", "weights"), 1),
-    **dict.fromkeys(("baseline", "checks", "evidence", "verdict", "update", "outcome"), 2),
+    **dict.fromkeys(("schema", "baseline", "checks", "evidence", "drift", "verdict", "update", "outcome"), 2),
     **dict.fromkeys(("report", "checkpoint", "device", "interpreters"), 3),
     **dict.fromkeys(("quantizers", "measure", "models"), 4),
     **dict.fromkeys(
@@ -134,7 +134,7 @@ def test_the_installed_wheel_is_tested():
     files = {str(file) for file in metadata.distribution("pytest-tenpak").files}
     assert {
         "pytest_tenpak/py.typed",
-        "pytest_tenpak/schemas/baseline-1.json",
+        "pytest_tenpak/schemas/baseline-2.json",
         "pytest_tenpak/corpora/shakespeare.txt",
     } <= files
 

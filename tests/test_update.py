@@ -4,7 +4,7 @@ import pytest
 from made_up import accepted, measured, reference
 
 from pytest_tenpak.checks import Check, Limits, Status, Tolerances, Verdict
-from pytest_tenpak.update import decide
+from pytest_tenpak.update import Request, decide
 from pytest_tenpak.verdict import compare
 
 
@@ -32,18 +32,21 @@ def verdict_of(status: str, kind: str = "tolerance") -> Verdict:
         ("error", "all", "fine", False, False, False),
         ("passed", None, None, True, False, True),
         ("improved", "failing", None, False, False, True),
+        ("passed", "improved", None, False, False, True),
+        ("regressed", "improved", "fine", False, False, False),
+        ("new", "improved", None, True, False, False),
     ],
 )
 def test_the_rule(status, mode, reason, in_ci, writes, passes):
     """Each status under each mode: what is written, and whether the test passes."""
-    update = decide(verdict_of(status), mode, reason, in_ci)
+    update = decide(verdict_of(status), Request(mode, reason), in_ci)
     assert (update.write, update.passes) == (writes, passes)
 
 
 def test_no_update_settles_a_limit_or_a_failed_measurement():
     """A baseline answers the second question only."""
     for kind in ("limit", "sanity"):
-        update = decide(verdict_of("regressed", kind), "all", "fine", in_ci=False)
+        update = decide(verdict_of("regressed", kind), Request("all", "fine"), in_ci=False)
         assert not update.write
         assert not update.passes
 
@@ -52,10 +55,11 @@ def test_a_changed_identity_does_not_excuse_worse_figures():
     """Another recipe may replace the baseline's, but for the worse only with a reason."""
     for nll, reason, writes in (
         ((9, 10, 11), None, True),
-        ((9, 10, 12), None, False),
-        ((9, 10, 12), "fine", True),
+        ((9, 10, 11.1), None, False),
+        ((9, 10, 11.1), "fine", True),
     ):
-        update = decide(verdict_of("invalid"), "failing", reason, False, [(accepted(), accepted(nll=nll))])
+        changes = [(accepted(), accepted(nll=nll))]
+        update = decide(verdict_of("invalid"), Request("failing", reason), False, changes)
         assert (update.write, update.passes) == (writes, writes)
 
 
@@ -66,8 +70,8 @@ def test_no_update_forgets_windows():
         accepted(nll=nll),
         compare(measured(nll=nll), reference(nll), accepted(), Limits(), Tolerances()),
     )
-    assert not decide(verdict, "all", "fine", False, [(accepted(), new)]).write
-    assert not decide(verdict_of("regressed"), "failing", "fine", False, [(accepted(), new)]).write
+    assert not decide(verdict, Request("all", "fine"), False, [(accepted(), new)]).write
+    assert not decide(verdict_of("regressed"), Request("failing", "fine"), False, [(accepted(), new)]).write
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_all_rewrites_passing_cases_but_not_for_the_worse_unasked(nll, reason, w
     """Same figures leave the file alone, better ones replace it, worse ones need a reason even inside tolerance."""
     new = accepted(nll=nll)
     verdict = compare(measured(nll=nll), reference(), accepted(), Limits(), Tolerances())
-    update = decide(verdict, "all", reason, in_ci=False, changes=[(accepted(), new)])
+    update = decide(verdict, Request("all", reason), in_ci=False, changes=[(accepted(), new)])
     assert update.passes
     assert update.write is writes
 
@@ -97,19 +101,19 @@ def test_a_regression_on_one_text_is_not_hidden_by_another_baselines_identity():
         )
     )
     changes = [(accepted(), accepted()), (accepted(), accepted())]
-    assert not decide(verdict, "failing", None, False, changes).write
-    assert decide(verdict, "failing", "fine", False, changes).write
+    assert not decide(verdict, Request("failing"), False, changes).write
+    assert decide(verdict, Request("failing", "fine"), False, changes).write
 
 
 def test_a_layer_that_got_worse_inside_its_tolerance_needs_a_reason_too():
     """Else a little more could be accepted each week."""
     verdict = Verdict((Check("layers", "tolerance", Status.PASSED, difference=0.02, bound=0.03),))
     changes = [(accepted(), accepted(nll=(9.0, 10.0, 10.9)))]
-    assert not decide(verdict, "all", None, False, changes).write
-    assert decide(verdict, "all", "fine", False, changes).write
+    assert not decide(verdict, Request("all"), False, changes).write
+    assert decide(verdict, Request("all", "fine"), False, changes).write
 
 
 def test_what_is_new_beside_what_is_there_leaves_it_alone():
     """A case that gets another corpus creates that baseline and touches no other."""
-    update = decide(verdict_of("new"), None, None, False, [(accepted(), accepted()), (None, accepted())])
+    update = decide(verdict_of("new"), Request(), False, [(accepted(), accepted()), (None, accepted())])
     assert update.only_new

@@ -11,7 +11,7 @@ from ..outcome import Outcome
 from .markdown import STEP_SUMMARY_BYTES, render
 from .plain import short_name, visible
 from .summary import Summary
-from .terminal import headlines, remedy, title
+from .terminal import gains, headlines, remedy, title
 
 #: How many annotations of a kind GitHub shows of one step.
 ANNOTATIONS = 10
@@ -71,7 +71,7 @@ def _warnings(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, list[str]]
             if check.decisive is False
         ]
         if outcome.status is Status.IMPROVED:
-            told.insert(0, "improved: better than its baseline, which can be tightened")
+            told.insert(0, f"improved: the baseline can be tightened by {gains(outcome)}")
         if outcome.status is Status.NEW or outcome.update.note:
             told.insert(0, f"{outcome.status}: {outcome.update.note}")
         if told and outcome.passes:

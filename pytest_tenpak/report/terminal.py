@@ -26,6 +26,9 @@ _TITLES = {
     "min_compression": "compression",
     "ppl_tolerance": "perplexity vs baseline",
     "compression_tolerance": "compression vs baseline",
+    "creep": "perplexity vs anchor",
+    "layers_creep": "decoder layers vs anchor",
+    "compression_creep": "compression vs anchor",
     "baseline": "baseline",
     "tokenizer": "tokenizer",
     "finite": "finite figures",
@@ -140,6 +143,7 @@ def remedy(outcome: Outcome) -> str:
     command = ["pytest", outcome.case.nodeid, f"--tenpak-update={mode}"]
     if outcome.status is not Status.NEW:
         command += ["--tenpak-accept", "why this is fine"]
+        command += ["--tenpak-reanchor"] if outcome.update.creeps else []
     return f"to accept: {shlex.join(command)}"
 
 
@@ -261,7 +265,7 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
     for outcome in outcomes:
         note = outcome.update.note
         if not note and outcome.status is Status.IMPROVED:
-            note = "better than its baseline, which can be tightened with --tenpak-update=all"
+            note = f"baseline can be tightened by {gains(outcome)}, with --tenpak-update=improved"
         if outcome.update.write and outcome.baseline not in written:
             note = "baseline not written, since the test failed"
         if note and outcome.passes:
@@ -297,6 +301,15 @@ def absent(summary: Summary) -> list[str]:
     more = len(summary.missing) - len(shown)
     names = ", ".join(shown) + (f" and {more:,} more" if more else "")
     return [f"did not run: {names}"] if shown else []
+
+
+def gains(outcome: Outcome) -> str:
+    """How much better than their baseline the figures are that are."""
+    return ", ".join(
+        f"{percent(check.difference)} of {title(check).partition(' vs ')[0]}"
+        for check in outcome.verdict.checks
+        if check.status is Status.IMPROVED
+    )
 
 
 def _keeps_noise(outcome: Outcome) -> bool:

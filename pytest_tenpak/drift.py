@@ -1,0 +1,301 @@
+"""Did it get worse than what was accepted: in one step, or in many small ones since the anchor?
+
+Pure: figures in, checks out. The difference is paired with the baseline's windows; what is added up over
+accepted steps is the loss against the reference (ln perplexity over the reference's), which does not depend
+on how many windows each step measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from .baseline import Entry
+from .checks import Check, Status, Tolerances
+from .digest import labelled
+from .evidence import evidence_of, interval_of
+from .goals import Goal
+from .measurement import HEADLINE, RATIOS, Layers, Ledger, Measurement, Noise
+from .statistics import Rule, perplexity
+
+#: Movements of layers below this are the rounding of stored figures.
+_ROUNDING = 2e-6
+
+
+def same_weights(measurement_digest: str, entry: Entry) -> bool:
+    """Whether a baseline entry accepted the very weights of this digest."""
+    return labelled(measurement_digest) == entry.weights_digest
+
+
+def question_changes(entry: Entry, identity: Mapping[str, Any], elsewhere: str = "") -> list[str]:
+    """How the question of a run differs from the one that an entry answers, as :func:`identity_changes`.
+
+    ``elsewhere`` names the entry's device class where it is not the run's own: devices measure in types of
+    their own, which compare where it is recorded how far another type moves the figures.
+    """
+    old, new = dict(entry.identity), dict(identity)
+    if elsewhere and entry.noise and "dtype" in entry.noise.runtime:
+        old.pop("dtype", None), new.pop("dtype", None)
+    return identity_changes(old, new)
+
+
+def baseline_goals(
+    entry: Entry, tolerances: Tolerances, same: bool, rule: Rule, noise: Noise | None, elsewhere: str = ""
+) -> dict[str, Goal]:
+    """What the windows have to answer about an entry: ``ppl_tolerance``, and ``creep`` where that is tighter.
+
+    ``same``: the entry accepted the very weights that are measured. ``noise``: what is known of the
+    recipe's.
+    """
+    spread = noise.half_width(rule.alpha) if noise and not same else 0.0
+    if noise and elsewhere:
+        spread += max(noise.runtime.values(), default=0.0)
+    bounds = {"ppl_tolerance": math.log1p(tolerances.of_perplexity(same and not elsewhere))}
+    left = _creep_left(entry, tolerances)
+    if 0 < left < bounds["ppl_tolerance"]:
+        bounds["creep"] = left
+    return {
+        name: Goal(name, "nll", bound, entry.nll, ends=True, spread=spread, unchanged=0.0)
+        for name, bound in bounds.items()
+    }
+
+
+def is_beyond_anchor(old: Entry, new: Entry, tolerances: Tolerances) -> bool:
+    """Whether accepting ``new`` would take the drift since the anchor of ``old`` past the creep limit."""
+    if not tolerances.creep or old.identity != new.identity:
+        return False
+    anchor, factor = old.anchor, tolerances.creep
+    moved = max(_layer_moves(anchor.layers, new.layers), default=0.0)
+    return (
+        new.figures.loss - anchor.figures.loss > math.log1p(factor * tolerances.ppl)
+        or 1 - new.figures.compression / anchor.figures.compression > factor * tolerances.compression
+        or moved > factor * _layers_bound(tolerances, new.noise or old.noise)
+    )
+
+
+def against_baseline(
+    measurement: Measurement,
+    entry: Entry | None,
+    paired: bool,
+    tolerances: Tolerances,
+    rule: Rule,
+    noise: Noise | None,
+    elsewhere: str = "",
+) -> Iterator[Check]:
+    """The checks against a baseline entry; ``paired`` says whether the windows can be compared at all."""
+    if entry is None:
+        yield Check(
+            "baseline", "tolerance", Status.NEW, evidence="no baseline for this case and device class"
+        )
+        return
+    changed = question_changes(entry, measurement.identity, elsewhere)
+    if changed:
+        whose = f" (that of {elsewhere})" if elsewhere else ""
+        evidence = f"the baseline{whose} answers another question: " + "; ".join(changed)
+        yield Check("baseline", "tolerance", Status.INVALID, evidence=evidence)
+        return
+    if paired:
+        yield from _perplexity_checks(measurement, entry, tolerances, rule, noise, elsewhere)
+        yield from _layers_checks(measurement, entry, tolerances, noise)
+    yield from _compression_checks(measurement.ledger, entry, tolerances)
+
+
+# ---------------------------------------------------------------- perplexity
+
+
+def _perplexity_checks(
+    measurement: Measurement,
+    entry: Entry,
+    tolerances: Tolerances,
+    rule: Rule,
+    noise: Noise | None,
+    elsewhere: str,
+) -> Iterator[Check]:
+    """Paired over the windows that both sides have: a prefix of a corpus is a valid smaller run."""
+    windows = measurement.windows
+    common = min(len(windows.tokens), len(entry.tokens))
+    if not common or windows.tokens[:common] != entry.tokens[:common]:
+        evidence = "the baseline's windows have other numbers of scored tokens than this run's"
+        yield Check("baseline", "tolerance", Status.INVALID, evidence=evidence)
+        return
+    same = same_weights(measurement.weights_digest, entry)
+    goal = baseline_goals(entry, tolerances, same, rule, noise, elsewhere)["ppl_tolerance"]
+    tolerance = tolerances.of_perplexity(same and not elsewhere)
+    yield _step_check(goal, tolerance, measurement, entry, rule, _told(same, noise, elsewhere))
+    if tolerances.creep and not entry.is_anchor:
+        yield _creep_check(goal, measurement, entry, tolerances, rule)
+
+
+def _step_check(
+    goal: Goal, tolerance: float, measurement: Measurement, entry: Entry, rule: Rule, told: list[str]
+) -> Check:
+    windows = measurement.windows
+    common = min(len(windows.tokens), len(entry.tokens))
+    tokens = windows.tokens[:common]
+    answer = goal.answer(windows, rule)
+    shown = answer.sampled.relative()
+    improved = answer.holds and shown.value < -tolerance and goal.is_improvement(windows, rule)
+    evidence = [evidence_of(answer, shown, goal, measurement, rule), *told]
+    if common < len(entry.tokens):
+        evidence.insert(1, f"the baseline has {len(entry.tokens)} windows")
+    return Check(
+        goal.name,
+        "tolerance",
+        Status.IMPROVED if improved else Status.PASSED if answer.holds else Status.REGRESSED,
+        value=perplexity(windows.nll[:common], tokens),
+        before=perplexity(entry.nll[:common], tokens),
+        difference=shown.value,
+        bound=tolerance,
+        **interval_of(answer, shown),
+        evidence="; ".join(evidence),
+    )
+
+
+def _told(same: bool, noise: Noise | None, elsewhere: str) -> list[str]:
+    """Which gate applied, and what is known of the noise that it has to live with."""
+    if same:
+        told = ["the same quantized weights: only kernels or libraries can have moved it"]
+    elif noise is None:
+        told = ["other quantized weights; the spread between requantizations was not measured"]
+    else:
+        told = [f"other quantized weights; requantizations spread by {noise.spread:.3%}"]
+    if elsewhere:
+        runtime = max(noise.runtime.values(), default=0.0) if noise else None
+        widened = "no runtime noise is recorded there" if runtime is None else f"widened by {runtime:.3%}"
+        told.append(f"compared with the entry of {elsewhere}, the nearest there is; {widened}")
+    return told
+
+
+def _creep_left(entry: Entry, tolerances: Tolerances) -> float:
+    """How much further (ln perplexity) an entry may drift; infinite where nothing bounds it."""
+    if not tolerances.creep:
+        return math.inf
+    return math.log1p(tolerances.creep * tolerances.ppl) - (entry.figures.loss - entry.anchor.figures.loss)
+
+
+def _creep_check(
+    step: Goal, measurement: Measurement, entry: Entry, tolerances: Tolerances, rule: Rule
+) -> Check:
+    """The whole drift since the anchor: what was accepted on the way is known, the last step is measured."""
+    goal = replace(step, name="creep", bound=_creep_left(entry, tolerances))
+    answer = goal.answer(measurement.windows, rule)
+    accepted = entry.figures.loss - entry.anchor.figures.loss
+    sampled = answer.sampled
+    shown = replace(
+        sampled, value=sampled.value + accepted, low=sampled.low + accepted, high=sampled.high + accepted
+    ).relative()
+    figures: dict[str, Any] = {
+        "value": measurement.perplexity,
+        "before": entry.anchor.figures.perplexity,
+        "difference": shown.value,
+        "bound": tolerances.creep * tolerances.ppl,
+    }
+    if goal.bound <= 0:
+        evidence = f"the accepted figures themselves are {math.expm1(accepted):+.2%} from their anchor"
+        return Check("creep", "tolerance", Status.REGRESSED, **figures, evidence=evidence)
+    told = evidence_of(answer, shown, goal, measurement, rule)
+    evidence = f"{math.expm1(accepted):+.2%} were accepted on the way; {told}"
+    status = Status.PASSED if answer.holds else Status.REGRESSED
+    return Check("creep", "tolerance", status, **figures, **interval_of(answer, shown), evidence=evidence)
+
+
+# ---------------------------------------------------------------- layers
+
+
+def _layers_checks(
+    measurement: Measurement, entry: Entry, tolerances: Tolerances, noise: Noise | None
+) -> Iterator[Check]:
+    """What each decoder layer adds, beside what it did; nothing where either side has no figures."""
+    bound = _layers_bound(tolerances, noise)
+    yield from _layers_check("layers", entry.layers, measurement.layers, bound)
+    if tolerances.creep and not entry.is_anchor:
+        yield from _layers_check(
+            "layers_creep", entry.anchor.layers, measurement.layers, tolerances.creep * bound
+        )
+
+
+def _layers_bound(tolerances: Tolerances, noise: Noise | None) -> float:
+    return max(tolerances.layers, 2 * noise.layers) if noise else tolerances.layers
+
+
+def _layers_check(name: str, old: Layers, new: Layers, bound: float) -> Iterator[Check]:
+    """A layer regresses when its error grew, or its gain moved and it came no nearer to the reference."""
+    moves = _layer_moves(old, new)
+    if not moves:
+        return
+    worst = max(range(len(moves)), key=moves.__getitem__)
+    evidence = (
+        f"decoder layer {worst} of {len(moves)}: gain {old.gain[worst]:.3f} → {new.gain[worst]:.3f}, "
+        f"error {old.error[worst]:.3f} → {new.error[worst]:.3f}, as shares of what the layer adds"
+    )
+    status = Status.REGRESSED if moves[worst] > bound else Status.PASSED
+    yield Check(name, "tolerance", status, difference=moves[worst], bound=bound, evidence=evidence)
+
+
+def _layer_moves(old: Layers, new: Layers) -> list[float]:
+    """How far each layer moved; nothing where the layers do not correspond."""
+    if len(old.gain) != len(new.gain):
+        return []
+    return [_layer_move(*row) for row in zip(old.gain, new.gain, old.error, new.error, strict=True)]
+
+
+def _layer_move(old_gain: float, gain: float, old_error: float, error: float) -> float:
+    """How far a layer moved, unless it came nearer to the reference in both respects."""
+    nearer = abs(gain - 1) <= abs(old_gain - 1) and error <= old_error
+    moved = max(abs(gain - old_gain), error - old_error)
+    return 0.0 if nearer or moved < _ROUNDING else moved
+
+
+# ---------------------------------------------------------------- compression
+
+
+def _compression_checks(ledger: Ledger, entry: Entry, tolerances: Tolerances) -> Iterator[Check]:
+    value = ledger.ratios[HEADLINE]
+    steps = [("compression_tolerance", entry.ledger.ratios[HEADLINE], tolerances.compression)]
+    if tolerances.creep and not entry.is_anchor:
+        anchor = entry.anchor.figures.compression
+        steps.append(("compression_creep", anchor, tolerances.creep * tolerances.compression))
+    for name, before, bound in steps:
+        # What got smaller got worse, so the sign is turned to read like perplexity's.
+        status = _moved(1 - value / before, bound)
+        if name == "compression_creep" and status is Status.IMPROVED:
+            status = Status.PASSED
+        yield Check(
+            name,
+            "tolerance",
+            status,
+            value=value,
+            before=before,
+            difference=value / before - 1,
+            bound=bound,
+            evidence=RATIOS[HEADLINE],
+        )
+
+
+def _moved(worse_by: float, tolerance: float) -> Status:
+    if worse_by > tolerance:
+        return Status.REGRESSED
+    return Status.IMPROVED if worse_by < -tolerance else Status.PASSED
+
+
+# ---------------------------------------------------------------- identity
+
+
+def identity_changes(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
+    """``field: old → new`` for every field in which two identities differ, nested fields dotted."""
+    rows = []
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        where = f"{path}{name}"
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            rows += identity_changes(before, after, f"{where}.")
+        elif before != after:
+            rows.append(f"{where}: {_short(before)} → {_short(after)}")
+    return rows
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text[:19] + "…" if text.startswith("sha256:") else repr(value) if isinstance(value, str) else text
