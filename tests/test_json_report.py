@@ -93,9 +93,9 @@ def leaves(plain, path=()):
 def test_no_field_may_be_missing_and_none_added():
     """Whatever required field is left out, or unknown one put in, the schema refuses the document."""
     free = {"identity", "options", "quantizing", "runtime", "min_compression", "compression", "versions"}
-    plain = document(full())
+    plain = document(replace(full(), outcomes=full().outcomes[:1]))
     places = [p for p in leaves(plain) if p and isinstance(p[-1], str) and not free & set(map(str, p[:-1]))]
-    assert len(places) > 150
+    assert len(places) > 100
     for *path, key in places:
         if path[-1:] in (["device"], ["trends"]):
             continue
