@@ -48,19 +48,28 @@ def sweep_temporaries(folder: Path) -> None:
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text says; raises ValueError for NaN, infinities and numbers out of range too."""
-    return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    """What a JSON text says; raises ValueError too for figures that are not finite, and doubled fields."""
+    return json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once)
 
 
-def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not a number")
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a figure")
 
 
 def _finite(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
+    figure = float(digits)
+    if not math.isfinite(figure):
         raise ValueError(f"{digits[:40]} is out of range")
-    return number
+    return figure
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, whose fields a careless merge may not have doubled."""
+    plain = dict(pairs)
+    if len(plain) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return plain
 
 
 def _umask() -> int:

@@ -53,26 +53,6 @@ def accepted(**rest) -> Entry:
     return Entry.of(measured(**rest), reference())
 
 
-def better(entry: Entry, factor: float, same_weights: bool = False) -> Entry:
-    """The entry that would stand there had a checkpoint of ``factor`` times less perplexity been accepted.
-
-    Of other weights than the entry's, or of the same ones, which a better kernel ran.
-    """
-    rows = zip(entry.nll, entry.tokens, strict=True)
-    nll = tuple(round(window - tokens * math.log(factor), 6) for window, tokens in rows)
-    figures = replace(entry.figures, perplexity=math.exp(sum(nll) / sum(entry.tokens)))
-    digest = entry.weights_digest if same_weights else "sha256:" + "0" * 64
-    return replace(entry, nll=nll, figures=figures, weights_digest=digest)
-
-
-def rewrite(path: Path, change: Callable[[Entry], Entry], device_class: str = "cpu") -> bytes:
-    """Change an entry of a baseline file as if that had been accepted; the file's new bytes."""
-    baseline = Baseline.read(path)
-    assert baseline is not None
-    baseline.with_entry(device_class, change(baseline.entries[device_class])).write(path)
-    return path.read_bytes()
-
-
 def case(nodeid="test_a.py::test_a", file="test_a.py", line=7, **rest) -> Case:
     """A case with the default tolerances, and a limit that it keeps."""
     fields = {
@@ -129,3 +109,38 @@ def summary(*outcomes: Outcome, **rest) -> Summary:
     """A run with these outcomes, all of them expected."""
     expected = tuple(sorted(outcome.title for outcome in outcomes))
     return Summary(**{"outcomes": tuple(outcomes), "expected": expected, **rest})
+
+
+def better(entry: Entry, factor: float, same_weights: bool = False) -> Entry:
+    """The entry that would stand there had a checkpoint of ``factor`` times less perplexity been accepted.
+
+    Of other weights than the entry's, or of the same ones, which a better kernel ran.
+    """
+    rows = zip(entry.nll, entry.tokens, strict=True)
+    nll = tuple(round(window - tokens * math.log(factor), 6) for window, tokens in rows)
+    figures = replace(entry.figures, perplexity=math.exp(sum(nll) / sum(entry.tokens)))
+    digest = entry.weights_digest if same_weights else "sha256:" + "0" * 64
+    return replace(entry, nll=nll, figures=figures, weights_digest=digest)
+
+
+def rewrite(path: Path, change: Callable[[Entry], Entry], device_class: str = "cpu") -> bytes:
+    """Change an entry of a baseline file as if that had been accepted; the file's new bytes."""
+    baseline = Baseline.read(path)
+    assert baseline is not None
+    baseline.with_entry(device_class, change(baseline.entries[device_class])).write(path)
+    return path.read_bytes()
+
+
+#: Names that a terminal, a page, a Markdown renderer or a runner might obey.
+HOSTILE = {
+    "html": "test_a.py::test[<script>alert(1)</script><img src=x onerror=alert(1)>]",
+    "markdown": "test_a.py::test[a|b `code` ``` **bold** [x](http://evil) @somebody #1 </details>]",
+    "pipe": "test_a.py::test[\\|]",
+    "command": "test_a.py::test[%0A::error title=x::pwned]",
+    "newline": "test_a.py::test[\n::error title=x::pwned\r\n##[error]pwned\n| a | b |\n```\n</details>]",
+    "start": "::error title=x::pwned",
+    "ansi": "test_a.py::test[\x1b[31mred\x1b]0;title\x07\x9b2J]",
+    "bidi": "test_a.py::test[\u202egnp.exe\u2066\u200f]",
+    "surrogate": "test_a.py::test[\udcff]",
+    "long": "test_a.py::test[" + "x" * 10_000 + "]",
+}

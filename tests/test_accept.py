@@ -194,21 +194,3 @@ def test_a_file_that_is_no_document_is_named(suite):  # noqa: F811
     """Missing, or something else."""
     suite.tenpak("accept", "none.json")
     assert (suite.code, "the report none.json cannot be read" in suite.errors) == (4, True)
-
-
-def test_the_document_knows_when_a_test_failed_by_itself(project):
-    """Its own assertion, not the gate: nobody accepts that by accident."""
-    import json
-
-    project.test(
-        """
-        @pytest.mark.quantize(method="nf4")
-        def test_own(): assert False
-
-        @pytest.mark.quantize(method="nf4")
-        def test_fine(): pass
-        """
-    )
-    project.run("--tenpak-json=run.json").assert_outcomes(passed=1, failed=1)
-    plain = json.loads((project.path / "run.json").read_text())
-    assert [row["body_passed"] for row in plain["outcomes"]] == [True, False]

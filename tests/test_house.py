@@ -19,29 +19,29 @@ SOURCE = ROOT / "pytest_tenpak"
 
 #: The table of layers; a module imports from lower ones, or from its own where that is not barred below.
 LAYERS = {
-    **dict.fromkeys(("errors", "digest", "files", "locks", "units", "git"), 0),
+    **dict.fromkeys(("errors", "digest", "files", "git", "locks", "source", "units"), 0),
     **dict.fromkeys(("spec", "protocol", "statistics", "measurement", "goals", "progress", "weights"), 1),
     **dict.fromkeys(("schema", "baseline", "checks", "evidence", "drift", "verdict", "update", "outcome"), 2),
     **dict.fromkeys(("report", "checkpoint", "device", "interpreters"), 3),
     **dict.fromkeys(("quantizers", "measure", "models"), 4),
     **dict.fromkeys(
-        (
-            "jobs",
-            "measuring",
-            "worker",
-            "bench",
-            "traced",
-            "noise",
-            "pipeline",
-            "keeping",
-            "arguments",
-            "marker",
-        ),
-        5,
+        ("jobs", "measuring", "worker", "bench", "traced", "noise", "pipeline", "arguments", "marker"), 5
     ),
+    "keeping": 5,
     **dict.fromkeys(("session", "quantized", "doctor", "history", "accepting"), 6),
     **dict.fromkeys(
-        ("hookspecs", "options", "state", "reporting", "collector", "plugin", "commands", "cli", "__main__"),
+        (
+            "hookspecs",
+            "options",
+            "state",
+            "reporting",
+            "pytest_html",
+            "collector",
+            "plugin",
+            "commands",
+            "cli",
+            "__main__",
+        ),
         7,
     ),
 }

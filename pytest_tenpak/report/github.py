@@ -11,10 +11,11 @@ from ..outcome import Outcome
 from .markdown import STEP_SUMMARY_BYTES, render
 from .plain import short_name, visible
 from .summary import Summary
-from .terminal import headlines, remedy, title
+from .terminal import gains, headlines, remedy, title
 
 #: How many annotations of a kind GitHub shows of one step.
 ANNOTATIONS = 10
+_A = {"error": "an error", "warning": "a warning"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def _warnings(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, list[str]]
             if check.decisive is False
         ]
         if outcome.status is Status.IMPROVED:
-            told.insert(0, "improved: better than its baseline, which can be tightened")
+            told.insert(0, f"improved: the baseline can be tightened by {gains(outcome)}")
         if outcome.status is Status.NEW or outcome.update.note:
             told.insert(0, f"{outcome.status}: {outcome.update.note}")
         if told and outcome.passes:
@@ -83,7 +84,7 @@ def _commands(kind: str, told: Iterable[tuple[Outcome, list[str]]], folder: Path
     more = len(rows) - ANNOTATIONS
     if more > 0:
         rows = rows[:ANNOTATIONS]
-        rows[-1][1].append(f"{more} more gates have a {kind}, which is in the summary of this job")
+        rows[-1][1].append(f"{more} more gates have {_A[kind]}, which is in the summary of this job")
     return [_command(kind, outcome, lines, folder) for outcome, lines in rows]
 
 

@@ -265,7 +265,7 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
     for outcome in outcomes:
         note = outcome.update.note
         if not note and outcome.status is Status.IMPROVED:
-            note = f"baseline can be tightened by {_gains(outcome)}, with --tenpak-update=improved"
+            note = f"baseline can be tightened by {gains(outcome)}, with --tenpak-update=improved"
         if outcome.update.write and outcome.baseline not in written:
             note = "baseline not written, since the test failed"
         if note and outcome.passes:
@@ -303,7 +303,7 @@ def absent(summary: Summary) -> list[str]:
     return [f"did not run: {names}"] if shown else []
 
 
-def _gains(outcome: Outcome) -> str:
+def gains(outcome: Outcome) -> str:
     """How much better than their baseline the figures are that are."""
     return ", ".join(
         f"{percent(check.difference)} of {title(check).partition(' vs ')[0]}"
