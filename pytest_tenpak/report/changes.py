@@ -107,10 +107,17 @@ def figure_rows(old: Entry | None, new: Entry | None) -> list[Row]:
         moved = verdict = ""
         if was is not None and now is not None and was != now:
             # What is a difference or a share already is subtracted; of others the relative change is told.
-            moved = f"{now - was:+.2%}" if "%" in shown else f"{now / was - 1:+.2%}" if was else ""
+            moved = f"{now - was:+.2%}" if "%" in shown else _relative(was, now)
             verdict = "better" if (now < was) == less else "worse"
         rows.append(Row(name, before_text, after_text, moved, verdict))
     return rows
+
+
+def _relative(was: float, now: float) -> str:
+    """The relative change; for what has multiplied, how many times it is as large."""
+    if not was:
+        return ""
+    return f"{now / was:,.0f} times" if now / was >= 10 else f"{now / was - 1:+.2%}"
 
 
 def reason_of(entry: Entry, old: Entry | None) -> str:
