@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from .errors import TenpakError
-from .reporting import annotated, asked_for, deliver
+from .reporting import annotated, asked_for, deliver, require
 from .state import EXPECTED_KEY, USAGE_KEY, open_session, session_key
 
 if TYPE_CHECKING:
@@ -28,6 +28,13 @@ class Collector:
         self._problems: list[str] = []
         self._summary: Summary | None = None
         self._only_collects = bool(config.getoption("collectonly"))
+
+    def pytest_sessionstart(self) -> None:
+        """End at once where a report that was asked for cannot be made: before any gate, not after the last."""
+        try:
+            require(self._config)
+        except TenpakError as error:
+            raise pytest.UsageError(str(error)) from None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in the outcome that a gated test's report carries."""
