@@ -30,7 +30,7 @@ class Collector:
         self._only_collects = bool(config.getoption("collectonly"))
 
     def pytest_sessionstart(self) -> None:
-        """End at once where a report that was asked for cannot be made: before any gate, not after the last."""
+        """End at once where a report that was asked for cannot be made, before any gate runs."""
         try:
             require(self._config)
         except TenpakError as error:
