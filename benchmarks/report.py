@@ -22,7 +22,7 @@ from pytest_tenpak.spec import QuantizeSpec
 from pytest_tenpak.update import Request, decide
 from pytest_tenpak.verdict import compare
 
-WINDOWS, TOKENS, LAYERS, COMMITS = 2000, 255, 80, 100
+WINDOWS, TOKENS, LAYERS, COMMITS = 2000, 255, 32, 100
 
 
 def measured(draw: random.Random, worse: float, layer_bytes: int) -> Measurement:

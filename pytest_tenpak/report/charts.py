@@ -1,17 +1,20 @@
 """Small charts as SVG: figures in, markup out. Colours come from the page's style sheet, by class.
 
 What is not finite is left out, and a chart without figures is empty text. Nothing here trusts a name:
-every text is made visible and escaped.
+every text is made visible and escaped. A page has thousands of charts, so markup is as short as HTML lets
+it be: attributes without quotes, places in whole pixels where nobody sees the difference.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
-from .plain import short_name
+from .plain import NAME_LENGTH, short_name
 
 #: One size of chart, so that its letters are as large everywhere; the page sets how many stand in a row.
 WIDTH, HEIGHT = 360, 190
@@ -21,8 +24,10 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 350, 12, 160
 _LETTER = 6.2
 #: More names than this hide one another.
 _NAMED = 12
-#: More bars than this cannot be told apart.
-MOST_BARS = 120
+#: A line through more points than these needs no dots.
+_MOST_DOTS = 24
+#: More bars than this cannot be told apart; where there are many charts, fewer do.
+MOST_BARS, FEWER_BARS = 120, 50
 
 Show = Callable[[float], str]
 
@@ -48,10 +53,10 @@ class Axis(NamedTuple):
     end: float
     log: bool = False
 
-    def __call__(self, figure: float) -> float:
-        """Where a figure is."""
+    def __call__(self, figure: float) -> int:
+        """The pixel where a figure is."""
         low, high, at = (math.log(x) if self.log else x for x in (self.low, self.high, figure))
-        return round(self.start + (at - low) / (high - low) * (self.end - self.start), 1)
+        return round(self.start + (at - low) / (high - low) * (self.end - self.start))
 
     def ticks(self, count: int = 4) -> list[float]:
         """Round figures between the ends."""
@@ -83,27 +88,29 @@ def _ends(figures: Iterable[float]) -> tuple[float, float]:
 
 def text(x: float, y: float, words: str, anchor: str = "start", kind: str = "") -> str:
     """One line of letters."""
-    css = f' class="{kind}"' if kind else ""
-    where = "" if anchor == "start" else f' text-anchor="{anchor}"'
-    return f'<text x="{x:g}" y="{y:g}"{where}{css}>{escape(short_name(words))}</text>'
+    css = f" class={kind}" if kind else ""
+    where = "" if anchor == "start" else f" text-anchor={anchor}"
+    return f"<text x={x:.0f} y={y:.0f}{where}{css}>{_inert(words)}</text>"
 
 
-def _svg(told: str, body: Iterable[str], width: int = WIDTH, height: int = HEIGHT, role: str = "img") -> str:
-    label = escape(short_name(told))
-    return (
-        f'<svg class="chart" viewBox="0 0 {width} {height}" role="{role}" aria-label="{label}">'
-        f"{''.join(body)}</svg>"
-    )
+def _inert(words: str) -> str:
+    is_plain = words.isprintable() and len(words) <= NAME_LENGTH
+    return escape(words if is_plain else short_name(words))
 
 
-def _frame(x: Axis, y: Axis, x_title: str, show_x: Show, show_y: Show) -> Iterable[str]:
-    """Grid lines with their figures, and the name of the axis below."""
-    for tick in y.ticks():
-        yield f'<path class="grid" d="M{_LEFT} {y(tick)}H{_RIGHT}"/>'
-        yield text(_LEFT - 5, y(tick) + 4, show_y(tick), "end")
-    for tick in x.ticks():
-        yield text(x(tick), _BOTTOM + 13, show_x(tick), "middle")
-    yield text(_RIGHT, _BOTTOM + 27, x_title, "end", "name")
+def _svg(body: Iterable[str], width: int = WIDTH, height: int = HEIGHT) -> str:
+    return f'<svg class=chart viewBox="0 0 {width} {height}">{"".join(body)}</svg>'
+
+
+def _frame(x: Axis, y: Axis, x_title: str, show_x: Show, show_y: Show, whole: bool = False) -> Iterable[str]:
+    """Grid lines with their figures (of y only ``whole`` ones, for what is counted), and the name below."""
+    ticks = [tick for tick in y.ticks() if not whole or tick == int(tick)]
+    yield f'<path class=grid d="{"".join(f"M{_LEFT} {y(tick)}H{_RIGHT}" for tick in ticks)}"/>'
+    yield "<g text-anchor=end>"
+    yield from (text(_LEFT - 5, y(tick) + 4, show_y(tick)) for tick in ticks)
+    yield text(_RIGHT, _BOTTOM + 27, x_title) + "</g><g text-anchor=middle>"
+    yield from (text(x(tick), _BOTTOM + 13, show_x(tick)) for tick in x.ticks())
+    yield "</g>"
 
 
 def number(figure: float) -> str:
@@ -129,7 +136,6 @@ def interval(
     exact: bool,
     zero: bool,
     show: Show,
-    told: str,
 ) -> str:
     """A figure with its interval, beside what it may be at most (at ``least``).
 
@@ -139,58 +145,56 @@ def interval(
     if not all(map(math.isfinite, marks)):
         return ""
     x = axis_of(marks, 4, 216, pad=0.14)
-    body = ['<path class="line" d="M4 15H216"/>']
+    body = ['<path class=line d="M4 15H216"/>']
     if bound is not None:
         edge = x(bound)
         refused = (4, edge - 4) if least else (edge, 216 - edge)
         body = [
-            f'<rect class="refused" x="{refused[0]:g}" y="4" width="{refused[1]:g}" height="22"/>',
+            f"<rect class=refused x={refused[0]:g} y=4 width={refused[1]:g} height=22 />",
             *body,
-            f'<path class="bound" d="M{edge} 2V28"/>',
+            f'<path class=bound d="M{edge} 2V28"/>',
             text(min(max(edge, 26), 194), 39, show(bound), "middle"),
         ]
     if zero and (bound is None or abs(x(0) - x(bound)) > 36):
-        body += [f'<path class="zero" d="M{x(0)} 8V22"/>', text(x(0), 39, "0", "middle")]
+        body += [f'<path class=zero d="M{x(0)} 8V22"/>', text(x(0), 39, "0", "middle")]
     if not exact:
         ends = (4.0 if low is None else x(low), 216.0 if high is None else x(high))
-        body.append(f'<path class="span" d="M{ends[0]} 15H{max(ends[1], ends[0] + 1)}"/>')
-        body += [
-            f'<path class="cap" d="M{end} 10V20"/>'
-            for end, known in zip(ends, (low, high), strict=True)
-            if known is not None
-        ]
-    body.append(f'<circle class="value" cx="{x(value)}" cy="15" r="4.5"/>')
-    return _svg(told, body, 220, 42)
+        body.append(f'<path class=span d="M{ends[0]} 15H{max(ends[1], ends[0] + 1)}"/>')
+        known = [end for end, limit in zip(ends, (low, high), strict=True) if limit is not None]
+        body.append(f'<path class=cap d="{"".join(f"M{end} 10V20" for end in known)}"/>')
+    body.append(f"<circle class=value cx={x(value)} cy=15 r=4.5 />")
+    return _svg(body, 220, 42)
 
 
 # ---------------------------------------------------------------- of one measurement
 
 
-def stretches(values: Sequence[float], tokens: Sequence[int], mean: float, told: str) -> str:
-    """A bar for each stretch of a text, as wide as it has tokens: upwards for worse, downwards for better."""
+def stretches(values: Sequence[float], tokens: Sequence[int], mean: float) -> str:
+    """A step for each stretch of a text, as wide as it has tokens: up for worse, down for better."""
     if not values or not all(map(math.isfinite, values)):
         return ""
-    total = sum(tokens)
-    x = Axis(0, total, _LEFT, _RIGHT)
+    x = Axis(0, sum(tokens), _LEFT, _RIGHT)
     y = axis_of((0.0, *values), _BOTTOM, _TOP)
-    bars: dict[str, list[str]] = {"worse": [], "better": []}
-    at = 0
-    for value, count in zip(values, tokens, strict=True):
-        left, right = x(at), x(at + count)
-        gap = min(1.0, (right - left) / 4)
-        bar = f"M{left:g} {y(0)}V{y(value)}H{right - gap:.1f}V{y(0)}Z"
-        bars["worse" if value > 0 else "better"].append(bar)
-        at += count
     body = [*_frame(x, y, "scored tokens from the start of the text", number, number)]
-    body += [f'<path class="{kind}" d="{"".join(rows)}"/>' for kind, rows in bars.items() if rows]
+    for kind, sign in (("worse", 1), ("better", -1)):
+        if any(sign * value > 0 for value in values):
+            steps = _steps([max(sign * value, 0) * sign for value in values], tokens, x, y)
+            body.append(f'<path class={kind} d="M{_LEFT} {y(0)}{steps}V{y(0)}Z"/>')
     body += [
-        f'<path class="zero" d="M{_LEFT} {y(0)}H{_RIGHT}"/>',
-        f'<path class="mean" d="M{_LEFT} {y(mean)}H{_RIGHT}"/>',
+        f'<path class=zero d="M{_LEFT} {y(0)}H{_RIGHT}"/>',
+        f'<path class=mean d="M{_LEFT} {y(mean)}H{_RIGHT}"/>',
     ]
-    return _svg(told, body)
+    return _svg(body)
 
 
-def histogram(values: Sequence[float], x_title: str, told: str) -> str:
+def _steps(values: Sequence[float], tokens: Sequence[int], x: Axis, y: Axis) -> str:
+    """The outline over stretches of these values; those of one height are one step."""
+    ends = [(y(value), x(end)) for value, end in zip(values, accumulate(tokens), strict=True)]
+    groups = [list(group) for _, group in groupby(ends, key=lambda end: end[0])]
+    return "".join(f"V{group[-1][0]}H{group[-1][1]}" for group in groups)
+
+
+def histogram(values: Sequence[float], x_title: str) -> str:
     """How many of the values fall where, in about as many columns as their number bears."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
@@ -198,30 +202,21 @@ def histogram(values: Sequence[float], x_title: str, told: str) -> str:
     low, high = _ends(finite)
     columns = 1 if low == high else min(24, max(5, math.ceil(2 * len(finite) ** (1 / 3))))
     step = (high - low) / columns or 1.0
-    counted = [0] * columns
-    for value in finite:
-        counted[min(int((value - low) / step), columns - 1)] += 1
+    in_column = Counter(min(int((value - low) / step), columns - 1) for value in finite)
+    counted = [in_column[n] for n in range(columns)]
     x = axis_of((low, high) if high > low else (low - 0.5, low + 0.5), _LEFT, _RIGHT, pad=0.02)
     y = Axis(0, max(counted) * 1.08, _BOTTOM, _TOP)
-    bars = "".join(
-        f"M{x(low + n * step) + 0.5:.1f} {_BOTTOM}V{y(count)}H{x(low + (n + 1) * step) - 0.5:.1f}V{_BOTTOM}Z"
-        for n, count in enumerate(counted)
-        if count and high > low
-    )
-    if high == low:
-        bars = f"M{x(low) - 8:.1f} {_BOTTOM}V{y(counted[0])}H{x(low) + 8:.1f}V{_BOTTOM}Z"
-    whole = [tick for tick in y.ticks() if tick == int(tick)]
-    grid = [f'<path class="grid" d="M{_LEFT} {y(t)}H{_RIGHT}"/>' for t in whole]
-    grid += [text(_LEFT - 5, y(t) + 4, number(t), "end") for t in whole]
-    grid += [text(x(t), _BOTTOM + 13, number(t), "middle") for t in x.ticks()]
-    grid.append(text(_RIGHT, _BOTTOM + 27, x_title, "end", "name"))
-    return _svg(told, [*grid, f'<path class="count" d="{bars}"/>'])
+    edges = [low, high] if high > low else [low - 0.02, low + 0.02]
+    width = (edges[1] - edges[0]) / columns
+    steps = "".join(f"V{y(count)}H{x(edges[0] + (n + 1) * width)}" for n, count in enumerate(counted))
+    body = [*_frame(x, y, x_title, number, number, whole=True)]
+    body.append(f'<path class=count d="M{x(edges[0])} {_BOTTOM}{steps}V{_BOTTOM}Z"/>')
+    return _svg(body)
 
 
 def lines(
     rows: Sequence[tuple[str, Sequence[tuple[float, float]]]],
     x_title: str,
-    told: str,
     level: float | None = None,
     ends: tuple[str, str] | None = None,
 ) -> str:
@@ -236,18 +231,19 @@ def lines(
     if ends:
         body += [text(_LEFT, _BOTTOM + 13, ends[0]), text(_RIGHT, _BOTTOM + 13, ends[1], "end")]
     if level is not None:
-        body.append(f'<path class="zero" d="M{_LEFT} {y(level)}H{_RIGHT}"/>')
+        body.append(f'<path class=zero d="M{_LEFT} {y(level)}H{_RIGHT}"/>')
     at = float(_LEFT)
     for n, (name, row) in enumerate(rows):
         kind = f"row{n % 4}"
         body.append(f'<path class="row {kind}" d="{_trace(row, x, y)}"/>')
-        # Dots of no length, which round ends make visible: a fiftieth of what circles would take.
-        dots = "".join(f"M{x(px)} {y(py)}h0" for px, py in row if math.isfinite(py))
-        body.append(f'<path class="dots {kind}" d="{dots}"/>')
+        if len(row) <= _MOST_DOTS:
+            # Of no length, which round ends make visible: a fiftieth of what circles would take.
+            dots = "".join(f"M{x(px)} {y(py)}h0" for px, py in row if math.isfinite(py))
+            body.append(f'<path class="dots {kind}" d="{dots}"/>')
         if named and at < _RIGHT:
             body += [f'<path class="row {kind}" d="M{at:g} 8h16"/>', text(at + 20, 12, name)]
             at += 34 + _LETTER * len(name)
-    return _svg(told, body)
+    return _svg(body)
 
 
 def _trace(row: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
@@ -256,34 +252,31 @@ def _trace(row: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
     for px, py in row:
         if math.isfinite(py):
             steps.append(f"{pen}{x(px)} {y(py)}")
-            pen = "L"
+            pen = " "
         else:
             pen = "M"
     return "".join(steps)
 
 
-def quantiles(marks: Sequence[tuple[str, float]], x_title: str, told: str) -> str:
-    """Named places of one distribution on a line, each on a height of its own so that none hides another."""
-    if not all(math.isfinite(value) for _, value in marks):
+def quantiles(marks: Sequence[tuple[str, float]]) -> str:
+    """Named places of one distribution, each a stem as long as it is large, with its figure."""
+    most = max(value for _, value in marks)
+    if not (all(math.isfinite(value) for _, value in marks) and most > 0):
         return ""
-    x = axis_of((0.0, *(value for _, value in marks)), 70, _RIGHT - 40, pad=0)
-    if x.low == x.high:
-        return ""
+    x = Axis(0, most, 60, _RIGHT - 44)
     step = (_BOTTOM - _TOP) / len(marks)
-    body = [f'<path class="grid" d="M{x(t)} {_TOP}V{_BOTTOM}"/>' for t in x.ticks()]
+    body = []
     for n, (name, value) in enumerate(marks):
-        y = _TOP + step * (n + 0.5)
+        y = round(_TOP + step * (n + 0.5))
         body += [
-            text(64, y + 4, name, "end"),
-            f'<path class="stem" d="M70 {y:g}H{x(value)}"/>',
-            f'<circle class="value" cx="{x(value)}" cy="{y:g}" r="4"/>',
+            text(54, y + 4, name, "end"),
+            f'<path class=stem d="M60 {y}H{x(value)}"/>',
             text(x(value) + 8, y + 4, f"{value:.3f}", kind="strong"),
         ]
-    body += [text(x(tick), _BOTTOM + 13, number(tick), "middle") for tick in x.ticks()]
-    return _svg(told, [*body, text(_RIGHT, _BOTTOM + 27, x_title, "end", "name")])
+    return _svg(body)
 
 
-def amounts(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], show: Show, told: str) -> str:
+def amounts(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], show: Show) -> str:
     """A bar for each row, made of parts (class, amount), its sum at its end."""
     most = max(sum(amount for _, amount in parts) for _, parts in rows)
     if not most:
@@ -295,16 +288,16 @@ def amounts(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], show: Show,
         body.append(text(76, y + 16, name, "end"))
         for kind, amount in parts:
             width = x(at + amount) - x(at)
-            body.append(f'<rect class="{kind}" x="{x(at)}" y="{y}" width="{width:.1f}" height="22" rx="2"/>')
+            body.append(f"<rect class={kind} x={x(at)} y={y} width={width:.1f} height=22 rx=2 />")
             at += amount
         body.append(text(x(at) + 6, y + 16, show(at), kind="strong"))
-    return _svg(told, body, WIDTH, 12 + 34 * len(rows))
+    return _svg(body, WIDTH, 12 + 34 * len(rows))
 
 
 # ---------------------------------------------------------------- of many cases
 
 
-def plane(points: Sequence[Point], x_title: str, y_title: str, show_y: Show, told: str) -> str:
+def plane(points: Sequence[Point], x_title: str, y_title: str, show_y: Show) -> str:
     """Cases by two figures, less of both being better; those that none beats are joined."""
     points = [point for point in points if math.isfinite(point.x) and math.isfinite(point.y)]
     if not points:
@@ -316,29 +309,28 @@ def plane(points: Sequence[Point], x_title: str, y_title: str, show_y: Show, tol
     y = axis_of(heights if spread else (0.0, *heights), bottom - 6, top + 6, pad=0.1, log=spread)
     body = [text(4, 12, f"{y_title}{', logarithmic' if spread else ''}", kind="name")]
     for tick in y.ticks():
-        body.append(f'<path class="grid" d="M{left} {y(tick)}H{right}"/>')
+        body.append(f'<path class=grid d="M{left} {y(tick)}H{right}"/>')
         body.append(text(left - 5, y(tick) + 4, show_y(tick), "end"))
     body += [text(x(tick), bottom + 15, number(tick), "middle") for tick in x.ticks(5)]
     body.append(text(right, bottom + 32, x_title, "end", "name"))
     best = sorted((point.x, point.y) for point in points if point.best)
     if best:
         steps = "".join(f"H{x(px)}V{y(py)}" for px, py in best[1:])
-        body.append(f'<path class="frontier" d="M{x(best[0][0])} {y(best[0][1])}{steps}"/>')
+        body.append(f'<path class=frontier d="M{x(best[0][0])} {y(best[0][1])}{steps}"/>')
     body += [_dot(point, x(point.x), y(point.y)) for point in points]
     body += _names([p for p in points if p.best or p.failed][:_NAMED], x, y)
-    return _svg(told, body, WIDTH, height, role="group")
+    return _svg(body, WIDTH, height)
 
 
 def _dot(point: Point, x: float, y: float) -> str:
     """A case: a circle, or a cross where it failed; a ring around what none beats."""
     mark = (
-        f'<path class="cross" d="M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8"/>'
+        f'<path class=cross d="M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8"/>'
         if point.failed
-        else f'<circle class="value" cx="{x}" cy="{y}" r="4"/>'
+        else f"<circle class=value cx={x} cy={y} r=4 />"
     )
-    ring = f'<circle class="ring" cx="{x}" cy="{y}" r="8"/>' if point.best else ""
-    told = escape(short_name(point.told))
-    return f'<a href="#{point.link}" aria-label="{told}"><title>{told}</title>{ring}{mark}</a>'
+    ring = f"<circle class=ring cx={x} cy={y} r=8 />" if point.best else ""
+    return f'<a href="#{point.link}"><title>{_inert(point.told)}</title>{ring}{mark}</a>'
 
 
 def _names(points: Sequence[Point], x: Axis, y: Axis) -> list[str]:

@@ -16,17 +16,19 @@ from importlib import metadata, resources
 from typing import Any, NamedTuple
 
 from ..errors import UnavailableError
-from ..measurement import HEADLINE, RATIOS
+from ..measurement import HEADLINE, RATIOS, Provenance
 from ..outcome import Outcome, Part
 from . import charts
 from .merging import ran_well
 from .plain import NAME_LENGTH, short_name, shortened, visible, visible_lines
 from .summary import Past, Summary
 from .terminal import HEADERS, counts, figures_row, percent, verdict_words
-from .views import MARKS, Figure, case_view, tone
+from .views import MARKS, CaseView, Figure, case_view, tone
 
-#: The most points of a baseline's past that are drawn, and the most rows of it that are written.
-_POINTS, _ROWS = 60, 6
+#: The most points of a baseline's past that are drawn.
+_POINTS = 32
+#: Where there are more cases than these, each is drawn in less detail.
+_MANY = 50
 #: Where a long id may be broken into lines.
 _PLACES = re.compile(r"(?<=[/_@])(?=[^/_@])|(?<=::)|(?=\[)")
 #: What makes figures comparable: the same model, text and protocol.
@@ -52,14 +54,6 @@ class Frontier(NamedTuple):
     corpus: str
     figures: Sequence[Figure]
     left_out: int
-
-
-class Trend(NamedTuple):
-    """What was accepted for one baseline before; ``rows`` are the latest, newest first."""
-
-    name: str
-    figure: Figure
-    rows: Sequence[Sequence[str]]
 
 
 def require() -> None:
@@ -125,6 +119,8 @@ def _page(summary: Summary) -> dict[str, Any]:
     """All that the template shows."""
     ordered = sorted(summary.outcomes, key=lambda o: (tone(o) != "failed", o.title))
     named = [(f"case-{n}", outcome) for n, outcome in enumerate(ordered, 1)]
+    bars = charts.MOST_BARS if len(named) <= _MANY else charts.FEWER_BARS
+    cases = [case_view(outcome, anchor, summary, bars) for anchor, outcome in named]
     failed = sum(tone(outcome) == "failed" for outcome in ordered)
     ran = sum(not outcome.skipped for outcome in ordered)
     good = ran_well(summary)
@@ -143,8 +139,17 @@ def _page(summary: Summary) -> dict[str, Any]:
         "stale": summary.stale,
         "frontiers": _frontiers(named),
         "trends": [_trend(name, past) for name, past in sorted(summary.trends.items()) if past],
-        "cases": [case_view(outcome, anchor, summary.rule, summary.written) for anchor, outcome in named],
+        "cases": cases,
+        "environments": _environments(cases),
     }
+
+
+def _environments(cases: Sequence[CaseView]) -> list[Provenance]:
+    """What was measured with, each once: most cases of a run share it."""
+    found: list[Provenance] = []
+    for case in cases:
+        found += [part.provenance for part in case.parts if part.provenance not in found]
+    return found
 
 
 def _verdict(ran: int, failed: int, good: bool) -> str:
@@ -197,7 +202,7 @@ def _sorted_by(outcome: Outcome, part: Part) -> list[float | None]:
         next((check.difference for check in of_part if check.name == "ppl_tolerance"), None),
         ours.windows.total_tokens,
     ]
-    return [figure if figure is not None and math.isfinite(figure) else None for figure in row]
+    return [float(f"{x:.7g}") if x is not None and math.isfinite(x) else None for x in row]
 
 
 def _delta(part: Part) -> float:
@@ -260,15 +265,14 @@ def _plane(
     ]
     title = f"Bits per weight against {y_title.partition(',')[0]}"
     show_tick = charts.share if "perplexity" in y_title else charts.number
-    svg = charts.plane(points, "bits per weight of the quantized layers", y_title, show_tick, title)
+    svg = charts.plane(points, "bits per weight of the quantized layers", y_title, show_tick)
     named = "Ringed and joined: the cases that no other beats in both. "
     return Figure(title, svg, f"{named}Cross: failed. {len(points)} cases; each leads to its details.")
 
 
 def _told(outcome: Outcome, bits: float, figure: str, is_best: bool) -> str:
     best = "; no other is better in both" if is_best else ""
-    name = shortened(visible(outcome.title), 100)
-    return f"{name}: {bits:.3f} bits per weight, {figure}, {verdict_words(outcome)}{best}"
+    return f"{_last(outcome)}: {bits:.3f} bits per weight, {figure}, {verdict_words(outcome)}{best}"
 
 
 def _last(outcome: Outcome) -> str:
@@ -292,7 +296,7 @@ def pareto(places: Sequence[tuple[float, float]]) -> set[int]:
 # ---------------------------------------------------------------- trends
 
 
-def _trend(name: str, past: Sequence[Past]) -> Trend:
+def _trend(name: str, past: Sequence[Past]) -> Figure:
     """A line of perplexity for each device class, over the commits that changed the baseline."""
     by_class: dict[str, list[tuple[float, float]]] = {}
     for n, one in enumerate(past):
@@ -301,9 +305,13 @@ def _trend(name: str, past: Sequence[Past]) -> Trend:
     ends = (past[0].date[:10], past[-1].date[:10])
     drawn = sum(len(row) for _, row in rows)
     some = f", {drawn} of them drawn" if drawn < len(past) else ""
-    caption = f"Perplexity as it was accepted, {len(past)} times{some}; {', '.join(sorted(by_class))}."
-    svg = charts.lines(rows, "commits that changed it, oldest first", caption, ends=ends)
-    return Trend(name, Figure(name, svg, caption), [_past_row(one) for one in past[: -_ROWS - 1 : -1]])
+    latest = past[-1]
+    figures = f"{latest.figures.perplexity:,.3f} at {latest.figures.compression:.2f}×"
+    caption = (
+        f"Perplexity as it was accepted, {len(past)} times{some}; {', '.join(sorted(by_class))}. "
+        f"Latest: {figures}, commit {latest.commit[:10]}."
+    )
+    return Figure(name, charts.lines(rows, "commits that changed it, oldest first", ends=ends), caption)
 
 
 def _thinned(row: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -311,15 +319,3 @@ def _thinned(row: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     if len(row) <= _POINTS:
         return list(row)
     return [row[round(n * (len(row) - 1) / (_POINTS - 1))] for n in range(_POINTS)]
-
-
-def _past_row(past: Past) -> list[str]:
-    figures = past.figures
-    return [
-        past.date[:10],
-        past.commit[:10],
-        past.device_class,
-        f"{figures.perplexity:,.3f}",
-        f"{figures.compression:.2f}×",
-        "" if figures.kld is None else f"{figures.kld:.4f}",
-    ]

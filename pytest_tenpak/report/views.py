@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..checks import Check
-from ..measurement import RATIOS, Divergence, Layers, Ledger, Measurement
+from ..measurement import RATIOS, Divergence, Layers, Ledger, Measurement, Provenance
 from ..outcome import Outcome, Part
 from ..statistics import Rule, estimate
 from . import charts
 from .plain import short_name, visible_lines
-from .terminal import check_row, headline, loaded, notes, percent, remedy, title, told, verdict_words
+from .summary import Summary
+from .terminal import check_row, headline, loaded, notes, percent, remedy, told, verdict_words
 
 #: The signs of a verdict, beside its word and its colour.
 MARKS = {"passed": "✓", "improved": "▲", "new": "◆", "accepted": "✓", "failed": "✗", "skipped": "–"}
@@ -63,7 +64,8 @@ class PartView:
     ledger: Sequence[LedgerRow]
     ratios: Sequence[tuple[str, str]]
     changes: Sequence[str]
-    provenance: Sequence[tuple[str, Sequence[tuple[str, str]]]]
+    identity: Sequence[tuple[str, str]]
+    provenance: Provenance
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,9 @@ def tone(outcome: Outcome) -> str:
     return "accepted" if outcome.status.failing else str(outcome.status)
 
 
-def case_view(outcome: Outcome, anchor: str, rule: Rule | None, written: Sequence[str]) -> CaseView:
-    """All that the page says of one outcome."""
+def case_view(outcome: Outcome, anchor: str, summary: Summary, bars: int) -> CaseView:
+    """All that the page says of one outcome; ``bars`` is how many a chart may have."""
+    rule, written = summary.rule, summary.written
     failing = outcome.verdict.failing
     kind, _, text = remedy(outcome).partition(": ")
     is_red = not outcome.passes and not outcome.skipped and not outcome.problem
@@ -112,7 +115,7 @@ def case_view(outcome: Outcome, anchor: str, rule: Rule | None, written: Sequenc
         reasons=[] if outcome.problem else [(headline(check), check.evidence) for check in failing],
         problem=visible_lines(outcome.problem) if outcome.problem else [],
         checks=checks,
-        parts=[_part_view(part) for part in outcome.parts],
+        parts=[_part_view(part, bars) for part in outcome.parts],
         notes=[outcome.update.note, *notes([outcome], written)]
         if is_red and outcome.update.note
         else notes([outcome], written),
@@ -150,7 +153,6 @@ def _interval(check: Check) -> str:
         exact=check.decisive is None,
         zero=is_relative or check.name == "max_kld",
         show=(lambda x: f"{x:.4g}") if check.name == "max_kld" else show,
-        told=f"{title(check)}: {headline(check)}. {check.evidence}",
     )
 
 
@@ -172,7 +174,7 @@ def _unbounded(part: Part, outcome: Outcome, rule: Rule | None) -> list[CheckVie
         f"{100 * (1 - rule.alpha):g}% interval {found.low:+.2%} to {found.high:+.2%} {look}; no limit is set"
     )
     svg = charts.interval(
-        found.value, low, high, None, least=False, exact=False, zero=True, show=charts.share, told=words
+        found.value, low, high, None, least=False, exact=False, zero=True, show=charts.share
     )
     name = "perplexity vs reference" + (f" on {part.corpus}" if len(outcome.parts) > 1 else "")
     before, value = f"{theirs.perplexity:,.4f}", f"{ours.perplexity:,.4f}"
@@ -197,20 +199,22 @@ def _differences(part: Part) -> list[float]:
 # ---------------------------------------------------------------- figures
 
 
-def _part_view(part: Part) -> PartView:
+def _part_view(part: Part, bars: int) -> PartView:
     ours = part.measurement
-    figures = [_stretches(part), *_divergences(ours), *_layers(ours.layers), _bytes(ours.ledger)]
+    figures = [_stretches(part, bars), *_divergences(ours), *_layers(ours.layers), _bytes(ours.ledger)]
     return PartView(
         corpus=part.corpus,
         tiles=_tiles(part),
         figures=[figure for figure in figures if figure and figure.svg],
-        told=told(part),
+        # The other line is on divergence, of which the charts have all.
+        told=told(part)[-1:] if ours.robust else [],
         ledger=_ledger(ours.ledger),
         ratios=[
             (words, f"{ours.ledger.ratios[n]:.4f}×") for n, words in RATIOS.items() if n in ours.ledger.ratios
         ],
         changes=part.changes,
-        provenance=_provenance(ours),
+        identity=[*_flat(ours.identity), ("weights", _plain(f"sha256:{ours.weights_digest}"))],
+        provenance=ours.provenance,
     )
 
 
@@ -237,12 +241,12 @@ def _tiles(part: Part) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _stretches(part: Part) -> Figure | None:
-    """Where in the text it hurts; long texts in at most MOST_BARS stretches of as many windows each."""
+def _stretches(part: Part, bars: int) -> Figure | None:
+    """Where in the text it hurts; long texts in at most ``bars`` stretches of as many windows each."""
     if not _are_paired(part):
         return None
     tokens, differences = part.measurement.windows.tokens, _differences(part)
-    size = math.ceil(len(tokens) / charts.MOST_BARS)
+    size = math.ceil(len(tokens) / bars)
     firsts = range(0, len(tokens), size)
     counts = [sum(tokens[n : n + size]) for n in firsts]
     values = [
@@ -259,7 +263,7 @@ def _stretches(part: Part) -> Figure | None:
         f"Worst: {values[worst]:+.4f} in tokens {start:,} to {start + counts[worst]:,}."
     )
     name = "Where in the text it hurts"
-    return Figure(name, charts.stretches(values, counts, mean, caption), caption)
+    return Figure(name, charts.stretches(values, counts, mean), caption)
 
 
 def _divergences(measurement: Measurement) -> list[Figure]:
@@ -267,9 +271,8 @@ def _divergences(measurement: Measurement) -> list[Figure]:
     figures = []
     if windows.kld:
         means = [s / n for s, n in zip(windows.kld, windows.tokens, strict=True) if n]
-        caption = f"How many of {len(means):,} windows have which mean KL divergence from the reference."
-        svg = charts.histogram(means, "nats per token, mean of a window", caption)
-        figures.append(Figure("KL divergence by window", svg, caption))
+        svg = charts.histogram(means, "nats per token, mean of a window")
+        figures.append(Figure("KL divergence by window", svg, f"How many of {len(means):,} windows."))
     if divergence:
         figures.append(_tokens(divergence))
     return figures
@@ -277,22 +280,21 @@ def _divergences(measurement: Measurement) -> list[Figure]:
 
 def _tokens(divergence: Divergence) -> Figure:
     error = "" if divergence.error is None else f" ± {divergence.error:.4f}"
-    caption = f"Of single tokens, {divergence.kind}. Mean {divergence.mean:.4f}{error}."
+    caption = f"Nats, {divergence.kind}. Mean {divergence.mean:.4f}{error}; RMS Δp {divergence.rms_dp:.2%}."
     marks = [
         ("median", divergence.median),
         ("99%", divergence.p99),
         ("99.9%", divergence.p999),
         ("max", divergence.maximum),
     ]
-    svg = charts.quantiles(marks, "nats", "; ".join(f"{name} {value:.3f}" for name, value in marks))
-    return Figure("KL divergence by token", svg, caption)
+    return Figure("KL divergence by token", charts.quantiles(marks), caption)
 
 
 def _layers(layers: Layers) -> list[Figure]:
     """Gain and error of what each decoder layer adds."""
     about = {
-        "gain": ("How large what a layer adds is, along the reference's. 1 is the same", 1.0),
-        "error": ("How far what a layer adds is from the reference's, as a share of its size", 0.0),
+        "gain": ("What it adds, along the reference's: 1 is the same", 1.0),
+        "error": ("How far that is from the reference's, as a share of it", 0.0),
     }
     figures = []
     for name, (words, level) in about.items():
@@ -301,7 +303,7 @@ def _layers(layers: Layers) -> list[Figure]:
         if finite:
             _, far = max((abs(row[n] - level), n) for n in finite)
             caption = f"{words}. Farthest: layer {far}, {row[far]:.3f}."
-            svg = charts.lines([(name, list(enumerate(row)))], "decoder layer", caption, level)
+            svg = charts.lines([(name, list(enumerate(row)))], "decoder layer", level)
             figures.append(Figure(f"{name.capitalize()} by decoder layer", svg, caption))
     return figures
 
@@ -319,7 +321,7 @@ def _bytes(ledger: Ledger) -> Figure:
     caption = (
         f"In the checkpoint: quantized layers {in_bytes(ledger.layer_bytes)}, all else {in_bytes(rest)}."
     )
-    return Figure("Bytes of all weights", charts.amounts(rows, in_bytes, caption), caption)
+    return Figure("Bytes of all weights", charts.amounts(rows, in_bytes), caption)
 
 
 def in_bytes(amount: float) -> str:
@@ -341,17 +343,6 @@ def _ledger(ledger: Ledger) -> list[LedgerRow]:
     return [*rows, LedgerRow("weight files, headers included", f"{ledger.file_bytes:,}", "", "")]
 
 
-def _provenance(measurement: Measurement) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What was measured, with what, and the question it answers, as named lists."""
-    provenance = measurement.provenance
-    identity = [*_flat(measurement.identity), ("weights", f"sha256:{measurement.weights_digest}")]
-    return [
-        ("versions", sorted(provenance.versions.items())),
-        ("device", sorted(provenance.device.items())),
-        ("identity", identity),
-    ]
-
-
 def _flat(plain: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
     """Nested fields, their names dotted."""
     rows = []
@@ -365,7 +356,10 @@ def _flat(plain: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else "none" if value is None else repr(value)
+    """As a reader needs it: of a digest, what tells it from others."""
+    if isinstance(value, str):
+        return f"{value[:19]}…" if value.startswith("sha256:") else value
+    return "none" if value is None else repr(value)
 
 
 def _facts(outcome: Outcome) -> list[tuple[str, str]]:

@@ -3,6 +3,29 @@
 
 document.querySelectorAll(".needs-script").forEach((control) => { control.hidden = false; });
 
+// Where a narrow window shows rows as cards, the cells' names come from here, and the roles of a table stay.
+document.querySelectorAll("table.sortable, table.checks").forEach((table) => {
+  const heads = [...table.tHead.rows[0].cells];
+  table.setAttribute("role", "table");
+  [table.tHead, ...table.tBodies].forEach((group) => group.setAttribute("role", "rowgroup"));
+  [...table.rows].forEach((row) => {
+    row.setAttribute("role", "row");
+    [...row.cells].forEach((cell, column) => {
+      const isHead = cell.tagName === "TH";
+      cell.setAttribute("role", isHead ? (cell.scope === "row" ? "rowheader" : "columnheader") : "cell");
+      if (!isHead && column > 1) cell.dataset.label = heads[column].innerText.trim();
+    });
+  });
+});
+
+// A chart is named by its heading; in a table its figures are in the row, and it says nothing more.
+document.querySelectorAll("figure").forEach((figure) => {
+  const chart = figure.querySelector("svg");
+  chart.setAttribute("role", chart.querySelector("a") ? "group" : "img");
+  chart.setAttribute("aria-label", figure.querySelector("h3, h4").textContent);
+});
+document.querySelectorAll(".plot svg").forEach((chart) => chart.setAttribute("aria-hidden", "true"));
+
 const figureOf = (cell) => ("v" in cell.dataset ? Number(cell.dataset.v) : null);
 
 function compare(one, other, down) {
