@@ -13,7 +13,7 @@ PYTHONS := auto-gptq=$(ARCHIVED)/bin/python,autoawq=$(ARCHIVED)/bin/python
 PEERS := .venv-peers
 EVALUATE_METRIC := perplexity
 
-.PHONY: demo demo-regression test slow table statistics lint bench agreement peers-llama-cpp clean
+.PHONY: demo demo-regression test slow table statistics screenshots lint bench agreement peers-llama-cpp clean
 
 demo: $(VENV)/installed  ## quantize SmolLM2 to NF4 and INT8, measure, compare with the baselines
 	$(BIN)/pytest demo/test_smollm2.py
@@ -33,6 +33,10 @@ table: $(VENV)/installed $(ARCHIVED)/installed  ## every method and backend on S
 statistics: $(VENV)/installed  ## coverage, false alarms and power of intervals and verdicts, as Markdown
 	$(BIN)/python benchmarks/intervals.py
 
+screenshots: $(VENV)/installed  ## the pictures in docs/images, of a run of the demo, green and red
+	-$(BIN)/pytest demo/test_smollm2.py demo/regression --tenpak-json=build/demo.json
+	$(BIN)/python benchmarks/screenshots.py build/demo.json
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,6 +44,7 @@ lint: $(VENV)/installed
 
 bench: $(VENV)/installed $(PEERS)/installed  ## what the plugin adds to a run; our speed and memory beside others'
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/report.py
 	PYTHONPATH=. $(PEERS)/bin/python benchmarks/speed.py --evaluate-metric '$(EVALUATE_METRIC)'
 
 agreement: $(PEERS)/installed  ## our figures beside lm-eval's, Hugging Face's and, where it is installed, llama.cpp's

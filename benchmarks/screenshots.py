@@ -20,10 +20,10 @@ from pytest_tenpak.report.html import render
 from pytest_tenpak.report.json import read_document
 
 #: Name, width, height, colour scheme.
-VIEWS = (("light", 1180, 1480, "light"), ("dark", 1180, 1480, "dark"), ("narrow", 375, 1480, "light"))
+VIEWS = (("light", 1180, 1990, "light"), ("dark", 1180, 1990, "dark"), ("narrow", 375, 1480, "light"))
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-#: Colours of a picture: as many as a page of flat surfaces and soft letters needs.
-COLOURS = 96
+#: Colours of a picture: what a palette holds, which is all that flat surfaces and letters need.
+COLOURS = 255
 
 
 def main(document: Path, folder: Path) -> None:
