@@ -43,10 +43,11 @@ class Collector:
             return
         from .outcome import Outcome
 
+        outcome = Outcome.from_dict(plain)
+        if report.skipped and hasattr(report, "wasxfail"):
+            outcome = outcome.excused(f"expected to fail: {report.wasxfail}")
         try:
-            open_session(self._config).collect(
-                Outcome.from_dict(plain), report.when == "call" and report.passed
-            )
+            open_session(self._config).collect(outcome, report.when == "call" and report.passed)
         except TenpakError as error:
             self._problems.append(str(error))
 
@@ -81,8 +82,9 @@ class Collector:
 
     def pytest_unconfigure(self) -> None:
         """Annotate gates in GitHub Actions: at the very end, when nothing captures what is printed."""
+        reporter = self._config.pluginmanager.getplugin("terminalreporter")
         for line in annotated(self._summary, self._config) if self._summary else ():
-            print(line)
+            (reporter.write_line if reporter else print)(line)
 
     def _paint(self) -> Paint:
         from .checks import Status

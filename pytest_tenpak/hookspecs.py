@@ -25,6 +25,6 @@ def pytest_tenpak_register_reporters(
 ) -> None:
     """Add reports: call ``register(reporter)`` with a callable that takes the run's ``Summary``.
 
-    Called once, when a run with gates has ended, and never in a worker of xdist. What a reporter raises is
+    Called once, when the run has ended, and never in a worker of xdist. What a reporter raises is
     told in every later report and fails the run; it loses no other report and changes no verdict.
     """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from . import options
-from .errors import UnavailableError
+from .errors import TenpakError, UnavailableError
 from .report.written import REPORTS, write_report
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ def deliver(summary: Summary, config: pytest.Config) -> Summary:
             yield replace(summary, problems=tuple(problems))
         except OSError as fault:
             problems.append(f"{who} cannot be written: {fault}")
-        except Exception as fault:
+        except TenpakError as fault:
+            problems.append(str(fault.asked_by(who)))
+        except (Exception, SystemExit, pytest.fail.Exception, pytest.skip.Exception) as fault:
             problems.append(f"{who} raised {type(fault).__name__}: {fault}")
 
     reporters: list[Callable[[Summary], Any]] = []

@@ -129,3 +129,18 @@ def rewrite(path: Path, change: Callable[[Entry], Entry], device_class: str = "c
     assert baseline is not None
     baseline.with_entry(device_class, change(baseline.entries[device_class])).write(path)
     return path.read_bytes()
+
+
+#: Names that a terminal, a page, a Markdown renderer or a runner might obey.
+HOSTILE = {
+    "html": "test_a.py::test[<script>alert(1)</script><img src=x onerror=alert(1)>]",
+    "markdown": "test_a.py::test[a|b `code` ``` **bold** [x](http://evil) @somebody #1 </details>]",
+    "pipe": "test_a.py::test[\\|]",
+    "command": "test_a.py::test[%0A::error title=x::pwned]",
+    "newline": "test_a.py::test[\n::error title=x::pwned\r\n##[error]pwned\n| a | b |\n```\n</details>]",
+    "start": "::error title=x::pwned",
+    "ansi": "test_a.py::test[\x1b[31mred\x1b]0;title\x07\x9b2J]",
+    "bidi": "test_a.py::test[\u202egnp.exe\u2066\u200f]",
+    "surrogate": "test_a.py::test[\udcff]",
+    "long": "test_a.py::test[" + "x" * 10_000 + "]",
+}

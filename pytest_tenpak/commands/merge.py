@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,16 +29,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     """Print and write the joint report; 1 unless every gate ran and passed."""
     summary = merge({shard: read_document(path) for shard, path in shard_names(arguments.files).items()})
-    for report in REPORTS:
-        path = getattr(arguments, report)
-        if path is not None:
-            try:
-                write_report(report, summary, path)
-            except OSError as fault:
-                raise ReportError(f"{path} cannot be written", given=str(fault)) from None
     print(*summary_lines(summary), sep="\n")
     actions = Actions.of(os.environ)
     if actions is not None:
-        actions.write_step_summary(summary)
         print(*actions.annotations(summary, config.rootpath), sep="\n")
+        with _explained("GITHUB_STEP_SUMMARY"):
+            actions.write_step_summary(summary)
+    for report in REPORTS:
+        path = getattr(arguments, report)
+        if path is not None:
+            with _explained(path):
+                write_report(report, summary, path)
     return 0 if ran_well(summary) else 1
+
+
+@contextmanager
+def _explained(path: object) -> Iterator[None]:
+    try:
+        yield
+    except OSError as fault:
+        raise ReportError(f"{path} cannot be written", given=str(fault)) from None

@@ -15,6 +15,7 @@ from .terminal import gains, headlines, remedy, title
 
 #: How many annotations of a kind GitHub shows of one step.
 ANNOTATIONS = 10
+_A = {"error": "an error", "warning": "a warning"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _commands(kind: str, told: Iterable[tuple[Outcome, list[str]]], folder: Path
     more = len(rows) - ANNOTATIONS
     if more > 0:
         rows = rows[:ANNOTATIONS]
-        rows[-1][1].append(f"{more} more gates have a {kind}, which is in the summary of this job")
+        rows[-1][1].append(f"{more} more gates have {_A[kind]}, which is in the summary of this job")
     return [_command(kind, outcome, lines, folder) for outcome, lines in rows]
 
 
