@@ -15,6 +15,7 @@ import made_up
 import pytest
 
 from pytest_tenpak.baseline import Figures
+from pytest_tenpak.checks import Check, Status, Verdict
 from pytest_tenpak.measurement import Layers
 from pytest_tenpak.report import charts
 from pytest_tenpak.report.html import pareto, render
@@ -192,6 +193,26 @@ def test_two_hundred_long_cases_fit_three_megabytes():
     page = render(made_up.summary(*outcomes, trends={one.case.nodeid: past(100) for one in outcomes}))
     assert len(page.encode()) < 3_000_000
     assert page.count("Where in the text it hurts") == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "difference", "bound", "shown"),
+    [
+        ("compression_tolerance", 0.0, 0.1, "-10%"),
+        ("compression_creep", 0.0, 0.1, "-10%"),
+        ("ppl_tolerance", 0.0, 0.1, "+10%"),
+    ],
+)
+def test_what_is_refused_lies_on_the_side_of_worse(name, difference, bound, shown):
+    """Left of the bound for what may not fall, right of it for what may not rise; the figure is outside."""
+    one = made_up.outcome()
+    check = Check(name, "tolerance", Status.PASSED, 1.0, 1.0, difference, bound)
+    page = render(made_up.summary(replace(one, verdict=Verdict((check,)))))
+    left, width = map(float, re.search(r"class=refused x=([\d.]+) y=4 width=([\d.]+)", page).groups())
+    figure = float(re.search(r"class=value cx=([\d.]+) cy=15", page)[1])
+    assert f">{shown}</text>" in page
+    assert not left <= figure <= left + width
+    assert (left < figure) == shown.startswith("-")
 
 
 def test_axes_have_room_for_one_figure():

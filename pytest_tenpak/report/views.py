@@ -18,8 +18,9 @@ from .terminal import check_row, headline, loaded, notes, percent, remedy, told,
 
 #: The signs of a verdict, beside its word and its colour.
 MARKS = {"passed": "✓", "improved": "▲", "new": "◆", "accepted": "✓", "failed": "✗", "skipped": "–"}
-#: The checks whose figure may not fall below the bound.
-_LEAST = ("min_compression", "min_top1", "noise_floor", "compression_tolerance")
+#: The checks whose figure may not fall below the bound, and those whose fall it bounds.
+_LEAST = ("min_compression", "min_top1", "noise_floor")
+_FALLS = ("compression_tolerance", "compression_creep")
 
 
 class Figure(NamedTuple):
@@ -148,8 +149,8 @@ def _interval(check: Check) -> str:
         figure,
         check.low,
         check.high,
-        -check.bound if check.name == "compression_tolerance" else check.bound,
-        least=check.name in _LEAST,
+        -check.bound if check.name in _FALLS else check.bound,
+        least=check.name in (*_LEAST, *_FALLS),
         exact=check.decisive is None,
         zero=is_relative or check.name == "max_kld",
         show=(lambda x: f"{x:.4g}") if check.name == "max_kld" else show,
