@@ -183,6 +183,7 @@ def _marker_of(item: pytest.Item) -> pytest.Mark:
         f"{len(markers)} markers meet on one test",
         accepted="several on a test function (one case each), or one in each pytest.param(…, marks=…)",
         remedy="put them all on the function, or all in its parameters",
+        who=item.stash.get(_nodeid, item.nodeid),
     )
 
 

@@ -81,7 +81,9 @@ def test_nothing_is_written_into_shell_text(text):
     assert "${{" not in text
 
 
-@pytest.mark.parametrize("text", shell_texts())
+@pytest.mark.parametrize(
+    "text", [*shell_texts(), pytest.param((ROOT / ".ci" / "run").read_text(encoding="utf-8"), id=".ci/run")]
+)
 def test_shell_text_is_sound(text, tmp_path):
     """For bash itself, and for shellcheck where it is installed."""
     script = tmp_path / "step.sh"
