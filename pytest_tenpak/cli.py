@@ -12,7 +12,7 @@ import pytest
 from .errors import TenpakError
 
 #: Subcommands, each a module of ``commands``, in the order of the help text.
-COMMANDS = ("show", "doctor")
+COMMANDS = ("show", "merge", "doctor")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

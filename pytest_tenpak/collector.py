@@ -6,17 +6,17 @@ Registered in the only pytest process, or in xdist's controller, so that one pro
 from __future__ import annotations
 
 from collections.abc import Generator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from . import options
 from .errors import TenpakError
+from .reporting import annotated, asked_for, deliver
 from .state import EXPECTED_KEY, USAGE_KEY, open_session, session_key
 
 if TYPE_CHECKING:
     from .checks import Status
+    from .report.summary import Summary
     from .report.terminal import Paint
 
 
@@ -26,6 +26,8 @@ class Collector:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._problems: list[str] = []
+        self._summary: Summary | None = None
+        self._only_collects = bool(config.getoption("collectonly"))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in the outcome that a gated test's report carries."""
@@ -34,10 +36,11 @@ class Collector:
             return
         from .outcome import Outcome
 
+        outcome = Outcome.from_dict(plain)
+        if report.skipped and hasattr(report, "wasxfail"):
+            outcome = outcome.excused(f"expected to fail: {report.wasxfail}")
         try:
-            open_session(self._config).collect(
-                Outcome.from_dict(plain), report.when == "call" and report.passed
-            )
+            open_session(self._config).collect(outcome, report.when == "call" and report.passed)
         except TenpakError as error:
             self._problems.append(str(error))
 
@@ -52,31 +55,29 @@ class Collector:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Write ``--tenpak-json``; fail the run when a baseline or that file could not be written."""
-        path = options.read(self._config, "json")
-        if path is not None:
-            try:
-                open_session(self._config).write_json(Path(self._config.invocation_params.dir, path))
-            except OSError as fault:
-                self._problems.append(f"--tenpak-json: {path} cannot be written: {fault}")
-        if self._problems and session.exitstatus == pytest.ExitCode.OK:
+        """Deliver all reports; fail the run when a baseline or one of them could not be written."""
+        if (session_key in self._config.stash or asked_for(self._config)) and not self._only_collects:
+            summary = open_session(self._config).summary(self._problems)
+            self._summary = deliver(summary, self._config)
+        if self._summary and self._summary.problems and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return (yield)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The table of all gates, how many ran, and what became of baselines."""
-        session = self._config.stash.get(session_key, None)
-        if session is not None and (session.outcomes or self._problems):
-            from .report import terminal
+        summary = self._summary
+        if summary is not None and (summary.outcomes or summary.problems):
+            from .report.terminal import summary_lines
 
-            outcomes = session.ordered()
             terminalreporter.section("quantization gates", sep="=")
-            for line in terminal.table(outcomes, self._paint()):
+            for line in summary_lines(summary, self._paint()):
                 terminalreporter.line(line)
-            expected = max(len(session.expected), len(outcomes))
-            terminalreporter.line(terminal.counts(outcomes, expected))
-            for line in [*terminal.notes(outcomes, session.written), *self._problems]:
-                terminalreporter.line(line)
+
+    def pytest_unconfigure(self) -> None:
+        """Annotate gates in GitHub Actions: at the very end, when nothing captures what is printed."""
+        reporter = self._config.pluginmanager.getplugin("terminalreporter")
+        for line in annotated(self._summary, self._config) if self._summary else ():
+            (reporter.write_line if reporter else print)(line)
 
     def _paint(self) -> Paint:
         from .checks import Status

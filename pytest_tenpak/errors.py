@@ -88,6 +88,10 @@ class BaselineError(TenpakError):
     """A baseline file cannot be read, or is not what it says it is."""
 
 
+class ReportError(TenpakError):
+    """A report of a run cannot be read, or is not what it says it is."""
+
+
 _FAMILY: dict[str, type[TenpakError]] = {
     kind.__name__: kind
     for kind in (
@@ -100,6 +104,7 @@ _FAMILY: dict[str, type[TenpakError]] = {
         WorkerError,
         MeasurementError,
         BaselineError,
+        ReportError,
     )
 }
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
+import math
 import os
 import re
 import tempfile
 from pathlib import Path
+from typing import Any, NoReturn
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -28,6 +31,31 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says; raises ValueError too for figures that are not finite, and doubled fields."""
+    return json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a figure")
+
+
+def _finite(digits: str) -> float:
+    figure = float(digits)
+    if not math.isfinite(figure):
+        raise ValueError(f"{digits[:40]} is out of range")
+    return figure
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, whose fields a careless merge may not have doubled."""
+    plain = dict(pairs)
+    if len(plain) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return plain
 
 
 def _umask() -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pytest
+
     from .quantizers import Quantizer
+    from .report.summary import Summary
 
 
 def pytest_tenpak_register_quantizers(register: Callable[[type[Quantizer]], None]) -> None:
@@ -14,4 +17,14 @@ def pytest_tenpak_register_quantizers(register: Callable[[type[Quantizer]], None
 
     Called once, after collection, when the run has gates. The class must be importable or stand in a
     Python file (a conftest will do), since a worker process loads it again.
+    """
+
+
+def pytest_tenpak_register_reporters(
+    register: Callable[[Callable[[Summary], Any]], None], config: pytest.Config
+) -> None:
+    """Add reports: call ``register(reporter)`` with a callable that takes the run's ``Summary``.
+
+    Called once, when the run has ended, and never in a worker of xdist. What a reporter raises is
+    told in every later report and fails the run; it loses no other report and changes no verdict.
     """

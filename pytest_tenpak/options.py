@@ -209,6 +209,13 @@ RUN = tuple(
             lambda text, _: frozenset(name.strip() for name in text.split(",") if name.strip()),
         ),
         (Option("json", str, None, "write every outcome of the run to this file"), "PATH", False),
+        (Option("md", str, None, "write the run's report in Markdown to this file"), "PATH", False),
+        (
+            Option("md_comment", str, None, "the same, short enough for a comment on a pull request"),
+            "PATH",
+            False,
+        ),
+        (Option("html", str, None, "write the run's report as an HTML page to this file"), "PATH", False),
     )
 )
 

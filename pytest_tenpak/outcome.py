@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .checks import Limits, Status, Tolerances, Verdict
@@ -106,7 +106,8 @@ class Outcome:
     ``parts`` has one for each corpus, and none when the case could not be measured; ``problem`` then
     says why, and ``skipped`` whether that was allowed to pass as a skip. ``baseline`` is the file's
     path as shown to the user, ``device_class`` the entry in it, ``quantizing`` what making the checkpoint
-    cost (``seconds``, ``peak_bytes``, ``threads``).
+    cost (``seconds``, ``peak_bytes``, ``threads``). ``shard`` names the report it came from, where several
+    that were merged have the same gate.
     """
 
     case: Case
@@ -119,6 +120,12 @@ class Outcome:
     quantizing: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
     skipped: bool = False
+    shard: str = ""
+
+    @property
+    def title(self) -> str:
+        """The test's id, and the shard where that is not enough to tell it apart."""
+        return f"{self.case.nodeid} ({self.shard})" if self.shard else self.case.nodeid
 
     @property
     def measurement(self) -> Measurement | None:
@@ -134,6 +141,10 @@ class Outcome:
     def passes(self) -> bool:
         """Whether the test passes as far as the gate is concerned."""
         return self.update.passes
+
+    def excused(self, note: str) -> Outcome:
+        """This outcome of a test that was expected to fail: the verdict is what it is, and fails no run."""
+        return replace(self, update=replace(self.update, passes=True, note=note))
 
     @property
     def status(self) -> Status:
@@ -153,6 +164,7 @@ class Outcome:
             "quantizing": dict(self.quantizing),
             "problem": self.problem,
             "skipped": self.skipped,
+            "shard": self.shard,
         }
 
     @classmethod

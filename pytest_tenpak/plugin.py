@@ -42,6 +42,10 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Collector(config), "tenpak-collector")
+        if config.getoption("htmlpath", None):
+            from .pytest_html import GateRows
+
+            config.pluginmanager.register(GateRows(config, MARKERS), "tenpak-html-rows")
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
@@ -131,7 +135,7 @@ def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
         nodeid = item.stash.get(_nodeid, item.nodeid)
         try:
             marker = _marker_of(item)
-            file, line, _ = item.location
+            file, line = _place(item, marker)
             case = read_marker(
                 marker.args,
                 marker.kwargs,
@@ -139,7 +143,7 @@ def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
                 defaults=defaults,
                 nodeid=nodeid,
                 file=file,
-                line=(line or 0) + 1,
+                line=line,
             )
         except TenpakError as error:
             problems.append(str(error.asked_by(nodeid)))
@@ -161,6 +165,14 @@ def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
     if output is not None:
         output[EXPECTED_KEY] = sorted(session.expected)
     return problems
+
+
+def _place(item: pytest.Item, marker: pytest.Mark) -> tuple[str, int]:
+    """The test's file, and the marker's line in it."""
+    from .source import marker_line
+
+    file, first, _ = item.location
+    return file, marker_line(item.config.rootpath / file, (first or 0) + 1, marker.name, marker.kwargs)
 
 
 def _markers(item: Any) -> list[pytest.Mark]:

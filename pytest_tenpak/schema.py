@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 
 from .digest import fingerprint, labelled
 from .errors import BaselineError
+from .files import parse_json
 
 SCHEMA_VERSION = 2
 #: Decimals of every stored figure; identities keep theirs exactly.
@@ -27,7 +27,7 @@ def load(text: str, path: Path) -> dict[str, Any]:
     Raises BaselineError, naming ``path`` and the field, for what no such file can hold.
     """
     try:
-        plain = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once)
+        plain = parse_json(text)
         json.dumps(plain, ensure_ascii=False).encode()  # escapes can spell what is no Unicode text
     except (ValueError, RecursionError) as fault:
         conflict = "\n<<<<<<< " in f"\n{text}"
@@ -54,26 +54,6 @@ def refuse(path: Path, problem: str, given: str) -> NoReturn:
         accepted=f"a pytest-tenpak baseline of schema version 1 to {SCHEMA_VERSION}, as it was written",
         remedy="restore it with git, or delete it and run again to create it",
     )
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, whose fields a careless merge may not have doubled."""
-    plain = dict(pairs)
-    if len(plain) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
-    return plain
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a figure")
-
-
-def _finite(digits: str) -> float:
-    figure = float(digits)
-    if not math.isfinite(figure):
-        raise ValueError(f"{digits[:40]} is out of range")
-    return figure
 
 
 def _version(plain: Any, path: Path) -> int:

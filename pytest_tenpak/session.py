@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from .baseline import Baseline, Entry
 from .bench import Run
 from .digest import fingerprint
 from .errors import BaselineError
-from .files import write_atomically
 from .outcome import Case, Outcome, Part
 from .pipeline import evaluate
-from .report.json import document
+from .report.summary import Summary
 
 
 class GateSession:
@@ -74,11 +70,12 @@ class GateSession:
             except OSError as fault:
                 raise BaselineError(f"the baseline {path} cannot be written", given=str(fault)) from None
 
-    def ordered(self) -> list[Outcome]:
-        """The outcomes in order of their tests' ids, whatever order they ran in."""
-        return [self.outcomes[nodeid] for nodeid in sorted(self.outcomes)]
-
-    def write_json(self, path: Path) -> None:
-        """Write every outcome as one JSON document."""
-        plain: dict[str, Any] = document(self.ordered(), sorted(self.expected))
-        write_atomically(path, json.dumps(plain, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    def summary(self, problems: Sequence[str] = ()) -> Summary:
+        """The run as reporters see it; ``problems`` are what went wrong beside the gates."""
+        return Summary(
+            outcomes=tuple(self.outcomes[nodeid] for nodeid in sorted(self.outcomes)),
+            expected=tuple(sorted(self.expected | self.outcomes.keys())),
+            written=tuple(self.written),
+            problems=tuple(problems),
+            rule=self.run.rule,
+        )

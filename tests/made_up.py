@@ -8,7 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_tenpak.baseline import Baseline, Entry
-from pytest_tenpak.measurement import Ledger, Measurement, Provenance, Windows
+from pytest_tenpak.checks import Check, Limits, Status, Tolerances, Verdict
+from pytest_tenpak.measurement import Divergence, Layers, Ledger, Measurement, Provenance, Robust, Windows
+from pytest_tenpak.outcome import Case, Outcome, Part
+from pytest_tenpak.report.summary import Summary
+from pytest_tenpak.spec import QuantizeSpec
+from pytest_tenpak.update import Request, Update, decide
+from pytest_tenpak.verdict import compare
 
 IDENTITY = {
     "spec": {"method": "nf4", "options": {"bits": 4, "threshold": 1e-9}},
@@ -47,6 +53,64 @@ def accepted(**rest) -> Entry:
     return Entry.of(measured(**rest), reference())
 
 
+def case(nodeid="test_a.py::test_a", file="test_a.py", line=7, **rest) -> Case:
+    """A case with the default tolerances, and a limit that it keeps."""
+    fields = {
+        "name": "test_a/test_a",
+        "spec": QuantizeSpec.build("nf4", (), {}),
+        "model": "models/m",
+        "checkpoint": None,
+        "corpus": ("text.txt",),
+        "calibration": None,
+        "protocol": "gptq",
+        "context": None,
+        "stride": None,
+        "max_tokens": 0,
+        "dtype": "auto",
+        "limits": Limits(max_ppl_delta=5.0),
+        "tolerances": Tolerances(),
+        "may_skip": False,
+    }
+    return Case(nodeid=nodeid, file=file, line=line, **{**fields, **rest})
+
+
+def outcome(
+    nodeid="test_a.py::test_a", factor=1.0, entry="accepted", in_ci=True, mode=None, **rest
+) -> Outcome:
+    """The outcome of a checkpoint ``factor`` times as perplexed as the accepted one; ``entry`` None: new."""
+    asked = case(nodeid, **rest)
+    nll = tuple(nll + 4 * math.log(factor) for nll in (9.0, 10.0, 11.0))
+    ours = replace(
+        measured(nll, weights="d" if factor == 1.0 else "e"),
+        robust=Robust(2.4, 2.2, 0.01),
+        divergence=Divergence("exact", 0.02, 0.001, 0.01, 0.2, 0.5, 1.5, 0.9, 0.03),
+        layers=Layers((1.0, 0.99), (0.1, 0.2)),
+        budget=12,
+    )
+    before = replace(accepted(), layers=ours.layers) if entry else None
+    verdict = compare(ours, reference(), before, asked.limits, asked.tolerances)
+    part = Part("text.txt", asked.name, ours, reference(), ("torch 2.12.0 → 2.13.0",))
+    update = decide(verdict, Request(mode, "fine" if mode else None), in_ci)
+    return Outcome(
+        asked, verdict, update, "cpu", f"baselines/{asked.name}.json", "/c", (part,), {"seconds": 1.5}
+    )
+
+
+def unmeasured(
+    nodeid="test_a.py::test_a", problem="the worker crashed\n  | ::error::x", skipped=False, **rest
+):
+    """The outcome of a case that could not be measured."""
+    check = Check("measured", "sanity", Status.ERROR, evidence=problem.partition("\n")[0])
+    verdict = Verdict((check,))
+    return Outcome(case(nodeid, **rest), verdict, Update(False, False), problem=problem, skipped=skipped)
+
+
+def summary(*outcomes: Outcome, **rest) -> Summary:
+    """A run with these outcomes, all of them expected."""
+    expected = tuple(sorted(outcome.title for outcome in outcomes))
+    return Summary(**{"outcomes": tuple(outcomes), "expected": expected, **rest})
+
+
 def better(entry: Entry, factor: float, same_weights: bool = False) -> Entry:
     """The entry that would stand there had a checkpoint of ``factor`` times less perplexity been accepted.
 
@@ -65,3 +129,18 @@ def rewrite(path: Path, change: Callable[[Entry], Entry], device_class: str = "c
     assert baseline is not None
     baseline.with_entry(device_class, change(baseline.entries[device_class])).write(path)
     return path.read_bytes()
+
+
+#: Names that a terminal, a page, a Markdown renderer or a runner might obey.
+HOSTILE = {
+    "html": "test_a.py::test[<script>alert(1)</script><img src=x onerror=alert(1)>]",
+    "markdown": "test_a.py::test[a|b `code` ``` **bold** [x](http://evil) @somebody #1 </details>]",
+    "pipe": "test_a.py::test[\\|]",
+    "command": "test_a.py::test[%0A::error title=x::pwned]",
+    "newline": "test_a.py::test[\n::error title=x::pwned\r\n##[error]pwned\n| a | b |\n```\n</details>]",
+    "start": "::error title=x::pwned",
+    "ansi": "test_a.py::test[\x1b[31mred\x1b]0;title\x07\x9b2J]",
+    "bidi": "test_a.py::test[\u202egnp.exe\u2066\u200f]",
+    "surrogate": "test_a.py::test[\udcff]",
+    "long": "test_a.py::test[" + "x" * 10_000 + "]",
+}

@@ -19,7 +19,7 @@ SOURCE = ROOT / "pytest_tenpak"
 
 #: The table of layers; a module imports from lower ones, or from its own where that is not barred below.
 LAYERS = {
-    **dict.fromkeys(("errors", "digest", "files", "locks", "units"), 0),
+    **dict.fromkeys(("errors", "digest", "files", "locks", "source", "units"), 0),
     **dict.fromkeys(("spec", "protocol", "statistics", "measurement", "goals", "progress", "weights"), 1),
     **dict.fromkeys(("schema", "baseline", "checks", "evidence", "drift", "verdict", "update", "outcome"), 2),
     **dict.fromkeys(("report", "checkpoint", "device", "interpreters"), 3),
@@ -29,7 +29,19 @@ LAYERS = {
     ),
     **dict.fromkeys(("session", "quantized", "doctor"), 6),
     **dict.fromkeys(
-        ("hookspecs", "options", "state", "collector", "plugin", "commands", "cli", "__main__"), 7
+        (
+            "hookspecs",
+            "options",
+            "state",
+            "reporting",
+            "pytest_html",
+            "collector",
+            "plugin",
+            "commands",
+            "cli",
+            "__main__",
+        ),
+        7,
     ),
 }
 HEAVY = {"torch", "transformers", "bitsandbytes", "datasets", "accelerate"}

@@ -1,25 +1,48 @@
-"""Every outcome of a run as one plain document, for ``--tenpak-json``."""
+"""A run as one plain document, for ``--tenpak-json``, and the run that such a document tells of."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import json
+import math
+from dataclasses import asdict
+from functools import cache
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any, NoReturn
 
 from ..baseline import Figures
 from ..checks import Status
+from ..errors import ReportError
+from ..files import parse_json
 from ..outcome import Outcome, Part
+from ..statistics import Rule
+from .summary import Past, Summary
 
 SCHEMA_VERSION = 1
 
 
-def document(outcomes: Sequence[Outcome], expected: Sequence[str]) -> dict[str, Any]:
-    """``{schema_version, expected, ran, outcomes}``; each outcome with its derived figures beside it."""
-    return {
+def render(summary: Summary) -> str:
+    """The document as text."""
+    return json.dumps(document(summary), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def document(summary: Summary) -> dict[str, Any]:
+    """The summary in the form of ``schemas/run-1.json``; each outcome with its derived figures beside it."""
+    plain = {
         "schema_version": SCHEMA_VERSION,
-        "expected": list(expected),
-        "ran": sum(not outcome.skipped for outcome in outcomes),
-        "outcomes": [_plain(outcome) for outcome in outcomes],
+        "tenpak": metadata.version("pytest-tenpak"),
+        "rule": summary.rule and summary.rule._asdict(),
+        "expected": list(summary.expected),
+        "ran": sum(not outcome.skipped for outcome in summary.outcomes),
+        "missing": list(summary.missing),
+        "written": list(summary.written),
+        "stale": list(summary.stale),
+        "problems": list(summary.problems),
+        "outcomes": [_plain(outcome) for outcome in summary.outcomes],
+        "trends": {name: [asdict(past) for past in row] for name, row in summary.trends.items()},
     }
+    finite: dict[str, Any] = _finite(plain)
+    return finite
 
 
 def _plain(outcome: Outcome) -> dict[str, Any]:
@@ -45,3 +68,112 @@ def figures_of(outcome: Outcome, part: Part) -> dict[str, Any] | None:
         "top1": figures.top1,
         "tokens": measurement.windows.total_tokens,
     }
+
+
+def _finite(plain: Any) -> Any:
+    """``plain`` with null for what JSON has no number for, and for token figures of which one is such."""
+    if isinstance(plain, dict):
+        rows = {key: _finite(value) for key, value in plain.items()}
+        for key in ("robust", "divergence"):
+            if plain.get(key) and any(rows[key][name] != value for name, value in plain[key].items()):
+                rows[key] = None
+        return rows
+    if isinstance(plain, (list, tuple)):
+        return [_finite(item) for item in plain]
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_document(path: Path) -> Summary:
+    """The run that the document at ``path`` tells of.
+
+    Raises ReportError, naming file and field, for anything that is not a whole and consistent document of
+    this schema version.
+    """
+    try:
+        plain = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as fault:
+        _refuse(path, "cannot be read", str(fault))
+    except (ValueError, RecursionError) as fault:
+        _refuse(path, "is not valid JSON", str(fault))
+    _check_version(path, plain)
+    _check_schema(path, plain)
+    try:
+        outcomes = [_outcome(row) for row in plain["outcomes"]]
+        again = [_plain(outcome) for outcome in outcomes]
+    except (ArithmeticError, KeyError, TypeError, ValueError) as fault:
+        _refuse(path, "contradicts itself", f"{type(fault).__name__}: {fault}")
+    for row, own in zip(plain["outcomes"], again, strict=True):
+        _check_consistency(path, row, own)
+    return Summary(
+        outcomes=tuple(outcomes),
+        expected=tuple(plain["expected"]),
+        written=tuple(plain["written"]),
+        stale=tuple(plain["stale"]),
+        problems=tuple(plain["problems"]),
+        trends={name: tuple(map(_past, row)) for name, row in plain["trends"].items()},
+        rule=Rule(**plain["rule"]) if plain["rule"] else None,
+    )
+
+
+def _outcome(row: dict[str, Any]) -> Outcome:
+    """The outcome, its derived figures left to be derived again."""
+    parts = [{k: v for k, v in part.items() if k != "figures"} for part in row["parts"]]
+    return Outcome.from_dict({**{k: v for k, v in row.items() if k != "figures"}, "parts": parts})
+
+
+def _past(row: dict[str, Any]) -> Past:
+    return Past(**{**row, "figures": Figures(**row["figures"])})
+
+
+def _refuse(path: Path, problem: str, given: str) -> NoReturn:
+    raise ReportError(
+        f"the report {path} {problem}",
+        given=given[:300],
+        accepted=f"what --tenpak-json writes, of schema version {SCHEMA_VERSION}",
+        remedy="run the gates again with --tenpak-json, or leave the file out",
+    )
+
+
+def _check_version(path: Path, plain: Any) -> None:
+    version = plain.get("schema_version") if isinstance(plain, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ReportError(
+            f"the report {path} was written by a newer pytest-tenpak",
+            given=f"schema_version {version}",
+            accepted=f"schema_version {SCHEMA_VERSION}",
+            remedy="upgrade pytest-tenpak",
+        )
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        _refuse(path, "has no schema version that is known", f"schema_version {version!r}")
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the document."""
+    source = resources.files("pytest_tenpak").joinpath(f"schemas/run-{SCHEMA_VERSION}.json")
+    read: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+    return read
+
+
+def _check_schema(path: Path, plain: Any) -> None:
+    import jsonschema  # here, since a run that reads no report should not pay for it
+
+    fault = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema()).iter_errors(plain))
+    if fault is not None:
+        where = ".".join(str(step) for step in fault.absolute_path) or "top level"
+        _refuse(path, f"has a fault in {where}", fault.message)
+
+
+def _check_consistency(path: Path, row: dict[str, Any], own: dict[str, Any]) -> None:
+    """What a schema cannot say: the status is that of the checks, the figures are those of the windows."""
+    gate = row["case"]["nodeid"]
+    if row["verdict"]["status"] != own["verdict"]["status"]:
+        given = f"{row['verdict']['status']} where its checks give {own['verdict']['status']}"
+        _refuse(path, f"contradicts itself about the status of {gate}", given)
+    for part, derived in zip(row["parts"], own["parts"], strict=True):
+        given, found = (one["figures"] and one["figures"]["perplexity"] for one in (part, derived))
+        if (given is None) != (found is None) or (found and not math.isclose(given, found, rel_tol=1e-6)):
+            _refuse(path, f"contradicts itself about the perplexity of {gate}", f"{given}, not {found}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ..baseline import Figures
 from ..outcome import Outcome
+from ..statistics import DEFAULT_RULE, Rule
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,12 @@ class Past:
 class Summary:
     """What a run has to say when it ends.
 
-    ``outcomes`` are in the order of their tests' ids, ``expected`` holds the ids of all gates that were
-    collected. ``written`` are the baselines (as shown to the user) that the run wrote, ``stale`` the ones
-    that no test answers to any more, ``problems`` what went wrong beside the gates. ``trends`` has, by
-    baseline name, what was accepted before, oldest first.
+    ``outcomes`` are in the order of their titles, ``expected`` holds the titles of all gates that were
+    collected: their tests' ids, told apart by shard where several that were merged differ about one.
+    ``written`` are the baselines (as shown to the user) that the run wrote, ``stale`` the ones that no test
+    answers to any more, ``problems`` what went wrong beside the gates. ``trends`` has, by baseline name,
+    what was accepted before, oldest first. ``rule`` is how decisions were made, None where merged shards
+    differ in it.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -35,9 +38,10 @@ class Summary:
     stale: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     trends: Mapping[str, Sequence[Past]] = field(default_factory=dict)
+    rule: Rule | None = DEFAULT_RULE
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The ids of gates that were expected and of which nothing was heard."""
-        heard = {outcome.case.nodeid for outcome in self.outcomes}
-        return tuple(nodeid for nodeid in self.expected if nodeid not in heard)
+        """The titles of gates that were expected and of which nothing was heard."""
+        heard = {outcome.title for outcome in self.outcomes}
+        return tuple(title for title in self.expected if title not in heard)

@@ -10,6 +10,8 @@ from tabulate import tabulate
 from ..checks import Check, Status
 from ..measurement import HEADLINE, RATIOS, Noise
 from ..outcome import Outcome, Part
+from .plain import short_name, visible, visible_lines
+from .summary import Summary
 
 #: ``paint(text, status)``: colours a verdict where the terminal has colours.
 Paint = Callable[[str, Status], str]
@@ -32,7 +34,9 @@ _TITLES = {
     "finite": "finite figures",
     "measured": "measured",
 }
-_HEADERS = (
+#: How many of many gates are named.
+_NAMED = 10
+HEADERS = (
     "gate",
     "method",
     "bits/weight",
@@ -51,23 +55,30 @@ def failure(outcome: Outcome) -> str:
     """The text of one failed gate: what, how much, against what, what changed, and how to accept it."""
     case = outcome.case
     if outcome.problem:
-        return f"{outcome.problem}\n\nmethod: {case.spec}"
-    rows = [_check_row(check) for check in outcome.verdict.checks]
-    told = "; ".join(_headline(check) for check in outcome.verdict.failing) or outcome.update.note
-    lines = [f"{outcome.status}: {told}", f"{case.nodeid} [{case.spec}]", ""]
+        return "\n".join([*visible_lines(outcome.problem), "", visible(f"method: {case.spec}")])
+    rows = [check_row(check) for check in outcome.verdict.checks]
+    lines = [headlines(outcome), f"{short_name(outcome.title)} [{case.spec}]", ""]
     lines += tabulate(
         rows, headers=("", "check", "against", "measured", "difference", "bound"), disable_numparse=True
     ).splitlines()
     lines += [
         "",
-        *(f"{_title(check)}: {check.evidence}" for check in outcome.verdict.failing if check.evidence),
+        *(f"{title(check)}: {check.evidence}" for check in outcome.verdict.failing if check.evidence),
     ]
-    lines += [line for part in outcome.parts for line in _told(part)]
+    lines += [line for part in outcome.parts for line in told(part)]
     lines += _accounts(outcome)
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(visible(line.rstrip()) for line in lines)
 
 
-def _told(part: Part) -> list[str]:
+def headlines(outcome: Outcome) -> str:
+    """The failure of one gate in a line."""
+    if outcome.problem:
+        return f"{outcome.status}: {outcome.problem.partition(chr(10))[0]}"
+    told = "; ".join(headline(check) for check in outcome.verdict.failing) or outcome.update.note
+    return f"{outcome.status}: {told}"
+
+
+def told(part: Part) -> list[str]:
     """The figures of one corpus that no check bounds, a line each."""
     lines = []
     divergence, ours, theirs = (
@@ -92,15 +103,15 @@ def _told(part: Part) -> list[str]:
     return lines
 
 
-def _headline(check: Check) -> str:
+def headline(check: Check) -> str:
     """One check in a few words: what pytest shows in its one-line summary."""
-    _, name, _, value, difference, bound = _check_row(check)
+    _, name, _, value, difference, bound = check_row(check)
     return f"{name} {difference or value}".rstrip() + (f", bound {bound}" if bound else "")
 
 
 def _accounts(outcome: Outcome) -> list[str]:
     """Where the baseline is, what else differs since it was accepted, and what to do now."""
-    lines = [_loaded(outcome), f"baseline: {outcome.baseline} [{outcome.device_class}]"]
+    lines = [loaded(outcome), f"baseline: {outcome.baseline} [{outcome.device_class}]"]
     if any(check.status is Status.NEW for check in outcome.verdict.checks):
         lines[1] = f"baseline: none yet, and none is created by a failing test ({outcome.baseline})"
     moved = any(check.kind == "tolerance" for check in outcome.verdict.failing)
@@ -111,10 +122,10 @@ def _accounts(outcome: Outcome) -> list[str]:
         lines.append("differs in provenance: nothing that is recorded (same versions, same device)")
     if outcome.update.note:
         lines.append(outcome.update.note)
-    return [*lines, _remedy(outcome)]
+    return [*lines, remedy(outcome)]
 
 
-def _loaded(outcome: Outcome) -> str:
+def loaded(outcome: Outcome) -> str:
     """Who loaded what was measured, and what its quantized layers ran through."""
     if outcome.measurement is None:
         return "loaded: nothing"
@@ -122,7 +133,7 @@ def _loaded(outcome: Outcome) -> str:
     return f"loaded by: {outcome.measurement.loader}" + (f", layers run through {kernel}" if kernel else "")
 
 
-def _remedy(outcome: Outcome) -> str:
+def remedy(outcome: Outcome) -> str:
     """The exact command that accepts the new figures, where accepting can settle it."""
     if any(check.name == "noise_floor" for check in outcome.verdict.failing):
         return "what to do: set the tolerance that is named, in the marker or for the run"
@@ -136,13 +147,15 @@ def _remedy(outcome: Outcome) -> str:
     return f"to accept: {shlex.join(command)}"
 
 
-def _title(check: Check) -> str:
+def title(check: Check) -> str:
+    """What a check compares, with the text where a case has several."""
     title = _TITLES.get(check.name, check.name)
     return f"{title} on {check.corpus}" if check.corpus else title
 
 
-def _check_row(check: Check) -> list[str]:
-    name = f"{_title(check)} ({check.evidence})" if check.name == "min_compression" else _title(check)
+def check_row(check: Check) -> list[str]:
+    """Mark, title, both figures, their difference and its bound."""
+    name = f"{title(check)} ({check.evidence})" if check.name == "min_compression" else title(check)
     mark = "✗" if check.status.failing else "+" if check.status is Status.IMPROVED else "✓"
     if check.name == "min_compression":
         bound = "" if check.bound is None else f"≥ {check.bound:g}×"
@@ -158,7 +171,7 @@ def _check_row(check: Check) -> list[str]:
     show = _times if "compression" in check.name else _plain
     sign = "≥ -" if "compression" in check.name else "≤ +"
     bound = f"{sign}{check.bound * 100:g}%".replace("+-", "-")
-    return [mark, name, show(check.before), show(check.value), _percent(check.difference), bound]
+    return [mark, name, show(check.before), show(check.value), percent(check.difference), bound]
 
 
 def _plain(value: float | None) -> str:
@@ -169,7 +182,7 @@ def _times(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}×"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
     """Two decimals, or as many as it takes not to show a difference as none.
 
     Below 1e-7 there is none: baselines are stored to six decimals.
@@ -183,8 +196,8 @@ def _percent(value: float | None) -> str:
 
 def table(outcomes: Sequence[Outcome], paint: Paint | None = None) -> list[str]:
     """The summary table, a line per gate, with the denominator of its compression named below."""
-    rows = [row for outcome in outcomes for row in _rows(outcome, paint)]
-    lines = tabulate(rows, headers=_HEADERS, disable_numparse=True).splitlines()
+    rows = [row for outcome in outcomes for row in table_rows(outcome, paint)]
+    lines = tabulate(rows, headers=HEADERS, disable_numparse=True).splitlines()
     return [
         *lines,
         f"compression: {RATIOS[HEADLINE]}; bits/weight: quantized layers; perplexity: reference → quantized; "
@@ -192,29 +205,36 @@ def table(outcomes: Sequence[Outcome], paint: Paint | None = None) -> list[str]:
     ]
 
 
-def _rows(outcome: Outcome, paint: Paint | None) -> list[list[str]]:
+def table_rows(outcome: Outcome, paint: Paint | None = None) -> list[list[str]]:
     """A row for each corpus, or one without figures."""
-    case = outcome.case
-    status = "skipped" if outcome.skipped else str(outcome.status)
-    if not outcome.passes and outcome.status is Status.NEW:
-        status = "new, refused in CI"
-    elif outcome.passes and outcome.status.failing:
-        status = f"{status}, accepted"
+    gate, method = short_name(outcome.title), short_name(outcome.case.spec.title)
+    status = verdict_words(outcome)
     verdict = paint(status, outcome.status) if paint else status
     if not outcome.parts:
-        return [[case.nodeid, case.spec.title, *[""] * (len(_HEADERS) - 3), verdict]]
+        return [[gate, method, *[""] * (len(HEADERS) - 3), verdict]]
     return [
         [
-            case.nodeid if len(outcome.parts) == 1 else f"{case.nodeid} on {part.corpus}",
-            case.spec.title,
-            *_figures(outcome, part),
+            gate if len(outcome.parts) == 1 else f"{gate} on {short_name(part.corpus)}",
+            method,
+            *figures_row(outcome, part),
             verdict,
         ]
         for part in outcome.parts
     ]
 
 
-def _figures(outcome: Outcome, part: Part) -> list[str]:
+def verdict_words(outcome: Outcome) -> str:
+    """The verdict, and what was done about it."""
+    if outcome.skipped:
+        return "skipped"
+    if not outcome.passes and outcome.status is Status.NEW:
+        return "new, refused in CI"
+    accepted = outcome.passes and outcome.status.failing
+    return f"{outcome.status}, accepted" if accepted else str(outcome.status)
+
+
+def figures_row(outcome: Outcome, part: Part) -> list[str]:
+    """The figures of one corpus, from bits per weight to tokens, as HEADERS names them."""
     measurement, reference = part.measurement, part.reference
     of_part = [check for check in outcome.verdict.checks if check.corpus in ("", part.corpus)]
     moved = next((check.difference for check in of_part if check.name == "ppl_tolerance"), None)
@@ -223,10 +243,10 @@ def _figures(outcome: Outcome, part: Part) -> list[str]:
         "" if bits is None else f"{bits:.3f}",
         f"{measurement.ledger.ratios[HEADLINE]:.2f}×",
         f"{reference.perplexity:.3f} → {measurement.perplexity:.3f}",
-        _percent(measurement.perplexity / reference.perplexity - 1),
+        percent(measurement.perplexity / reference.perplexity - 1),
         "" if divergence is None else f"{'' if divergence.is_exact else '≥ '}{divergence.mean:.4f}",
         "" if divergence is None else f"{divergence.top1:.1%}",
-        _percent(moved),
+        percent(moved),
         f"{measurement.windows.total_tokens:,} of {measurement.budget:,}",
     ]
 
@@ -245,13 +265,13 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
     for outcome in outcomes:
         note = outcome.update.note
         if not note and outcome.status is Status.IMPROVED:
-            note = f"baseline can be tightened by {_gains(outcome)}, with --tenpak-update=improved"
+            note = f"baseline can be tightened by {gains(outcome)}, with --tenpak-update=improved"
         if outcome.update.write and outcome.baseline not in written:
             note = "baseline not written, since the test failed"
         if note and outcome.passes:
             lines.append(f"{outcome.baseline} [{outcome.device_class}]: {note}")
         lines += [
-            f"{outcome.case.nodeid}: {_title(check)} passed undecided: {check.evidence}"
+            f"{short_name(outcome.title)}: {title(check)} passed undecided: {check.evidence}"
             for check in outcome.verdict.checks
             if check.decisive is False and not check.status.failing and outcome.passes
         ]
@@ -261,13 +281,32 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
             for part in outcome.parts
             if part.noise
         ]
-    return lines
+    return [visible(line) for line in lines]
 
 
-def _gains(outcome: Outcome) -> str:
+def summary_lines(summary: Summary, paint: Paint | None = None) -> list[str]:
+    """What a run says when it ends: table, how many gates ran, notes, what is missing, what went wrong."""
+    return [
+        *table(summary.outcomes, paint),
+        counts(summary.outcomes, len(summary.expected)),
+        *notes(summary.outcomes, summary.written),
+        *absent(summary),
+        *(line for problem in summary.problems for line in visible_lines(problem)),
+    ]
+
+
+def absent(summary: Summary) -> list[str]:
+    """A line with the gates that were expected and of which nothing was heard, if there are any."""
+    shown = [short_name(gate) for gate in summary.missing[:_NAMED]]
+    more = len(summary.missing) - len(shown)
+    names = ", ".join(shown) + (f" and {more:,} more" if more else "")
+    return [f"did not run: {names}"] if shown else []
+
+
+def gains(outcome: Outcome) -> str:
     """How much better than their baseline the figures are that are."""
     return ", ".join(
-        f"{_percent(check.difference)} of {_title(check).partition(' vs ')[0]}"
+        f"{percent(check.difference)} of {title(check).partition(' vs ')[0]}"
         for check in outcome.verdict.checks
         if check.status is Status.IMPROVED
     )

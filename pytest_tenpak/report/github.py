@@ -1,0 +1,107 @@
+"""What GitHub Actions shows of a run: annotations at the markers, and a summary of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..checks import Status
+from ..outcome import Outcome
+from .markdown import STEP_SUMMARY_BYTES, render
+from .plain import short_name, visible
+from .summary import Summary
+from .terminal import gains, headlines, remedy, title
+
+#: How many annotations of a kind GitHub shows of one step.
+ANNOTATIONS = 10
+_A = {"error": "an error", "warning": "a warning"}
+
+
+@dataclass(frozen=True)
+class Actions:
+    """The step that this process is part of: the file its summary goes to, and where the checkout is."""
+
+    step_summary: Path | None
+    workspace: Path | None
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Actions | None:
+        """The step that these variables tell of; None outside GitHub Actions."""
+        if environment.get("GITHUB_ACTIONS") != "true":
+            return None
+        named = [environment.get(name) for name in ("GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE")]
+        summary, workspace = (Path(name) if name else None for name in named)
+        return cls(summary, workspace)
+
+    def write_step_summary(self, summary: Summary) -> None:
+        """Append the report to the step's summary, as much of it as GitHub still takes; raises OSError."""
+        if self.step_summary is None:
+            return
+        with self.step_summary.open("ab") as stream:
+            before = stream.tell()
+            text = render(summary, max(STEP_SUMMARY_BYTES - before - 1, 0))
+            stream.write(b"\n" * bool(before and text) + text.encode())
+
+    def annotations(self, summary: Summary, root: Path, with_errors: bool = True) -> list[str]:
+        """The run's annotations as workflow commands, a line each; ``root`` is where the gates' files are."""
+        folder, root, workspace = Path(), root.resolve(), self.workspace and self.workspace.resolve()
+        if workspace and root.is_relative_to(workspace):
+            folder = root.relative_to(workspace)
+        return [
+            *(_commands("error", _errors(summary.outcomes), folder) if with_errors else ()),
+            *_commands("warning", _warnings(summary.outcomes), folder),
+        ]
+
+
+def _errors(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, list[str]]]:
+    for outcome in outcomes:
+        if not outcome.passes and not outcome.skipped:
+            told = [
+                f"{title(check)}: {check.evidence}" for check in outcome.verdict.failing if check.evidence
+            ]
+            yield outcome, [headlines(outcome), *([] if outcome.problem else [*told, remedy(outcome)])]
+
+
+def _warnings(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, list[str]]]:
+    """Gates that pass, and that somebody should look at all the same."""
+    for outcome in outcomes:
+        told = [
+            f"decided by the point estimate: {title(check)}: {check.evidence}"
+            for check in outcome.verdict.checks
+            if check.decisive is False
+        ]
+        if outcome.status is Status.IMPROVED:
+            told.insert(0, f"improved: the baseline can be tightened by {gains(outcome)}")
+        if outcome.status is Status.NEW or outcome.update.note:
+            told.insert(0, f"{outcome.status}: {outcome.update.note}")
+        if told and outcome.passes:
+            yield outcome, told
+
+
+def _commands(kind: str, told: Iterable[tuple[Outcome, list[str]]], folder: Path) -> list[str]:
+    rows = list(told)
+    more = len(rows) - ANNOTATIONS
+    if more > 0:
+        rows = rows[:ANNOTATIONS]
+        rows[-1][1].append(f"{more} more gates have {_A[kind]}, which is in the summary of this job")
+    return [_command(kind, outcome, lines, folder) for outcome, lines in rows]
+
+
+def _command(kind: str, outcome: Outcome, lines: Iterable[str], folder: Path) -> str:
+    case = outcome.case
+    properties = {
+        "file": visible((folder / case.file).as_posix()),
+        "line": str(case.line),
+        "title": f"tenpak: {short_name(outcome.title)}",
+    }
+    named = ",".join(f"{name}={_escaped_property(value)}" for name, value in properties.items())
+    return f"::{kind} {named}::{_escaped(chr(10).join(map(visible, lines)))}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _escaped_property(text: str) -> str:
+    return _escaped(text).replace(":", "%3A").replace(",", "%2C")

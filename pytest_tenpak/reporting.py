@@ -1,0 +1,83 @@
+"""The end of a run: what it has to say goes to files, to GitHub, and to reporters of other plugins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from . import options
+from .errors import TenpakError
+from .report.written import REPORTS, write_report
+
+if TYPE_CHECKING:
+    from .report.summary import Summary
+
+#: The plugin that annotates every failing test of a run, gates among them.
+_ANNOTATES_FAILURES = "pytest_github_actions_annotate_failures"
+
+
+def asked_for(config: pytest.Config) -> dict[str, str]:
+    """The paths that were named for reports, by the report."""
+    paths = {report: options.read(config, report) for report in REPORTS}
+    return {report: path for report, path in paths.items() if path is not None}
+
+
+def deliver(summary: Summary, config: pytest.Config) -> Summary:
+    """Give the summary to all who are to have it; returns it with what went wrong on the way.
+
+    Each report is on its own: what one raises is a problem that the next ones, and the run, hear of.
+    """
+    from .report.github import Actions
+
+    problems = list(summary.problems)
+
+    @contextmanager
+    def named(who: str) -> Iterator[Summary]:
+        try:
+            yield replace(summary, problems=tuple(problems))
+        except OSError as fault:
+            problems.append(f"{who} cannot be written: {fault}")
+        except TenpakError as fault:
+            problems.append(str(fault.asked_by(who)))
+        except (Exception, SystemExit, pytest.fail.Exception, pytest.skip.Exception) as fault:
+            problems.append(f"{who} raised {type(fault).__name__}: {fault}")
+
+    reporters: list[Callable[[Summary], Any]] = []
+    with named("pytest_tenpak_register_reporters"):
+        config.hook.pytest_tenpak_register_reporters(register=reporters.append, config=config)
+    for reporter in reporters:
+        with named(f"reporter {_name(reporter)}") as seen:
+            reporter(seen)
+    actions = Actions.of(os.environ)
+    if actions is not None:
+        with named("GITHUB_STEP_SUMMARY") as seen:
+            actions.write_step_summary(seen)
+    for report, path in asked_for(config).items():
+        with named(f"--tenpak-{report.replace('_', '-')}: {path}") as seen:
+            write_report(report, seen, Path(config.invocation_params.dir, path))
+    return replace(summary, problems=tuple(problems))
+
+
+def annotated(summary: Summary, config: pytest.Config) -> list[str]:
+    """The lines by which a runner of GitHub Actions annotates gates; none elsewhere.
+
+    Failures are left to the plugin that annotates those of all tests, where it is there.
+    """
+    from .report.github import Actions
+
+    actions = Actions.of(os.environ)
+    plugins = (name for name, plugin in config.pluginmanager.list_name_plugin() if plugin is not None)
+    told = any(name.startswith(_ANNOTATES_FAILURES) for name in plugins)
+    return actions.annotations(summary, config.rootpath, with_errors=not told) if actions else []
+
+
+def _name(reporter: Callable[[Summary], Any]) -> str:
+    """Whose it is: module and name of a function, or of an object's class."""
+    named: Any = reporter if hasattr(reporter, "__qualname__") else type(reporter)
+    return f"{named.__module__}.{named.__qualname__}"

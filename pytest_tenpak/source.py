@@ -1,0 +1,72 @@
+"""Where in a test file a marker stands: what annotations point at."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+_Decorated: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def marker_line(file: Path, line: int, name: str, arguments: Mapping[str, Any]) -> int:
+    """The line of the marker ``name(**arguments)`` on the test at ``line``: its ``def`` or first decorator.
+
+    Looked for among the test's decorators, then those of its classes, then in what is assigned to
+    ``pytestmark``. The test's own line where the marker is none of these (an alias, a hook's), or where
+    the file cannot be read.
+    """
+    try:
+        tree = _parsed(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError, RecursionError):
+        return line
+    around = [node for node in ast.walk(tree) if isinstance(node, _Decorated) and _holds(node, line)]
+    for scope in (*reversed(around), tree):  # a walk meets what is around a thing before the thing
+        for call in _calls(scope):
+            if _called(call) == name and _agrees(call, arguments):
+                return call.lineno
+    return line
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
+def _holds(node: _Decorated, line: int) -> bool:
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    return first <= line <= (node.end_lineno or node.lineno)
+
+
+def _calls(scope: _Decorated | ast.Module) -> Iterator[ast.Call]:
+    """The calls among a scope's decorators and in its ``pytestmark``."""
+    marks = list(scope.decorator_list) if not isinstance(scope, ast.Module) else []
+    if not isinstance(scope, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        marks += [node.value for node in scope.body if isinstance(node, ast.Assign) and _marks(node)]
+    for mark in marks:
+        yield from (node for node in ast.walk(mark) if isinstance(node, ast.Call))
+
+
+def _marks(node: ast.Assign) -> bool:
+    return any(isinstance(target, ast.Name) and target.id == "pytestmark" for target in node.targets)
+
+
+def _called(call: ast.Call) -> str:
+    """The last name of what is called: ``quantize`` of ``pytest.mark.quantize(…)``."""
+    return call.func.attr if isinstance(call.func, ast.Attribute) else ""
+
+
+def _agrees(call: ast.Call, arguments: Mapping[str, Any]) -> bool:
+    """Whether the call has these keyword arguments, as far as it says them in literals."""
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    if None not in given and given.keys() != arguments.keys():
+        return False
+    for name, value in given.items():
+        try:
+            if name is not None and ast.literal_eval(value) != arguments.get(name):
+                return False
+        except (ValueError, TypeError):
+            continue
+    return True

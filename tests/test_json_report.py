@@ -1,0 +1,171 @@
+"""The JSON document of a run: what its schema promises, and what is refused when it is read."""
+
+import json
+import math
+from dataclasses import replace
+from importlib import metadata
+
+import jsonschema
+import pytest
+from made_up import HOSTILE, outcome, summary, unmeasured
+
+from pytest_tenpak.baseline import Figures
+from pytest_tenpak.errors import ReportError
+from pytest_tenpak.measurement import Layers, Noise, Robust
+from pytest_tenpak.report.json import document, read_document, render, schema
+from pytest_tenpak.report.summary import Past
+from pytest_tenpak.statistics import Rule
+
+
+def full():
+    """A run with something in every field."""
+    first = outcome()
+    part = replace(first.parts[0], noise=Noise(3, 0.01, 0.02, {"threads": 0.001}))
+    past = Past("abc123", "2026-01-31", "cpu", Figures(10.0, 9.0, None, 4.0))
+    return summary(
+        replace(first, parts=(part,)),
+        replace(outcome("test_a.py::test_b", 1.2), shard="gpu"),
+        outcome("test_a.py::test_c", entry=None),
+        unmeasured("test_a.py::test_d", skipped=True),
+        expected=("test_a.py::test_a", "test_a.py::test_z"),
+        written=("baselines/a.json",),
+        stale=("baselines/old.json",),
+        problems=("the disk is full",),
+        trends={"test_a/test_a": (past,)},
+        rule=Rule(0.01, True),
+    )
+
+
+def valid(plain) -> bool:
+    return jsonschema.Draft202012Validator(schema()).is_valid(plain)
+
+
+def test_the_schema_is_one():
+    """Draft 2020-12, with an id of its own."""
+    jsonschema.Draft202012Validator.check_schema(schema())
+    assert schema()["$id"] == "urn:pytest-tenpak:run-1"
+
+
+def test_a_document_is_valid_and_reads_back_as_the_run(tmp_path):
+    """Version and rule are in it; every field comes back."""
+    run = full()
+    plain = json.loads(render(run))
+    jsonschema.Draft202012Validator(schema()).validate(plain)
+    assert plain["tenpak"] == metadata.version("pytest-tenpak")
+    assert plain["rule"] == {"alpha": 0.01, "fixed": True}
+    assert (plain["ran"], plain["missing"]) == (3, ["test_a.py::test_z"])
+    path = tmp_path / "run.json"
+    path.write_text(render(run))
+    assert read_document(path) == run
+
+
+@pytest.mark.parametrize("nodeid", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_names_are_kept_as_they_are(tmp_path, nodeid):
+    """In ASCII, so that no reader meets a control character; whole, so that nothing is lost."""
+    run = summary(outcome(nodeid), unmeasured("test_b.py::b", f"crash in {nodeid}"))
+    text = render(run)
+    assert all(char == "\n" or " " <= char <= "~" for char in text)
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    assert read_document(path) == run
+
+
+def test_figures_that_are_not_finite_are_null(tmp_path):
+    """A case whose figures are no numbers is written all the same, and read."""
+    bad = outcome()
+    ours = bad.parts[0].measurement
+    nan = replace(ours, robust=Robust(math.nan, 1.0, 0.5), layers=Layers((math.inf, 1.0), (0.1, math.nan)))
+    path = tmp_path / "run.json"
+    path.write_text(render(summary(replace(bad, parts=(replace(bad.parts[0], measurement=nan),)))))
+    read = read_document(path).outcomes[0].parts[0].measurement
+    assert read.robust is None
+    assert read.layers.nonfinite == [0, 1]
+
+
+def leaves(plain, path=()):
+    """Every place in a document, by its path."""
+    yield path
+    rows = plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ()
+    for key, value in rows:
+        yield from leaves(value, (*path, key))
+
+
+def test_no_field_may_be_missing_and_none_added():
+    """Whatever required field is left out, or unknown one put in, the schema refuses the document."""
+    free = {"identity", "options", "quantizing", "runtime", "min_compression", "compression", "versions"}
+    plain = document(replace(full(), outcomes=full().outcomes[:1]))
+    places = [p for p in leaves(plain) if p and isinstance(p[-1], str) and not free & set(map(str, p[:-1]))]
+    assert len(places) > 100
+    for *path, key in places:
+        if path[-1:] in (["device"], ["trends"]):
+            continue
+        changed = json.loads(json.dumps(plain))
+        parent = changed
+        for step in path:
+            parent = parent[step]
+        value = parent.pop(key)
+        assert not valid(changed), (path, key)
+        parent[key] = value
+        parent[f"{key}_"] = value
+        assert not valid(changed), (path, key)
+
+
+def written(tmp_path, change) -> str:
+    """A document with a change, or the text that stands in its place."""
+    plain = document(full())
+    text = change(plain)
+    path = tmp_path / "run.json"
+    path.write_bytes(text if isinstance(text, bytes) else json.dumps(plain).encode())
+    with pytest.raises(ReportError) as caught:
+        read_document(path)
+    return str(caught.value)
+
+
+def put(*path):
+    """A change that puts the last of ``path`` where the rest of it leads."""
+
+    def change(plain):
+        for step in path[:-2]:
+            plain = plain[step]
+        plain[path[-2]] = path[-1]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda _: b"", "is not valid JSON"),
+        (lambda _: b"{", "is not valid JSON"),
+        (lambda _: b"[" * 100_000, "is not valid JSON"),
+        (lambda _: b"\xff\xfe", "cannot be read"),
+        (lambda _: b"[]", "has no schema version that is known"),
+        (lambda _: b'{"schema_version": NaN}', "NaN is not a figure"),
+        (lambda _: b'{"schema_version": 1, "schema_version": 1}', "stands there twice"),
+        (put("rule", "alpha", math.nan), "NaN is not a figure"),
+        (put("schema_version", 2), "was written by a newer pytest-tenpak"),
+        (put("schema_version", 0), "has no schema version that is known"),
+        (put("schema_version", True), "has no schema version that is known"),
+        (put("outcomes", 0, "case", {}), "has a fault in outcomes.0.case"),
+        (put("outcomes", 0, "verdict", "status", "fine"), "has a fault in outcomes.0.verdict.status"),
+        (put("outcomes", 0, "verdict", "status", "error"), "about the status of test_a.py::test_a"),
+        (put("outcomes", 0, "parts", 0, "figures", "perplexity", 3.0), "about the perplexity of test_a"),
+        (put("outcomes", 0, "parts", 0, "figures", None), "about the perplexity of test_a"),
+        (put("outcomes", 0, "parts", 0, "measurement", "windows", "nll", [1.0]), "contradicts itself"),
+        (put("outcomes", 0, "parts", 0, "measurement", "windows", "nll", [1e299] * 3), "contradicts itself"),
+        (put("expected", ["a", "a"]), "has a fault in expected"),
+    ],
+)
+def test_what_is_no_whole_report_is_refused(tmp_path, change, said):
+    """An error that names the file, the field and the way out; never a traceback."""
+    told = written(tmp_path, change)
+    assert said in told
+    assert str(tmp_path / "run.json") in told
+    assert "what to do: " in told
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    """Or that is a folder."""
+    for path in (tmp_path, tmp_path / "none.json"):
+        with pytest.raises(ReportError, match="cannot be read"):
+            read_document(path)
