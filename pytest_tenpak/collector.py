@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from .errors import TenpakError
-from .reporting import annotated, asked_for, deliver
+from .reporting import annotated, asked_for, deliver, require
 from .state import EXPECTED_KEY, USAGE_KEY, open_session, session_key
 
 if TYPE_CHECKING:
@@ -29,6 +29,13 @@ class Collector:
         self._summary: Summary | None = None
         self._only_collects = bool(config.getoption("collectonly"))
 
+    def pytest_sessionstart(self) -> None:
+        """End at once where a report that was asked for cannot be made, before any gate runs."""
+        try:
+            require(self._config)
+        except TenpakError as error:
+            raise pytest.UsageError(str(error)) from None
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in the outcome that a gated test's report carries."""
         plain = getattr(report, "tenpak_outcome", None)
@@ -36,10 +43,11 @@ class Collector:
             return
         from .outcome import Outcome
 
+        outcome = Outcome.from_dict(plain)
+        if report.skipped and hasattr(report, "wasxfail"):
+            outcome = outcome.excused(f"expected to fail: {report.wasxfail}")
         try:
-            open_session(self._config).collect(
-                Outcome.from_dict(plain), report.when == "call" and report.passed
-            )
+            open_session(self._config).collect(outcome, report.when == "call" and report.passed)
         except TenpakError as error:
             self._problems.append(str(error))
 
@@ -74,8 +82,9 @@ class Collector:
 
     def pytest_unconfigure(self) -> None:
         """Annotate gates in GitHub Actions: at the very end, when nothing captures what is printed."""
+        reporter = self._config.pluginmanager.getplugin("terminalreporter")
         for line in annotated(self._summary, self._config) if self._summary else ():
-            print(line)
+            (reporter.write_line if reporter else print)(line)
 
     def _paint(self) -> Paint:
         from .checks import Status

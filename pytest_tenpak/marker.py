@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .arguments import ARGUMENTS
@@ -13,6 +13,7 @@ from .files import portable_name
 from .measurement import HEADLINE, RATIOS
 from .outcome import Case
 from .quantizers import Quantizer, Registry
+from .quantizers.presets import PRESETS
 from .spec import CHECKPOINT, QuantizeSpec, nearest
 
 _BASELINE_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
@@ -89,6 +90,22 @@ def read_marker(
             )
         },
     )
+
+
+def methods_of(given: Mapping[str, Any]) -> set[str]:
+    """The names that a marker's method goes by: what it says, and the method that a preset stands for."""
+    said = str(given.get("method", CHECKPOINT))
+    return {said, PRESETS.get(said, (said,))[0]}
+
+
+def require_methods(names: Iterable[str], registry: Registry) -> None:
+    """Raise SpecError where one of the names that ``--tenpak-methods`` gives is no method and no preset."""
+    for name in names:
+        if name not in PRESETS and name != CHECKPOINT:
+            try:
+                registry[name]
+            except SpecError as error:
+                raise error.asked_by("--tenpak-methods") from None
 
 
 def _read_spec(given: Mapping[str, Any], registry: Registry) -> tuple[Quantizer | None, QuantizeSpec]:

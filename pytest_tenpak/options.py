@@ -205,6 +205,12 @@ RUN = tuple(
             None,
             "8",
         ),
+        (
+            Option("methods", str, "", "run the gates of these methods or presets only: NAME,…"),
+            "NAME,…",
+            False,
+            lambda text, _: frozenset(name.strip() for name in text.split(",") if name.strip()),
+        ),
         (Option("json", str, None, "write every outcome of the run to this file"), "PATH", False),
         (Option("md", str, None, "write the run's report in Markdown to this file"), "PATH", False),
         (

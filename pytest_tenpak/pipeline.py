@@ -65,8 +65,8 @@ def _evaluate(case: Case, run: Run) -> Outcome:
     for bench in benches:
         _refuse_overlap(bench)
     # A first baseline, and an updated one, should hold all windows that the budget allows.
-    updates = request.mode not in (None, "new")
-    whole = updates or run.noise > 0 or any(entry is None for entry, _ in entries)
+    creates = any(entry is None or (elsewhere and request.mode) for entry, elsewhere in entries)
+    whole = creates or run.noise > 0 or request.mode not in (None, "new")
     # The references come first: a corpus that cannot be measured on is found before hours of quantizing.
     references = [start_reference(bench, whole) for bench in benches]
     bench = benches[0]

@@ -91,10 +91,11 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    marked = [item for item in items if _markers(item)]
-    if not marked:
-        return
-    problems = _build_cases(config, marked)
+    try:
+        marked = _selected(config, items)
+        problems = _build_cases(config, marked) if marked else []
+    except TenpakError as error:
+        problems = [str(error)]
     if not problems:
         return
     output = getattr(config, "workeroutput", None)
@@ -103,6 +104,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     # An xdist worker cannot end a run with a usage error; its controller can (pytest_testnodedown).
     output[USAGE_KEY] = problems
     items.clear()
+
+
+def _selected(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.Item]:
+    """The marked tests; with ``--tenpak-methods`` those of its methods, and every other test is left out."""
+    marked = [item for item in items if _markers(item)]
+    wanted = options.read(config, "methods")
+    if not wanted:
+        return marked
+    from .marker import methods_of, require_methods
+
+    require_methods(wanted, open_session(config).run.registry)
+    kept = [item for item in marked if wanted & methods_of(_marker_of(item).kwargs)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+    return kept
 
 
 def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
@@ -180,6 +196,7 @@ def _marker_of(item: pytest.Item) -> pytest.Mark:
         f"{len(markers)} markers meet on one test",
         accepted="several on a test function (one case each), or one in each pytest.param(…, marks=…)",
         remedy="put them all on the function, or all in its parameters",
+        who=item.stash.get(_nodeid, item.nodeid),
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from . import options
+from .errors import TenpakError, UnavailableError
 from .report.written import REPORTS, write_report
 
 if TYPE_CHECKING:
@@ -25,6 +26,17 @@ def asked_for(config: pytest.Config) -> dict[str, str]:
     """The paths that were named for reports, by the report."""
     paths = {report: options.read(config, report) for report in REPORTS}
     return {report: path for report, path in paths.items() if path is not None}
+
+
+def require(config: pytest.Config) -> None:
+    """Refuse a report that cannot be made here; raises UnavailableError."""
+    if options.read(config, "html") is not None:
+        from .report.html import require
+
+        try:
+            require()
+        except UnavailableError as error:
+            raise error.asked_by("--tenpak-html") from None
 
 
 def deliver(summary: Summary, config: pytest.Config) -> Summary:
@@ -42,7 +54,9 @@ def deliver(summary: Summary, config: pytest.Config) -> Summary:
             yield replace(summary, problems=tuple(problems))
         except OSError as fault:
             problems.append(f"{who} cannot be written: {fault}")
-        except Exception as fault:
+        except TenpakError as fault:
+            problems.append(str(fault.asked_by(who)))
+        except (Exception, SystemExit, pytest.fail.Exception, pytest.skip.Exception) as fault:
             problems.append(f"{who} raised {type(fault).__name__}: {fault}")
 
     reporters: list[Callable[[Summary], Any]] = []

@@ -120,11 +120,11 @@ def _decide_new(request: Request, in_ci: bool) -> Update:
 
 def _decide_green(verdict: Verdict, request: Request, creeps: bool, changes: Changes) -> Update:
     """A passing case: rewritten where that was asked, and even then not for the worse unasked."""
-    if not request.takes("improved" if verdict.status is Status.IMPROVED else "passing"):
-        return Update(False, True)
-    if any(old is None for old, _ in changes):
+    if any(old is None for old, _ in changes) and request.takes("new"):
         # It passed beside another device's entry; its own is created, and that one left alone.
         return Update(True, True, note="baseline created for this device class", only_new=True)
+    if not request.takes("improved" if verdict.status is Status.IMPROVED else "passing"):
+        return Update(False, True)
     if not request.reanchor and all(_is_same(old, new) for old, new in changes):
         return Update(False, True)
     refusal = _refusal(verdict, request, creeps, changes)

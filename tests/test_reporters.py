@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 from pytest_tenpak.report.json import read_document, schema
+from pytest_tenpak.report.merging import ran_well
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "reports.md"
 
@@ -140,6 +141,17 @@ def test_the_checkout_may_be_above_the_suite(suite, actions, monkeypatch):
     assert f"file={suite.path.name}/test_gate.py," in commands(suite.run(FAILS))[0]
 
 
+def test_an_expected_failure_is_no_error(suite, actions, distributed):
+    """xfail: a warning that says so, in a report that counts no failure."""
+    result = suite.run("@pytest.mark.xfail(reason='known')" + FAILS, "--tenpak-json=run.json", *distributed)
+    result.assert_outcomes(xfailed=1)
+    (line,) = commands(result)
+    assert line.startswith("::warning file=test_gate.py,line=")
+    assert line.endswith("::error: expected to fail: known")
+    assert actions.read_text().startswith("### Quantization gates: passed\n")
+    assert ran_well(read_document(suite.path / "run.json"))
+
+
 def test_errors_are_left_to_the_plugin_that_annotates_failures(suite, actions):
     """Two annotations of one failure help nobody."""
     (suite.path / "pytest_github_actions_annotate_failures.py").touch()
@@ -194,6 +206,22 @@ def test_a_reporter_that_raises_is_named_and_costs_nothing_else(suite, distribut
     run = read_document(suite.path / "run.json")
     assert run.problems == (said, "reporter builtins.int raised TypeError: 'int' object is not callable")
     assert [str(one.status) for one in run.outcomes] == ["error"]
+
+
+def test_a_reporter_that_leaves(suite):
+    """Whatever way it takes: sys.exit, pytest.fail and pytest.skip end nothing but itself."""
+    suite.pytester.makeconftest(
+        """
+        import sys, pytest
+
+        def pytest_tenpak_register_reporters(register):
+            for leave in (sys.exit, pytest.fail, pytest.skip, pytest.exit):
+                register(lambda summary, leave=leave: leave("bye"))
+        """
+    )
+    suite.run(FAILS, "--tenpak-json=run.json").assert_outcomes(failed=1)
+    kinds = [problem.split()[3] for problem in read_document(suite.path / "run.json").problems]
+    assert kinds == ["SystemExit:", "Failed:", "Skipped:", "Exit:"]
 
 
 def test_a_hook_that_raises(suite):

@@ -1,0 +1,383 @@
+"""What the page shows of one case: the words of the terminal's report, and charts of what is behind them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..checks import Check
+from ..measurement import RATIOS, Divergence, Layers, Ledger, Measurement, Provenance
+from ..outcome import Outcome, Part
+from ..statistics import Rule, estimate
+from . import charts
+from .plain import short_name, visible_lines
+from .summary import Summary
+from .terminal import check_row, headline, loaded, notes, percent, remedy, told, verdict_words
+
+#: The signs of a verdict, beside its word and its colour.
+MARKS = {"passed": "✓", "improved": "▲", "new": "◆", "accepted": "✓", "failed": "✗", "skipped": "–"}
+#: The checks whose figure may not fall below the bound, and those whose fall it bounds.
+_LEAST = ("min_compression", "min_top1", "noise_floor")
+_FALLS = ("compression_tolerance", "compression_creep")
+
+
+class Figure(NamedTuple):
+    """One chart with its title and what is to be known about it."""
+
+    title: str
+    svg: str
+    caption: str
+
+
+class CheckView(NamedTuple):
+    """One row of the checks: the terminal's words, the interval as a chart, and the evidence."""
+
+    tone: str
+    mark: str
+    name: str
+    before: str
+    value: str
+    difference: str
+    bound: str
+    svg: str
+    evidence: str
+
+
+class LedgerRow(NamedTuple):
+    """One row of the ledger: what, its bytes, its weights, bits for each."""
+
+    what: str
+    size: str
+    weights: str
+    bits: str
+
+
+@dataclass(frozen=True)
+class PartView:
+    """What was measured on one corpus."""
+
+    corpus: str
+    tiles: Sequence[tuple[str, str, str]]
+    figures: Sequence[Figure]
+    told: Sequence[str]
+    ledger: Sequence[LedgerRow]
+    ratios: Sequence[tuple[str, str]]
+    changes: Sequence[str]
+    identity: Sequence[tuple[str, str]]
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class CaseView:
+    """One case; ``anchor`` is its place in the page."""
+
+    anchor: str
+    title: str
+    spec: str
+    tone: str
+    mark: str
+    words: str
+    reasons: Sequence[tuple[str, str]]
+    problem: Sequence[str]
+    checks: Sequence[CheckView]
+    parts: Sequence[PartView]
+    notes: Sequence[str]
+    settled: tuple[str, str] | None
+    facts: Sequence[tuple[str, str]]
+
+
+def tone(outcome: Outcome) -> str:
+    """Which of MARKS an outcome has."""
+    if outcome.skipped:
+        return "skipped"
+    if not outcome.passes:
+        return "failed"
+    return "accepted" if outcome.status.failing else str(outcome.status)
+
+
+def case_view(outcome: Outcome, anchor: str, summary: Summary, bars: int) -> CaseView:
+    """All that the page says of one outcome; ``bars`` is how many a chart may have."""
+    rule, written = summary.rule, summary.written
+    failing = outcome.verdict.failing
+    kind, _, text = remedy(outcome).partition(": ")
+    is_red = not outcome.passes and not outcome.skipped and not outcome.problem
+    checks = [_check_view(check) for check in outcome.verdict.checks if not outcome.problem]
+    if not any(check.name == "max_ppl_delta" for check in outcome.verdict.checks):
+        checks += [row for part in outcome.parts for row in _unbounded(part, outcome, rule)]
+    return CaseView(
+        anchor=anchor,
+        title=outcome.title,
+        spec=str(outcome.case.spec),
+        tone=tone(outcome),
+        mark=MARKS[tone(outcome)],
+        words=verdict_words(outcome),
+        reasons=[] if outcome.problem else [(headline(check), check.evidence) for check in failing],
+        problem=visible_lines(outcome.problem) if outcome.problem else [],
+        checks=checks,
+        parts=[_part_view(part, bars) for part in outcome.parts],
+        notes=[outcome.update.note, *notes([outcome], written)]
+        if is_red and outcome.update.note
+        else notes([outcome], written),
+        settled=(kind, text) if is_red else None,
+        facts=_facts(outcome),
+    )
+
+
+# ---------------------------------------------------------------- checks
+
+
+def _check_view(check: Check) -> CheckView:
+    mark, name, before, value, difference, bound = check_row(check)
+    tone = "failed" if check.status.failing else str(check.status)
+    # What failed, and the name of a compression, have their evidence with them already.
+    told = "" if check.status.failing or check.name == "min_compression" else check.evidence
+    return CheckView(tone, mark, name, before, value, difference, bound, _interval(check), told)
+
+
+def _interval(check: Check) -> str:
+    """The check's figure with its interval, beside its bound; empty where there is nothing to bound."""
+    figure = check.value if check.difference is None else check.difference
+    if figure is None or check.bound is None:
+        return ""
+    is_relative = check.difference is not None or check.name == "noise_floor"
+    show = charts.share if is_relative or check.name == "min_top1" else charts.number
+    if check.name == "min_compression":
+        show = _times
+    return charts.interval(
+        figure,
+        check.low,
+        check.high,
+        -check.bound if check.name in _FALLS else check.bound,
+        least=check.name in (*_LEAST, *_FALLS),
+        exact=check.decisive is None,
+        zero=is_relative or check.name == "max_kld",
+        show=(lambda x: f"{x:.4g}") if check.name == "max_kld" else show,
+    )
+
+
+def _times(figure: float) -> str:
+    return f"{figure:.4g}×"
+
+
+def _unbounded(part: Part, outcome: Outcome, rule: Rule | None) -> list[CheckView]:
+    """Perplexity against the reference where no limit asks for it: the same figure, decided by nobody."""
+    ours, theirs = part.measurement, part.reference
+    if rule is None or not _are_paired(part) or not _is_finite(ours.perplexity, theirs.perplexity):
+        return []
+    found = estimate(_differences(part), ours.windows.tokens, rule, ours.windows.units).relative()
+    low, high = (end if math.isfinite(end) else None for end in (found.low, found.high))
+    if low is None or low <= -1:
+        return []
+    look = "at one look" if rule.fixed else "at any look"
+    words = (
+        f"{100 * (1 - rule.alpha):g}% interval {found.low:+.2%} to {found.high:+.2%} {look}; no limit is set"
+    )
+    svg = charts.interval(
+        found.value, low, high, None, least=False, exact=False, zero=True, show=charts.share
+    )
+    name = "perplexity vs reference" + (f" on {part.corpus}" if len(outcome.parts) > 1 else "")
+    before, value = f"{theirs.perplexity:,.4f}", f"{ours.perplexity:,.4f}"
+    return [CheckView("plain", "·", name, before, value, percent(found.value), "", svg, words)]
+
+
+def _are_paired(part: Part) -> bool:
+    ours, theirs = part.measurement.windows, part.reference.windows
+    return ours.stream == theirs.stream and ours.tokens == theirs.tokens and ours.total_tokens > 0
+
+
+def _is_finite(*figures: float) -> bool:
+    return all(map(math.isfinite, figures))
+
+
+def _differences(part: Part) -> list[float]:
+    """NLL of the checkpoint minus the reference's, by window, in nats."""
+    pairs = zip(part.measurement.windows.nll, part.reference.windows.nll, strict=True)
+    return [ours - theirs for ours, theirs in pairs]
+
+
+# ---------------------------------------------------------------- figures
+
+
+def _part_view(part: Part, bars: int) -> PartView:
+    ours = part.measurement
+    figures = [_stretches(part, bars), *_divergences(ours), *_layers(ours.layers), _bytes(ours.ledger)]
+    return PartView(
+        corpus=part.corpus,
+        tiles=_tiles(part),
+        figures=[figure for figure in figures if figure and figure.svg],
+        # The other line is on divergence, of which the charts have all.
+        told=told(part)[-1:] if ours.robust else [],
+        ledger=_ledger(ours.ledger),
+        ratios=[
+            (words, f"{ours.ledger.ratios[n]:.4f}×") for n, words in RATIOS.items() if n in ours.ledger.ratios
+        ],
+        changes=part.changes,
+        identity=[*_flat(ours.identity), ("weights", _plain(f"sha256:{ours.weights_digest}"))],
+        provenance=ours.provenance,
+    )
+
+
+def _tiles(part: Part) -> list[tuple[str, str, str]]:
+    """The figures that are read first: name, figure, what belongs to it."""
+    ours, theirs = part.measurement, part.reference
+    bits, divergence = ours.ledger.bits_per_weight, ours.divergence
+    whole = next(iter(ours.ledger.ratios.items()))
+    tiles = [
+        (
+            "perplexity vs reference",
+            percent(ours.perplexity / theirs.perplexity - 1),
+            f"{theirs.perplexity:,.3f} → {ours.perplexity:,.3f}",
+        ),
+        ("compression", f"{whole[1]:.2f}×", RATIOS[whole[0]]),
+    ]
+    if bits is not None:
+        tiles.append(("bits per weight", f"{bits:.3f}", "quantized layers"))
+    if divergence:
+        bound = "" if divergence.is_exact else "≥ "
+        tiles.append(("KL divergence", f"{bound}{divergence.mean:.4f}", "nats per token"))
+        tiles.append(("top-1 agreement", f"{divergence.top1:.1%}", "of tokens"))
+    tiles.append(("evidence", f"{ours.windows.total_tokens:,}", f"of {ours.budget:,} tokens"))
+    return tiles
+
+
+def _stretches(part: Part, bars: int) -> Figure | None:
+    """Where in the text it hurts; long texts in at most ``bars`` stretches of as many windows each."""
+    if not _are_paired(part):
+        return None
+    tokens, differences = part.measurement.windows.tokens, _differences(part)
+    size = math.ceil(len(tokens) / bars)
+    firsts = range(0, len(tokens), size)
+    counts = [sum(tokens[n : n + size]) for n in firsts]
+    values = [
+        math.fsum(differences[n : n + size]) / count if count else 0.0
+        for n, count in zip(firsts, counts, strict=True)
+    ]
+    mean = math.fsum(differences) / sum(counts)
+    worst = max(range(len(values)), key=values.__getitem__)
+    start = sum(counts[:worst])
+    each = "one window" if size == 1 else f"{size} windows"
+    caption = (
+        f"NLL of the checkpoint minus the reference's, nats per token. Each bar is {each} of "
+        f"{len(tokens):,}; dashed: the mean, {mean:+.4f}. "
+        f"Worst: {values[worst]:+.4f} in tokens {start:,} to {start + counts[worst]:,}."
+    )
+    name = "Where in the text it hurts"
+    return Figure(name, charts.stretches(values, counts, mean), caption)
+
+
+def _divergences(measurement: Measurement) -> list[Figure]:
+    windows, divergence = measurement.windows, measurement.divergence
+    figures = []
+    if windows.kld:
+        means = [s / n for s, n in zip(windows.kld, windows.tokens, strict=True) if n]
+        svg = charts.histogram(means, "nats per token, mean of a window")
+        figures.append(Figure("KL divergence by window", svg, f"How many of {len(means):,} windows."))
+    if divergence:
+        figures.append(_tokens(divergence))
+    return figures
+
+
+def _tokens(divergence: Divergence) -> Figure:
+    error = "" if divergence.error is None else f" ± {divergence.error:.4f}"
+    caption = f"Nats, {divergence.kind}. Mean {divergence.mean:.4f}{error}; RMS Δp {divergence.rms_dp:.2%}."
+    marks = [
+        ("median", divergence.median),
+        ("99%", divergence.p99),
+        ("99.9%", divergence.p999),
+        ("max", divergence.maximum),
+    ]
+    return Figure("KL divergence by token", charts.quantiles(marks), caption)
+
+
+def _layers(layers: Layers) -> list[Figure]:
+    """Gain and error of what each decoder layer adds."""
+    about = {
+        "gain": ("What it adds, along the reference's: 1 is the same", 1.0),
+        "error": ("How far that is from the reference's, as a share of it", 0.0),
+    }
+    figures = []
+    for name, (words, level) in about.items():
+        row: Sequence[float] = getattr(layers, name)
+        finite = [n for n, figure in enumerate(row) if math.isfinite(figure)]
+        if finite:
+            _, far = max((abs(row[n] - level), n) for n in finite)
+            caption = f"{words}. Farthest: layer {far}, {row[far]:.3f}."
+            svg = charts.lines([(name, list(enumerate(row)))], "decoder layer", level)
+            figures.append(Figure(f"{name.capitalize()} by decoder layer", svg, caption))
+    return figures
+
+
+# ---------------------------------------------------------------- ledger and provenance
+
+
+def _bytes(ledger: Ledger) -> Figure:
+    rest = ledger.tensor_bytes - ledger.layer_bytes
+    rows: list[tuple[str, list[tuple[str, float]]]] = [
+        ("at 32 bit", [("beside", 4 * ledger.weights)]),
+        ("at 16 bit", [("beside", 2 * ledger.weights)]),
+        ("checkpoint", [("layers", ledger.layer_bytes), ("rest", rest)]),
+    ]
+    caption = (
+        f"In the checkpoint: quantized layers {in_bytes(ledger.layer_bytes)}, all else {in_bytes(rest)}."
+    )
+    return Figure("Bytes of all weights", charts.amounts(rows, in_bytes), caption)
+
+
+def in_bytes(amount: float) -> str:
+    """As file managers show it: powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.4g} {unit}"
+        amount /= 1000
+    return f"{amount:.4g} TB"
+
+
+def _ledger(ledger: Ledger) -> list[LedgerRow]:
+    whole = 8 * ledger.tensor_bytes / ledger.weights
+    rows = [LedgerRow("whole checkpoint", f"{ledger.tensor_bytes:,}", f"{ledger.weights:,}", f"{whole:.3f}")]
+    bits = ledger.bits_per_weight
+    if bits is not None:
+        layers = (f"{ledger.layer_bytes:,}", f"{ledger.layer_weights:,}", f"{bits:.3f}")
+        rows.append(LedgerRow("quantized layers", *layers))
+    return [*rows, LedgerRow("weight files, headers included", f"{ledger.file_bytes:,}", "", "")]
+
+
+def _flat(plain: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
+    """Nested fields, their names dotted."""
+    rows = []
+    for name, value in plain.items():
+        rows += (
+            _flat(value, f"{path}{name}.")
+            if isinstance(value, Mapping)
+            else [(f"{path}{name}", _plain(value))]
+        )
+    return rows
+
+
+def _plain(value: Any) -> str:
+    """As a reader needs it: of a digest, what tells it from others."""
+    if isinstance(value, str):
+        return f"{value[:19]}…" if value.startswith("sha256:") else value
+    return "none" if value is None else repr(value)
+
+
+def _facts(outcome: Outcome) -> list[tuple[str, str]]:
+    """Where the case is, what it asked, and what quantizing cost."""
+    case, cost = outcome.case, outcome.quantizing
+    rows = [
+        ("test", f"{short_name(case.file)}:{case.line}"),
+        ("model", case.model or "none named"),
+        (
+            "baseline",
+            f"{outcome.baseline} [{outcome.device_class}]" if outcome.device_class else outcome.baseline,
+        ),
+    ]
+    if outcome.parts:
+        name, _, value = loaded(outcome).partition(": ")
+        rows.append((name, value))
+    if "seconds" in cost:
+        peak = f", {in_bytes(cost['peak_bytes'])} of memory" if cost.get("peak_bytes") else ""
+        rows.append(("quantizing took", f"{cost['seconds']:.1f} s{peak}"))
+    return [(name, value) for name, value in rows if value]
