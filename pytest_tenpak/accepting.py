@@ -16,6 +16,13 @@ from .statistics import Rule
 from .update import Request, decide
 from .verdict import are_paired
 
+#: What the update rule tells a run to name, as ``tenpak accept`` calls it.
+_OPTIONS = {
+    '--tenpak-accept "reason"': '--reason "text"',
+    "--tenpak-reanchor": "--reanchor",
+    "or --tenpak-fixed": "or --tenpak-fixed; or take what there is with --fewer-windows",
+}
+
 
 @dataclass(frozen=True)
 class Told:
@@ -93,6 +100,8 @@ def _checks(outcome: Outcome, part: Part, entry: Entry | None, rule: Rule) -> It
 def _why_not(verdict: Verdict, request: Request, note: str) -> Told:
     """Why nothing is written: nothing to write, not asked for, or not allowed."""
     if note:
+        for option, ours in _OPTIONS.items():
+            note = note.replace(option, ours)
         return Told.refused(note)
     broken = ", ".join(check.name for check in verdict.failing if check.kind != "tolerance")
     if broken:

@@ -1,6 +1,9 @@
 """`tenpak accept`: what another machine measured becomes the baseline here, under the same rule as in a run."""
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from commanding import Suite, suite  # noqa: F401
@@ -31,10 +34,7 @@ def test_a_regression_is_accepted_with_a_reason(suite):  # noqa: F811
     suite.write("test_a/test_a", BEFORE)
     file = document(suite, outcome(factor=1.05))
     out = suite.tenpak("accept", file)
-    assert (
-        out
-        == f'{NODEID}: refused: not updated: the new figures are worse, which needs --tenpak-accept "reason"\n'
-    )
+    assert out == f'{NODEID}: refused: not updated: the new figures are worse, which needs --reason "text"\n'
     assert suite.code == 1
     assert entry_of(suite) == BEFORE
     out = suite.tenpak("accept", file, "--reason", "new kernel", "--reanchor")
@@ -124,6 +124,7 @@ def test_a_run_that_stopped_early_is_refused_unless_that_is_wanted(suite, there)
     out = suite.tenpak("accept", file, "--reason", "x")
     assert "refused: " in out
     assert "with --tenpak-update=failing (in CI too) or --tenpak-fixed" in out
+    assert "what there is with --fewer-windows" in out
     assert suite.code == 1
     assert "written" in suite.tenpak("accept", file, "--reason", "x", "--fewer-windows")
     assert len(entry_of(suite).tokens) == 2
@@ -134,7 +135,7 @@ def test_the_creep_limit_holds_here_too(suite):  # noqa: F811
     suite.write("test_a/test_a", BEFORE)
     file = document(suite, outcome(factor=1.05))
     out = suite.tenpak("accept", file, "--reason", "x")
-    assert "the drift since its anchor is past the creep limit, which needs --tenpak-reanchor too" in out
+    assert "the drift since its anchor is past the creep limit, which needs --reanchor too" in out
     assert suite.code == 1
 
 
@@ -145,6 +146,20 @@ def test_another_identity_is_replaced(suite):  # noqa: F811
     out = suite.tenpak("accept", document(suite, outcome()))
     assert "written: baseline replaced: its identity changed" in out
     assert entry_of(suite).identity["dtype"] == "float32"
+
+
+def test_an_update_migrates_a_version_1_file(suite):  # noqa: F811
+    """It is read as it is; what is written is version 2, with the figures that it replaced as they were."""
+    old = Path(__file__).parent / "data" / "baseline-1.json"
+    target = suite.folder / "test_a" / "test_a.json"
+    target.parent.mkdir(parents=True)
+    shutil.copy(old, target)
+    before = json.loads(old.read_text(encoding="utf-8"))["entries"]["cpu"]["figures"]
+    suite.tenpak("accept", document(suite, outcome()), "--reason", "another model")
+    plain = json.loads(target.read_text(encoding="utf-8"))
+    assert plain["schema_version"] == 2
+    assert plain["entries"]["cpu"]["history"][0]["figures"] == {**before, "divergence": None}
+    assert suite.tenpak("check") == "1 baseline, 0 faults\n"
 
 
 def test_only_what_is_named_is_accepted(suite):  # noqa: F811

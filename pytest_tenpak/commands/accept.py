@@ -14,6 +14,7 @@ from ..accepting import Told, accept
 from ..errors import SpecError
 from ..outcome import Outcome
 from ..report.json import read_document
+from ..report.plain import short_name, visible
 from ..spec import nearest
 from ..statistics import DEFAULT_RULE
 from ..update import UPDATES, Request
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
         else:
             told = accept(outcome, request, folder, store, summary.rule or DEFAULT_RULE)
         refused += told.is_refusal
-        print(f"{outcome.title}: {told}")
+        print(f"{short_name(outcome.title)}: {visible(str(told))}")
     return 1 if refused else 0
 
 
