@@ -175,11 +175,12 @@ class Store:
         freed = kept = 0
         with self.lock("tidy"):
             for path in self.entries(kind):
-                size = _size(path) if path.is_dir() else path.stat().st_size
-                if self._clear(path):
-                    freed += size
-                else:
-                    kept += 1
+                with suppress(FileNotFoundError):  # a job that ends well removes its folder itself
+                    size = _size(path) if path.is_dir() else path.stat().st_size
+                    if self._clear(path):
+                        freed += size
+                    else:
+                        kept += 1
         return freed, kept
 
     def _clear(self, path: Path) -> bool:

@@ -35,13 +35,13 @@ def rewrite_all(windows):
         part = replace(told.parts[0], name=f"many/{n}", measurement=measured(nll))
         keep(told, part, folder, store)
 
-rewrite_all(500)
+rewrite_all(60)
 for turn in range(180):
     child = os.fork()
     if not child:
         while True:
-            rewrite_all((600, 500)[turn % 2])
-    time.sleep(moments.uniform(0.0, 0.5))
+            rewrite_all((80, 60)[turn % 2])
+    time.sleep(moments.uniform(0.0, 0.3))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     print(turn, flush=True)
