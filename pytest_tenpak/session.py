@@ -10,13 +10,15 @@ from .digest import fingerprint
 from .errors import BaselineError
 from .outcome import Case, Outcome, Part
 from .pipeline import evaluate
+from .renames import propose
 from .report.summary import Summary
 
 
 class GateSession:
     """Answers cases where tests run, and collects outcomes where they are reported.
 
-    Under xdist the workers answer and the controller collects, so that one process writes.
+    Under xdist the workers answer and the controller collects, so that one process writes. ``stale`` are
+    the baselines, as paths below the rootdir, that no test answers to any more.
     """
 
     def __init__(self, run: Run) -> None:
@@ -24,6 +26,7 @@ class GateSession:
         self.expected: set[str] = set()
         self.outcomes: dict[str, Outcome] = {}
         self.written: list[str] = []
+        self.stale: tuple[str, ...] = ()
         self._answers: dict[str, Outcome] = {}
 
     def answer(self, case: Case, find_model: Callable[[], str | None]) -> Outcome:
@@ -34,7 +37,10 @@ class GateSession:
         """
         known = self._answers.get(case.nodeid)
         if known is None or known.problem:
-            known = self._answers[case.nodeid] = evaluate(case, self.run, find_model)
+            known = evaluate(case, self.run, find_model)
+            if self.run.request.mode is None:
+                known = propose(known, self.run.baselines, self.run.root, self.stale)
+            self._answers[case.nodeid] = known
         return known
 
     def collect(self, outcome: Outcome, test_passed: bool) -> None:
@@ -76,6 +82,7 @@ class GateSession:
             outcomes=tuple(self.outcomes[nodeid] for nodeid in sorted(self.outcomes)),
             expected=tuple(sorted(self.expected | self.outcomes.keys())),
             written=tuple(self.written),
+            stale=self.stale,
             problems=tuple(problems),
             rule=self.run.rule,
         )

@@ -27,12 +27,13 @@ LAYERS = {
     **dict.fromkeys(
         ("jobs", "measuring", "worker", "bench", "traced", "noise", "pipeline", "arguments", "marker"), 5
     ),
-    **dict.fromkeys(("session", "quantized", "doctor"), 6),
+    **dict.fromkeys(("session", "quantized", "doctor", "stale", "renames"), 6),
     **dict.fromkeys(
         (
             "hookspecs",
             "options",
             "state",
+            "census",
             "reporting",
             "pytest_html",
             "collector",
