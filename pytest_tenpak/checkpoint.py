@@ -26,9 +26,12 @@ from .locks import hold, try_hold
 MANIFEST = "tenpak-manifest.json"
 #: Logs of failed workers stay this long.
 LOG_SECONDS = 7 * 24 * 3600
+#: A job has its description by then, if its parent lives.
+_STARTING_SECONDS = 60
 # Only names that this module gives are ever removed: the folder may be a user's own, and hold other things.
 _ENTRY = re.compile(r"[0-9a-f]{32}")
 _HALF_BUILT = re.compile(r"\.([0-9a-f]{32})\.[0-9a-f]{8}")
+_DOCUMENT = re.compile(r"[0-9a-f]{32}\.json")
 _JOB = re.compile(r"[a-z]+-[0-9a-f]{12}")
 
 
@@ -160,6 +163,46 @@ class Store:
         """Bytes on disk by kind, logs of failed workers (``jobs``) included."""
         return {folder.name: _size(folder) for folder in sorted(self._folders())}
 
+    def entries(self, kind: str) -> list[Path]:
+        """What a kind holds that the store made: directories, documents, logs of jobs."""
+        names = (_ENTRY, _HALF_BUILT, _DOCUMENT, _JOB)
+        folder = self.root / kind
+        paths = sorted(folder.iterdir()) if folder.is_dir() and kind != "locks" else []
+        return [path for path in paths if any(name.fullmatch(path.name) for name in names)]
+
+    def clear(self, kind: str) -> tuple[int, int]:
+        """Remove a kind's entries, but none that a living process uses: the bytes freed, the entries kept."""
+        freed = kept = 0
+        with self.lock("tidy"):
+            for path in self.entries(kind):
+                size = _size(path) if path.is_dir() else path.stat().st_size
+                if self._clear(path):
+                    freed += size
+                else:
+                    kept += 1
+        return freed, kept
+
+    def _clear(self, path: Path) -> bool:
+        """Remove one of :meth:`entries`, unless somebody uses it."""
+        kind = path.parent.name
+        if match := _HALF_BUILT.fullmatch(path.name):
+            self._sweep(path, f"{kind}-{match[1]}")
+        elif _ENTRY.fullmatch(path.name):
+            return self._remove(path)
+        elif _DOCUMENT.fullmatch(path.name):
+            self._remove_document(path, f"{kind}-{path.stem}")
+        elif not _is_running(path):
+            shutil.rmtree(path, ignore_errors=True)
+        return not path.exists()
+
+    def _remove_document(self, path: Path, name: str) -> None:
+        lock_file = self._lock_file(f"{name}.lock")
+        lock = try_hold(lock_file)
+        if lock is not None:
+            with lock:
+                path.unlink(missing_ok=True)
+                lock_file.unlink()
+
     def _folders(self) -> Iterator[Path]:
         if self.root.is_dir():
             yield from (p for p in self.root.iterdir() if p.is_dir() and p.name != "locks")
@@ -221,6 +264,16 @@ def _beside(path: Path) -> Path:
 
 def _is_entry(path: Path) -> bool:
     return _ENTRY.fullmatch(path.name) is not None and (path / MANIFEST).is_file()
+
+
+def _is_running(job: Path) -> bool:
+    """Whether the process that started a job lives: it may yet read what the worker writes."""
+    import psutil  # here, since a run without gates should not pay for it
+
+    try:
+        return bool(psutil.pid_exists(json.loads((job / "job.json").read_text(encoding="utf-8"))["parent"]))
+    except (OSError, ValueError, KeyError):
+        return time.time() - job.stat().st_mtime < _STARTING_SECONDS
 
 
 def _last_use(path: Path) -> int:

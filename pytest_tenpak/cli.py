@@ -15,7 +15,18 @@ import pytest
 from .errors import TenpakError
 
 #: Subcommands, each a module of ``commands``, in the order of the help text.
-COMMANDS = ("show", "move", "prune", "merge", "doctor")
+COMMANDS = (
+    "show",
+    "diff",
+    "history",
+    "accept",
+    "move",
+    "prune",
+    "check",
+    "merge",
+    "cache",
+    "doctor",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(further)}")
     if getattr(module, "COLLECTS", False):
         return _run_after_collection(module, known, further)
-    return int(pytest.main(further, plugins=[_Command(module, known)]))
+    options = getattr(module, "PYTEST_OPTIONS", ())
+    return int(pytest.main([*options, *further], plugins=[_Command(module, known)]))
 
 
 def _run_after_collection(module: ModuleType, known: argparse.Namespace, further: Sequence[str]) -> int:

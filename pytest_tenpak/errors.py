@@ -92,6 +92,10 @@ class ReportError(TenpakError):
     """A report of a run cannot be read, or is not what it says it is."""
 
 
+class GitError(TenpakError):
+    """Git is missing, or does not know what it was asked for."""
+
+
 _FAMILY: dict[str, type[TenpakError]] = {
     kind.__name__: kind
     for kind in (
@@ -105,6 +109,7 @@ _FAMILY: dict[str, type[TenpakError]] = {
         MeasurementError,
         BaselineError,
         ReportError,
+        GitError,
     )
 }
 

@@ -9,8 +9,14 @@ import math
 import os
 import re
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
+
+#: What a killed writer leaves behind, as mkstemp names it, and how old (seconds) no living one's is.
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
+_ABANDONED_AFTER = 60.0
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -31,6 +37,14 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Remove the temporary files that killed writers left in a folder."""
+    for path in folder.glob(".*.tmp"):
+        with suppress(OSError):  # another run may sweep the same folder
+            if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > _ABANDONED_AFTER:
+                path.unlink()
 
 
 def parse_json(text: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,9 @@ from .spec import Option, nearest
 from .statistics import ALPHA
 from .units import parse_bytes
 from .update import UPDATES, Request
+
+if TYPE_CHECKING:
+    from .checkpoint import Store
 
 
 @dataclass(frozen=True)
@@ -297,6 +300,17 @@ def require_tests(config: pytest.Config, known: Collection[str]) -> None:
 def baseline_folder(config: pytest.Config) -> Path:
     """The folder of baseline files."""
     return config.rootpath / Path(read(config, "baseline_dir"))
+
+
+def cache_store(config: pytest.Config) -> Store:
+    """The cache of checkpoints and measurements."""
+    from platformdirs import user_cache_path
+
+    from .checkpoint import Store
+
+    named = read(config, "cache_dir")
+    root = config.rootpath / Path(named).expanduser() if named else user_cache_path("pytest-tenpak")
+    return Store(root, read(config, "cache_size"))
 
 
 def model(config: pytest.Config) -> str | None:

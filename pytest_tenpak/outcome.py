@@ -111,7 +111,8 @@ class Outcome:
     ``parts`` has one for each corpus, and none when the case could not be measured; ``problem`` then
     says why, and ``skipped`` whether that was allowed to pass as a skip. ``baseline`` is the file's
     path as shown to the user, ``device_class`` the entry in it, ``quantizing`` what making the checkpoint
-    cost (``seconds``, ``peak_bytes``, ``threads``). ``shard`` names the report it came from, where several
+    cost (``seconds``, ``peak_bytes``, ``threads``). ``body_passed`` is False where the test failed by itself,
+    whatever the gate says. ``shard`` names the report it came from, where several
     that were merged have the same gate.
     """
 
@@ -125,6 +126,7 @@ class Outcome:
     quantizing: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
     skipped: bool = False
+    body_passed: bool = True
     shard: str = ""
 
     @property
@@ -169,6 +171,7 @@ class Outcome:
             "quantizing": dict(self.quantizing),
             "problem": self.problem,
             "skipped": self.skipped,
+            "body_passed": self.body_passed,
             "shard": self.shard,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -309,7 +310,11 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     outcome = item.stash[_outcome]
     if outcome.problem:
         pytest.fail(failure(outcome), pytrace=False)
-    returned = yield
+    try:
+        returned = yield
+    except BaseException:
+        item.stash[_outcome] = replace(outcome, body_passed=False)
+        raise
     if not outcome.passes:
         pytest.fail(failure(outcome), pytrace=False)
     return returned

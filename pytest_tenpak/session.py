@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from .baseline import Baseline, Entry
 from .bench import Run
-from .digest import fingerprint
-from .errors import BaselineError
-from .outcome import Case, Outcome, Part
+from .keeping import keep
+from .outcome import Case, Outcome
 from .pipeline import evaluate
 from .renames import propose
 from .report.summary import Summary
@@ -51,30 +49,9 @@ class GateSession:
         for part in outcome.parts:
             # Noise that refuses a tolerance is what the next run has to know.
             if writes or (part.noise and (test_passed or refused)):
-                self._write(outcome, part, writes)
+                keep(outcome, part, self.run.baselines, self.run.store, writes)
         if writes:
             self.written.append(outcome.baseline)
-
-    def _write(self, outcome: Outcome, part: Part, figures: bool) -> None:
-        """Write a baseline's figures, or only what was calibrated of the noise."""
-        path = self.run.baselines / f"{part.name}.json"
-        with self.run.store.lock(f"baseline-{fingerprint(str(path))[:32]}"):
-            baseline = Baseline.read(path) or Baseline(outcome.case.nodeid)
-            old = baseline.entries.get(outcome.device_class)
-            if figures and not (old and outcome.update.only_new):
-                entry = Entry.of(part.measurement, part.reference, part.noise)
-                if old:
-                    entry = entry.replacing(old, outcome.update.reason, outcome.update.reanchor)
-            elif old is not None and part.noise is not None:
-                entry = old.with_noise(part.noise)
-            else:
-                return
-            try:
-                Baseline(outcome.case.nodeid, baseline.entries).with_entry(outcome.device_class, entry).write(
-                    path
-                )
-            except OSError as fault:
-                raise BaselineError(f"the baseline {path} cannot be written", given=str(fault)) from None
 
     def summary(self, problems: Sequence[str] = ()) -> Summary:
         """The run as reporters see it; ``problems`` are what went wrong beside the gates."""

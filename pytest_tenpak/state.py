@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,10 +32,7 @@ def open_session(config: pytest.Config) -> GateSession:
     """The run's gate session, made when the first gate is met."""
     if session_key in config.stash:
         return config.stash[session_key]
-    from platformdirs import user_cache_path
-
     from .bench import Run
-    from .checkpoint import Store
     from .device import choose_device, parse_device
     from .interpreters import Interpreters
     from .quantizers import Registry
@@ -49,12 +45,8 @@ def open_session(config: pytest.Config) -> GateSession:
     registry = Registry(interpreters=interpreters)
     config.hook.pytest_tenpak_register_quantizers(register=registry.register)
     registry.require_interpreters_known()
-    cache_dir = options.read(config, "cache_dir")
     in_ci = bool(os.environ.get("CI") or os.environ.get("BUILD_NUMBER"))
-    store = Store(
-        config.rootpath / Path(cache_dir).expanduser() if cache_dir else user_cache_path("pytest-tenpak"),
-        options.read(config, "cache_size"),
-    )
+    store = options.cache_store(config)
     request, reasons = options.request(config)
     wanted = options.read(config, "device")
     parse_device(wanted)

@@ -55,12 +55,13 @@ class Request:
     """What the user asked to be done to baselines.
 
     ``mode`` is a key of UPDATES, or None: nobody asked. ``reason`` is why worse figures are accepted,
-    ``reanchor`` whether they become the anchor.
+    ``reanchor`` whether they become the anchor. ``fewer_windows``: a smaller run may replace a larger one.
     """
 
     mode: str | None = None
     reason: str | None = None
     reanchor: bool = False
+    fewer_windows: bool = False
 
     def takes(self, kind: str) -> bool:
         """Whether cases of a kind (``new``, ``failing``, ``improved``, ``passing``) are to be updated."""
@@ -139,8 +140,11 @@ def _refusal(verdict: Verdict, request: Request, creeps: bool, changes: Changes)
         return 'the new figures are worse, which needs --tenpak-accept "reason"'
     if creeps and not request.reanchor:
         return "the drift since its anchor is past the creep limit, which needs --tenpak-reanchor too"
-    if _is_shorter(changes):
-        return "this run measured fewer windows; run with as many tokens as the baseline has"
+    if _is_shorter(changes) and not request.fewer_windows:
+        return (
+            "this run measured fewer windows than the baseline has; to measure them all, run it with as many "
+            "tokens, and with --tenpak-update=failing (in CI too) or --tenpak-fixed"
+        )
     return ""
 
 

@@ -87,7 +87,7 @@ def compare(
             *against_baseline(
                 measurement,
                 entry,
-                _are_paired(measurement, reference),
+                are_paired(measurement, reference),
                 tolerances,
                 rule,
                 known,
@@ -157,7 +157,7 @@ def _sanity(measurement: Measurement, reference: Measurement) -> Iterator[Check]
         yield Check("tokenizer", "sanity", Status.REGRESSED, evidence=evidence)
 
 
-def _are_paired(measurement: Measurement, reference: Measurement) -> bool:
+def are_paired(measurement: Measurement, reference: Measurement) -> bool:
     """Whether both scored the same tokens: figures of other tokens say nothing about one another."""
     ours, theirs = measurement.windows, reference.windows
     return ours.stream == theirs.stream and ours.tokens == theirs.tokens and ours.total_tokens > 0
@@ -166,7 +166,7 @@ def _are_paired(measurement: Measurement, reference: Measurement) -> bool:
 def _against_reference(
     measurement: Measurement, reference: Measurement, limits: Limits, rule: Rule
 ) -> Iterator[Check]:
-    if _are_paired(measurement, reference):
+    if are_paired(measurement, reference):
         for goal in _limit_goals(limits, reference.windows):
             yield _limit_check(goal, measurement, reference, rule)
     ratios = measurement.ledger.ratios
@@ -216,7 +216,7 @@ def needs_rounding(measurement: Measurement, reference: Measurement, limits: Lim
 
     What is within the allowance cannot be worse than the bound, whatever that turns out to be.
     """
-    if not limits.max_rtn_factor or not _are_paired(measurement, reference):
+    if not limits.max_rtn_factor or not are_paired(measurement, reference):
         return False
     if not (math.isfinite(measurement.perplexity) and math.isfinite(reference.perplexity)):
         return False

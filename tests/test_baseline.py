@@ -1,8 +1,8 @@
 """The baseline file: readable, exact, whole at every moment, and never trusted blindly."""
 
 import json
-import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from made_up import accepted, measured, reference
 
 from pytest_tenpak.baseline import HISTORY_LENGTH, Baseline, Entry
+from pytest_tenpak.digest import canonical_json
 from pytest_tenpak.errors import BaselineError
+from pytest_tenpak.measurement import Layers, Noise
 
 
 def written(path: Path, **rest) -> dict:
@@ -119,31 +121,120 @@ def test_a_figure_edited_by_hand_is_found(tmp_path, steps, value, said):
 
 
 junk = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([]), st.just({})
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.sampled_from([[], {}, [[]], 10**400, -1, "sha256:" + "0" * 64, 1e308, 0, 0.0, -0.0]),
+    st.recursive(st.integers(), lambda inner: st.lists(inner, max_size=3), max_leaves=5),
 )
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_no_mutation_is_a_traceback(tmp_path_factory, data):
-    """Whatever value stands in whatever place, reading gives a baseline or a BaselineError."""
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory) -> tuple[Path, str, Baseline]:
+    """A baseline in which every field holds something, its file's text, and where it stands."""
     path = tmp_path_factory.mktemp("m") / "b.json"
-    plain = written(path)
-    place, key = plain, "entries"
-    while True:
-        inner = place[key]
-        if not isinstance(inner, (dict, list)) or not inner or data.draw(st.booleans()):
-            break
-        place = inner
-        key = data.draw(st.sampled_from(sorted(inner) if isinstance(inner, dict) else range(len(inner))))
-    place[key] = data.draw(junk)
-    path.write_text(json.dumps(plain))
+    layers, noise = Layers((1.0, 0.9), (0.1, 0.2)), Noise(8, 0.001, 0.01, {"threads": 1e-5})
+    first = Entry.of(replace(measured(), layers=layers), reference(), noise)
+    second = Entry.of(replace(measured(nll=(9.0, 10.0, 11.5)), layers=layers), reference(), noise)
+    cuda = accepted(nll=(9.25, 10.5))
+    entries = {"cpu": second.replacing(first, "fewer bits", reanchor=True), "cuda-sm90": cuda}
+    Baseline("t.py::test", entries).write(path)
+    return path, path.read_text(encoding="utf-8"), Baseline.read(path)
+
+
+def places(plain, path=()):
+    """The path of every node below ``plain``, at any depth."""
+    items = plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ()
+    for key, inner in items:
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+def change_structure(data, text: str) -> str:
+    """The text with one node replaced, deleted, added, renamed or doubled."""
+    plain = json.loads(text)
+    *above, key = data.draw(st.sampled_from(list(places(plain))))
+    place = plain
+    for step in above:
+        place = place[step]
+    kind = data.draw(st.sampled_from(["replace", "delete", "add", "rename", "double", "swap"]))
+    if kind == "replace":
+        place[key] = data.draw(junk)
+    elif kind == "delete":
+        del place[key]
+    elif kind == "swap":
+        other = data.draw(st.sampled_from(list(place) if isinstance(place, dict) else range(len(place))))
+        place[key], place[other] = place[other], place[key]
+    elif isinstance(place, list):
+        place.insert(key, data.draw(junk) if kind == "add" else place[key])
+    else:
+        name = data.draw(st.text(max_size=5) | st.sampled_from([*place, "digest", "cuda-sm80"]))
+        place[name] = data.draw(junk) if kind == "add" else place[key]
+        if kind == "rename" and name != key:
+            del place[key]
+    return json.dumps(plain)
+
+
+def change_bytes(data, text: str) -> bytes:
+    """The text with some bytes flipped, cut out, put in, or doubled."""
+    raw = bytearray(text.encode())
+    start = data.draw(st.integers(0, len(raw) - 1))
+    end = min(len(raw), start + data.draw(st.integers(1, 40)))
+    kind = data.draw(st.sampled_from(["flip", "cut", "insert", "double"]))
+    if kind == "flip":
+        raw[start] ^= data.draw(st.integers(1, 255))
+    elif kind == "cut":
+        del raw[start:end]
+    else:
+        raw[start:start] = (
+            raw[start:end] if kind == "double" else data.draw(st.binary(min_size=1, max_size=8))
+        )
+    return bytes(raw)
+
+
+def judge(content: bytes, path: Path, baseline: Baseline) -> None:
+    """Refused with file and field, or read as what was written: an entry more or another is never read."""
+    path.write_bytes(content)
     try:
         again = Baseline.read(path)
     except BaselineError as error:
         assert str(path) in str(error)
+        if "is not valid JSON" not in str(error) and "cannot be read" not in str(error):
+            json.loads(content)
+            assert re.search(r"has a fault in (top level|[\w.-]+)|schema_version", str(error))
     else:
-        assert all(math.isfinite(entry.figures.perplexity) for entry in again.entries.values())
+        for name, entry in again.entries.items():
+            assert entry == baseline.entries[name]
+            assert canonical_json(entry.to_dict()) == canonical_json(baseline.entries[name].to_dict())
+
+
+def mutate(rich, data) -> None:
+    path, text, baseline = rich
+    if data.draw(st.booleans()):
+        content = change_structure(data, text).encode("utf-8", "surrogatepass")
+    else:
+        content = change_bytes(data, text)
+    judge(content, path, baseline)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_no_mutation_is_a_traceback(rich, data):
+    """Whatever is changed anywhere in a file, it is refused with file and field, or means the same as before.
+
+    An entry that is gone as a whole is none: the gate then says ``new``.
+    """
+    mutate(rich, data)
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, deadline=None)
+@given(data=st.data())
+def test_none_of_ten_thousand_mutations_is_a_traceback(rich, data):
+    """The same, 10,000 times."""
+    mutate(rich, data)
 
 
 def test_a_successor_keeps_anchor_and_a_bounded_history():

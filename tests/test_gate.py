@@ -153,13 +153,15 @@ def test_in_ci_a_missing_baseline_fails_and_writes_nothing(project, distributed,
 
 
 def test_a_users_own_failure_stays_his_and_creates_no_baseline(project, distributed):
-    """The assertion is what is reported; a red test accepts nothing."""
+    """The assertion is what is reported; a red test accepts nothing, then or from its document later."""
     project.test(PLAIN.replace("pass", "assert 1 == 2, 'mine'"))
-    result = project.run(*distributed)
+    result = project.run(*distributed, "--tenpak-json=run.json")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["E *AssertionError: mine", "*baseline not written, since the test failed"])
     assert "baseline created" not in result.stdout.str()
     assert "regressed:" not in result.stdout.str()
+    [outcome] = json.loads((project.path / "run.json").read_text())["outcomes"]
+    assert not outcome["body_passed"]
     assert project.baselines == []
 
 

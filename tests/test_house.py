@@ -19,7 +19,7 @@ SOURCE = ROOT / "pytest_tenpak"
 
 #: The table of layers; a module imports from lower ones, or from its own where that is not barred below.
 LAYERS = {
-    **dict.fromkeys(("errors", "digest", "files", "locks", "source", "units"), 0),
+    **dict.fromkeys(("errors", "digest", "files", "git", "locks", "source", "units"), 0),
     **dict.fromkeys(("spec", "protocol", "statistics", "measurement", "goals", "progress", "weights"), 1),
     **dict.fromkeys(("schema", "baseline", "checks", "evidence", "drift", "verdict", "update", "outcome"), 2),
     **dict.fromkeys(("report", "checkpoint", "device", "interpreters"), 3),
@@ -27,7 +27,10 @@ LAYERS = {
     **dict.fromkeys(
         ("jobs", "measuring", "worker", "bench", "traced", "noise", "pipeline", "arguments", "marker"), 5
     ),
-    **dict.fromkeys(("session", "quantized", "doctor", "stale", "renames"), 6),
+    "keeping": 5,
+    **dict.fromkeys(
+        ("session", "quantized", "doctor", "stale", "renames", "history", "accepting"), 6
+    ),
     **dict.fromkeys(
         (
             "hookspecs",

@@ -1,4 +1,4 @@
-"""kill -9 at any moment: every baseline is whole afterwards, old or new."""
+"""kill -9 at any moment: every baseline is whole afterwards, old or new, and none is lost."""
 
 import os
 import random
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +14,66 @@ from pytest_tenpak.baseline import Baseline
 
 pytestmark = pytest.mark.slow
 
+COUNT = 40
+#: 180 more kills without the start of a pytest each: the session's own writing, in a fork that is killed.
+DRIVER = """
+import os, random, signal, sys, time
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from made_up import measured, outcome
+from pytest_tenpak.checkpoint import Store
+from pytest_tenpak.keeping import keep
+from pytest_tenpak.update import Update
+
+folder, store, moments = Path(sys.argv[2]), Store(Path(sys.argv[3])), random.Random(1)
+
+def rewrite_all(windows):
+    for n in range(40):
+        told = replace(outcome(entry=None), update=Update(True, True, "turn"))
+        nll = tuple(9.0 + n + window % 3 for window in range(windows))
+        part = replace(told.parts[0], name=f"many/{n}", measurement=measured(nll))
+        keep(told, part, folder, store)
+
+rewrite_all(500)
+for turn in range(180):
+    child = os.fork()
+    if not child:
+        while True:
+            rewrite_all((600, 500)[turn % 2])
+    time.sleep(moments.uniform(0.0, 0.5))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    print(turn, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def sizes(folder: Path) -> list[int]:
+    """How many windows each baseline holds; none is lost, and none is half."""
+    files = sorted(folder.rglob("*.json"))
+    assert len(files) == COUNT
+    return [len(Baseline.read(file).entries["cpu"].tokens) for file in files]
+
+
+def test_killing_the_sessions_writing_180_times_leaves_every_baseline_whole(tmp_path):
+    """Whatever was being written, each file is the old one or the new, and what is left over is swept."""
+    folder = tmp_path / "baselines"
+    command = [sys.executable, "-c", DRIVER, str(Path(__file__).parent), str(folder), str(tmp_path / "cache")]
+    seen = set()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
+        for turn in range(180):
+            assert driver.stdout.readline() == f"{turn}\n"
+            found = sizes(folder)
+            seen |= {len(set(found))}
+            driver.stdin.write("\n")
+            driver.stdin.flush()
+    assert driver.returncode == 0
+    assert seen == {1, 2}, "some were killed while they wrote"
+
 
 def test_killing_an_updating_run_leaves_every_baseline_whole(project):
-    """Runs that rewrite 40 baselines are killed at 20 random moments; each file is the old one or the new."""
+    """Runs that rewrite 40 baselines, alone or with workers, are killed at 20 random moments."""
     project.test(
         """
         @pytest.mark.parametrize("n", range(40))
@@ -23,7 +81,7 @@ def test_killing_an_updating_run_leaves_every_baseline_whole(project):
         def test_many(n): pass
         """
     )
-    sizes: list[int] = []
+    seen: list[int] = []
     project.run("--tenpak-context=32", "--tenpak-baseline-dir=warm").assert_outcomes(passed=40)
     project.run().assert_outcomes(passed=40)
     moments = random.Random(0)
@@ -31,15 +89,14 @@ def test_killing_an_updating_run_leaves_every_baseline_whole(project):
         # Another context is another identity, so every run replaces every baseline.
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "--tenpak-update=failing"]
         command += ["--tenpak-accept=turn", f"--tenpak-context={(32, 64)[turn % 2]}"]
+        command += ["-n", "2"] if turn % 4 > 1 else []
         process = subprocess.Popen(
             command, cwd=project.path, stdout=subprocess.DEVNULL, start_new_session=True, env=dict(os.environ)
         )
         time.sleep(moments.uniform(0.8, 4.0))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        files = sorted((project.path / "baselines").rglob("*.json"))
-        assert len(files) == 40
-        sizes += [len(Baseline.read(file).entries["cpu"].tokens) for file in files]
-    assert set(sizes) == {110, 221}, "some runs were killed while they wrote"
+        seen += sizes(project.path / "baselines")
+    assert set(seen) == {110, 221}, "some runs were killed while they wrote"
     accept = ("--tenpak-update=failing", "--tenpak-accept=end")
     project.run(*accept).assert_outcomes(passed=40)

@@ -308,3 +308,47 @@ def test_a_lock_file_that_was_removed_meanwhile_guards_nothing(tmp_path):
         assert try_hold(path) is None
     with hold(path, shared=True), hold(path, shared=True):
         assert try_hold(path) is None
+
+
+def test_clear_removes_a_kind_and_says_how_much(store):
+    """Directories, documents and what was half-built; what is not ours, and other kinds, stay."""
+    [path] = fill(store.root, 1)
+    half_built = path.parent / f".{path.name}.{'0' * 8}"
+    half_built.mkdir()
+    (path.parent / "mine.txt").write_text("a user's own")
+    store.document("weights", {}, lambda: {"a": 1})
+    assert len(store.entries("checkpoints")) == 2
+    freed, kept = store.clear("checkpoints")
+    assert MEGABYTE < freed < 1.01 * MEGABYTE
+    assert kept == 0
+    assert [left.name for left in path.parent.iterdir()] == ["mine.txt"]
+    assert store.clear("weights") == (len('{"a": 1}'), 0)
+    assert store.clear("locks") == store.clear("nothing") == (0, 0)
+
+
+def test_clear_leaves_what_a_living_process_uses(tmp_path):
+    """Its entries, and the logs of jobs that it started; once it is gone they may go."""
+    root = tmp_path / "cache"
+    paths = fill(root, 2)
+    user = subprocess.Popen([sys.executable, "-c", USER, str(root)], stdout=subprocess.PIPE, text=True)
+    user.stdout.readline()
+    job = root / "jobs" / ("measure-" + "0" * 12)
+    job.mkdir(parents=True)
+    (job / "job.json").write_text(json.dumps({"parent": user.pid}))
+    store = Store(root)
+    assert store.clear("checkpoints")[1] == store.clear("jobs")[1] == 1
+    assert [path.exists() for path in (*paths, job)] == [True, False, True]
+    user.kill()
+    user.communicate()
+    assert store.clear("checkpoints")[1] == store.clear("jobs")[1] == 0
+    assert not paths[0].exists()
+    assert not job.exists()
+
+
+def test_clear_leaves_a_document_that_is_being_made(store):
+    """Whoever holds its lock is about to read or to write it."""
+    store.document("weights", {}, lambda: {"a": 1})
+    [path] = store.entries("weights")
+    with hold(store.root / "locks" / f"weights-{path.stem}.lock"):
+        assert store.clear("weights") == (0, 1)
+    assert store.clear("weights") == (len('{"a": 1}'), 0)

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     """Print the table, in the order of names."""
     folder = options.baseline_folder(config)
     found = baseline_files(folder)
-    wanted = {name: path for name, path in found.items() if _is_wanted(name, arguments.names)}
+    wanted = {name: path for name, path in found.items() if is_wanted(name, arguments.names)}
     if not wanted:
         raise BaselineError(
             "there is no such baseline" if found else f"there are no baselines in {folder}",
@@ -40,7 +40,8 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     return 0
 
 
-def _is_wanted(name: str, names: list[str]) -> bool:
+def is_wanted(name: str, names: list[str]) -> bool:
+    """Whether a baseline is one of those that were named, or in a folder that was; all are if none was."""
     return not names or any(name == wanted or name.startswith(f"{wanted.rstrip('/')}/") for wanted in names)
 
 

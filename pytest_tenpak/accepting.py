@@ -1,0 +1,117 @@
+"""Accepting an outcome of another machine: decided again, beside the baselines as they are here and now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .baseline import Baseline, Entry
+from .checkpoint import Store
+from .checks import Check, Status, Verdict
+from .drift import against_baseline, question_changes
+from .keeping import baseline_path, keep
+from .outcome import Outcome, Part
+from .statistics import Rule
+from .update import Request, decide
+from .verdict import are_paired
+
+#: What the update rule tells a run to name, as ``tenpak accept`` calls it.
+_OPTIONS = {
+    '--tenpak-accept "reason"': '--reason "text"',
+    "--tenpak-reanchor": "--reanchor",
+    "or --tenpak-fixed": "or --tenpak-fixed; or take what there is with --fewer-windows",
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What became of one outcome, and why."""
+
+    what: str
+    why: str
+    is_refusal: bool = False
+
+    @classmethod
+    def refused(cls, why: str) -> Told:
+        """Asked for, and not done."""
+        return cls("refused", why, True)
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}"
+
+
+def accept(outcome: Outcome, request: Request, folder: Path, store: Store, rule: Rule) -> Told:
+    """Write an outcome's baselines if the update rule allows it; tells what was done.
+
+    Limits and sanity are as the run judged them; whether it got worse is asked of the entries that are in
+    ``folder`` now.
+    """
+    if outcome.skipped:
+        return Told("kept", "it was skipped")
+    if not outcome.parts or outcome.status is Status.ERROR:
+        return Told.refused("it could not be measured")
+    if not outcome.body_passed:
+        return Told.refused("the test failed by itself, whatever the gate says: mend it first")
+    entries = [_read_entry(folder, part, outcome.device_class) for part in outcome.parts]
+    verdict = _decided_again(outcome, entries, rule)
+    if verdict.status is Status.NEW and not request.takes("new"):
+        return Told("kept", f"new, which --update={request.mode} does not take")
+    candidates = [Entry.of(part.measurement, part.reference, part.noise) for part in outcome.parts]
+    changes = list(zip(entries, candidates, strict=True))
+    update = decide(verdict, request, False, changes, outcome.case.tolerances)
+    if not update.write:
+        return _why_not(verdict, request, update.note)
+    cut = next((part for part in outcome.parts if _is_cut_short(part)), None)
+    if cut is not None and not request.fewer_windows:
+        measured = f"{cut.measurement.windows.total_tokens:,} of {cut.measurement.budget:,} tokens"
+        return Told.refused(
+            f"the run stopped early, after {measured}: run it with --tenpak-update=failing (in CI too) or "
+            "--tenpak-fixed to measure them all, or take what there is with --fewer-windows"
+        )
+    decided = replace(outcome, verdict=verdict, update=update)
+    for part in outcome.parts:
+        keep(decided, part, folder, store)
+    return Told("written", update.note)
+
+
+def _read_entry(folder: Path, part: Part, device_class: str) -> Entry | None:
+    baseline = Baseline.read(baseline_path(folder, part.name))
+    return baseline.entries.get(device_class) if baseline else None
+
+
+def _decided_again(outcome: Outcome, entries: list[Entry | None], rule: Rule) -> Verdict:
+    kept = [check for check in outcome.verdict.checks if check.kind != "tolerance"]
+    several = len(outcome.parts) > 1
+    for part, entry in zip(outcome.parts, entries, strict=True):
+        checks = _checks(outcome, part, entry, rule)
+        kept += [replace(check, corpus=part.corpus) if several else check for check in checks]
+    return Verdict(tuple(kept))
+
+
+def _checks(outcome: Outcome, part: Part, entry: Entry | None, rule: Rule) -> Iterator[Check]:
+    measurement = part.measurement
+    comparable = entry is not None and not question_changes(entry, measurement.identity)
+    noise = part.noise or (entry.noise if entry and comparable else None)
+    paired = are_paired(measurement, part.reference)
+    return against_baseline(measurement, entry, paired, outcome.case.tolerances, rule, noise)
+
+
+def _why_not(verdict: Verdict, request: Request, note: str) -> Told:
+    """Why nothing is written: nothing to write, not asked for, or not allowed."""
+    if note:
+        for option, ours in _OPTIONS.items():
+            note = note.replace(option, ours)
+        return Told.refused(note)
+    broken = ", ".join(check.name for check in verdict.failing if check.kind != "tolerance")
+    if broken:
+        return Told.refused(f"{broken} fails, and no baseline settles that")
+    if verdict.status.failing:
+        return Told("kept", f"{verdict.status}, which --update={request.mode} does not take")
+    if verdict.status is Status.IMPROVED:
+        return Told("kept", "improved: --update=improved takes it")
+    return Told("kept", "it passes beside the baseline that is here")
+
+
+def _is_cut_short(part: Part) -> bool:
+    return part.measurement.windows.total_tokens < part.measurement.budget

@@ -1,0 +1,74 @@
+"""Accept what another machine measured: write baselines from what --tenpak-json wrote there."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from .. import options
+from ..accepting import Told, accept
+from ..errors import SpecError
+from ..outcome import Outcome
+from ..report.json import read_document
+from ..report.plain import short_name, visible
+from ..spec import nearest
+from ..statistics import DEFAULT_RULE
+from ..update import UPDATES, Request
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The file, and what to take of it."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="what --tenpak-json wrote")
+    parser.add_argument("--update", choices=tuple(UPDATES), default="failing", help="default: failing")
+    parser.add_argument("--reason", metavar="TEXT", help="accept worse figures, and store this reason")
+    parser.add_argument("--reanchor", action="store_true", help="make what is accepted the anchor too")
+    parser.add_argument("--only", action="append", metavar="TEST", help="one test, by its id; repeatable")
+    parser.add_argument(
+        "--fewer-windows", action="store_true", help="take runs that ended early, or had a smaller budget"
+    )
+
+
+def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
+    """Print a line for each gate: written or kept, and why; 1 where one that was asked for was refused."""
+    request = _request(arguments)
+    summary = read_document(arguments.file)
+    outcomes = _wanted(summary.outcomes, arguments.only)
+    twice = Counter((outcome.case.nodeid, outcome.device_class) for outcome in outcomes if outcome.parts)
+    folder, store = options.baseline_folder(config), options.cache_store(config)
+    refused = 0
+    for outcome in outcomes:
+        if twice[outcome.case.nodeid, outcome.device_class] > 1:
+            told = Told.refused("the document has several outcomes of it: accept from one shard's document")
+        else:
+            told = accept(outcome, request, folder, store, summary.rule or DEFAULT_RULE)
+        refused += told.is_refusal
+        print(f"{short_name(outcome.title)}: {visible(str(told))}")
+    return 1 if refused else 0
+
+
+def _request(arguments: argparse.Namespace) -> Request:
+    reason = arguments.reason
+    if reason is not None and not reason.strip():
+        raise SpecError("accepting needs a reason", given=repr(reason), remedy="say why it is fine")
+    if arguments.reanchor and reason is None:
+        raise SpecError(
+            "--reanchor needs a reason, which is stored with the anchor", remedy='add --reason "text"'
+        )
+    return Request(arguments.update, reason, arguments.reanchor, arguments.fewer_windows)
+
+
+def _wanted(outcomes: Sequence[Outcome], only: list[str] | None) -> list[Outcome]:
+    """The outcomes of the tests that were named, or all."""
+    known = {outcome.case.nodeid for outcome in outcomes}
+    for nodeid in only or ():
+        if nodeid not in known:
+            raise SpecError(
+                f"--only: there is no gate {nodeid!r} in the document{nearest(nodeid, known)}",
+                given=nodeid,
+                accepted=", ".join(sorted(known)) or "nothing: it has no gates",
+            )
+    return [outcome for outcome in outcomes if only is None or outcome.case.nodeid in only]

@@ -1,0 +1,53 @@
+"""Writing baselines: how what was measured becomes an entry, by a run or by ``tenpak accept``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .baseline import Baseline, Entry
+from .checkpoint import Store
+from .digest import fingerprint
+from .errors import BaselineError
+from .files import sweep_temporaries
+from .outcome import Outcome, Part
+
+
+def baseline_path(folder: Path, name: str) -> Path:
+    """The file of a baseline, which stands below its folder whatever the name says; else BaselineError."""
+    path = folder / f"{name}.json"
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BaselineError(
+            f"the baseline {name!r} is not below {folder}",
+            accepted="names that tests have, or a marker's baseline=",
+        )
+    return path
+
+
+def keep(outcome: Outcome, part: Part, folder: Path, store: Store, figures: bool = True) -> None:
+    """Write what was measured on one corpus to its baseline: the figures, or only what is known of noise.
+
+    What ``outcome.update`` says about reasons, anchors, and entries that are there already is obeyed.
+    """
+    path = baseline_path(folder, part.name)
+    with store.lock(f"baseline-{fingerprint(str(path))[:32]}"):
+        baseline = Baseline.read(path) or Baseline(outcome.case.nodeid)
+        old = baseline.entries.get(outcome.device_class)
+        entry = _successor(old, outcome, part) if figures else None
+        if entry is None and old is not None and part.noise is not None:
+            entry = old.with_noise(part.noise)
+        if entry is None:
+            return
+        changed = Baseline(outcome.case.nodeid, baseline.entries).with_entry(outcome.device_class, entry)
+        try:
+            changed.write(path)
+        except OSError as fault:
+            raise BaselineError(f"the baseline {path} cannot be written", given=str(fault)) from None
+    sweep_temporaries(path.parent)
+
+
+def _successor(old: Entry | None, outcome: Outcome, part: Part) -> Entry | None:
+    """The entry that takes the place of ``old``; None where the update leaves that alone."""
+    if old and outcome.update.only_new:
+        return None
+    entry = Entry.of(part.measurement, part.reference, part.noise)
+    return entry.replacing(old, outcome.update.reason, outcome.update.reanchor) if old else entry
