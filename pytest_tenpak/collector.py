@@ -73,8 +73,10 @@ class Collector:
         stale = self._config.stash.get(stale_key, ())
         if stale and self._fails_stale:
             self._problems.append(f"--tenpak-fail-stale: no test answers to {', '.join(stale)} any more")
-        if (session_key in self._config.stash or asked_for(self._config)) and not self._only_collects:
-            summary = open_session(self._config).summary(self._problems)
+        wanted = asked_for(self._config)
+        if (session_key in self._config.stash or wanted) and not self._only_collects:
+            shows_trends = not {"html", "json"}.isdisjoint(wanted)
+            summary = open_session(self._config).summary(self._problems, shows_trends)
             self._summary = deliver(summary, self._config)
         problems = self._summary.problems if self._summary else self._problems
         if problems and session.exitstatus == pytest.ExitCode.OK:

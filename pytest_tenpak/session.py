@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .bench import Run
+from .history import trends
 from .keeping import keep
 from .outcome import Case, Outcome
 from .pipeline import evaluate
@@ -53,13 +54,18 @@ class GateSession:
         if writes:
             self.written.append(outcome.baseline)
 
-    def summary(self, problems: Sequence[str] = ()) -> Summary:
-        """The run as reporters see it; ``problems`` are what went wrong beside the gates."""
+    def summary(self, problems: Sequence[str] = (), with_trends: bool = False) -> Summary:
+        """The run as reporters see it; ``problems`` are what went wrong beside the gates.
+
+        ``with_trends``: ask git what was accepted before for the baselines of this run.
+        """
+        names = {part.name for outcome in self.outcomes.values() for part in outcome.parts}
         return Summary(
             outcomes=tuple(self.outcomes[nodeid] for nodeid in sorted(self.outcomes)),
             expected=tuple(sorted(self.expected | self.outcomes.keys())),
             written=tuple(self.written),
             stale=self.stale,
             problems=tuple(problems),
+            trends=trends(self.run.root, self.run.baselines, names) if with_trends else {},
             rule=self.run.rule,
         )

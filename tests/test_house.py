@@ -28,9 +28,7 @@ LAYERS = {
         ("jobs", "measuring", "worker", "bench", "traced", "noise", "pipeline", "arguments", "marker"), 5
     ),
     "keeping": 5,
-    **dict.fromkeys(
-        ("session", "quantized", "doctor", "stale", "renames", "history", "accepting"), 6
-    ),
+    **dict.fromkeys(("session", "quantized", "doctor", "stale", "renames", "history", "accepting"), 6),
     **dict.fromkeys(
         (
             "hookspecs",
