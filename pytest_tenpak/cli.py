@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib import import_module
 from types import ModuleType
 
@@ -12,7 +15,18 @@ import pytest
 from .errors import TenpakError
 
 #: Subcommands, each a module of ``commands``, in the order of the help text.
-COMMANDS = ("show", "diff", "history", "accept", "check", "merge", "cache", "doctor")
+COMMANDS = (
+    "show",
+    "diff",
+    "history",
+    "accept",
+    "move",
+    "prune",
+    "check",
+    "merge",
+    "cache",
+    "doctor",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,15 +37,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, module in modules.items():
         told = (module.__doc__ or "").partition("\n")[0]
         passes_on = getattr(module, "PYTEST_ARGUMENTS", False)
-        subparser = subparsers.add_parser(name, help=told, description=told, add_help=not passes_on)
+        collects = getattr(module, "COLLECTS", False)
+        subparser = subparsers.add_parser(
+            name, help=told, description=told, add_help=collects or not passes_on
+        )
         if hasattr(module, "add_arguments"):
             module.add_arguments(subparser)
     known, further = parser.parse_known_args(arguments)
     module = modules[known.command]
     if further and not getattr(module, "PYTEST_ARGUMENTS", False):
         parser.error(f"unrecognized arguments: {' '.join(further)}")
+    if getattr(module, "COLLECTS", False):
+        return _run_after_collection(module, known, further)
     options = getattr(module, "PYTEST_OPTIONS", ())
     return int(pytest.main([*options, *further], plugins=[_Command(module, known)]))
+
+
+def _run_after_collection(module: ModuleType, known: argparse.Namespace, further: Sequence[str]) -> int:
+    """Collect the suite, out of sight unless it fails, and carry a command out on what was found."""
+    collection = _Collection()
+    quiet = ["--collect-only", "-q", "-o", "tenpak_fail_stale=false"]
+    with redirect_stdout(io.StringIO()) as told:
+        code = pytest.main([*quiet, *further], plugins=[collection])
+    if collection.config is None or code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        print(told.getvalue(), end="")
+        return int(code)
+    try:
+        return int(module.run(known, collection.config))
+    except TenpakError as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return int(pytest.ExitCode.USAGE_ERROR)
+
+
+class _Collection:
+    """Keeps the configuration of a pytest that has collected."""
+
+    config: pytest.Config | None = None
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """All is collected."""
+        self.config = session.config
 
 
 class _Command:

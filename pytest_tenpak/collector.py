@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from . import options
 from .errors import TenpakError
 from .reporting import annotated, asked_for, deliver, require
-from .state import EXPECTED_KEY, USAGE_KEY, open_session, session_key
+from .state import EXPECTED_KEY, STALE_KEY, USAGE_KEY, note_stale, open_session, session_key, stale_key
 
 if TYPE_CHECKING:
     from .checks import Status
@@ -28,6 +29,10 @@ class Collector:
         self._problems: list[str] = []
         self._summary: Summary | None = None
         self._only_collects = bool(config.getoption("collectonly"))
+        try:
+            self._fails_stale = options.read(config, "fail_stale")
+        except TenpakError as error:
+            raise pytest.UsageError(str(error)) from None
 
     def pytest_sessionstart(self) -> None:
         """End at once where a report that was asked for cannot be made, before any gate runs."""
@@ -53,32 +58,48 @@ class Collector:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """An xdist worker has ended: learn what it expected, or what was wrong with its markers."""
+        """A worker of xdist ended: learn what it expected and found stale, or what its markers got wrong."""
         output = getattr(node, "workeroutput", None) or {}
         if USAGE_KEY in output:
             raise pytest.UsageError(*output[USAGE_KEY])
+        if STALE_KEY in output:
+            note_stale(self._config, output[STALE_KEY])
         if output.get(EXPECTED_KEY):
             open_session(self._config).expected.update(output[EXPECTED_KEY])
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Deliver all reports; fail the run when a baseline or one of them could not be written."""
-        if (session_key in self._config.stash or asked_for(self._config)) and not self._only_collects:
-            summary = open_session(self._config).summary(self._problems)
+        """Deliver all reports; fail the run for a file that could not be written, or must not be stale."""
+        stale = self._config.stash.get(stale_key, ())
+        if stale and self._fails_stale:
+            self._problems.append(f"--tenpak-fail-stale: no test answers to {', '.join(stale)} any more")
+        wanted = asked_for(self._config)
+        if (session_key in self._config.stash or wanted) and not self._only_collects:
+            shows_trends = not {"html", "json"}.isdisjoint(wanted)
+            summary = open_session(self._config).summary(self._problems, shows_trends)
             self._summary = deliver(summary, self._config)
-        if self._summary and self._summary.problems and session.exitstatus == pytest.ExitCode.OK:
+        problems = self._summary.problems if self._summary else self._problems
+        if problems and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return (yield)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """The table of all gates, how many ran, and what became of baselines."""
-        summary = self._summary
+        """The table of all gates, how many ran, what became of baselines, and which are stale."""
+        summary, stale = self._summary, self._config.stash.get(stale_key, ())
         if summary is not None and (summary.outcomes or summary.problems):
             from .report.terminal import summary_lines
 
-            terminalreporter.section("quantization gates", sep="=")
-            for line in summary_lines(summary, self._paint()):
-                terminalreporter.line(line)
+            lines = summary_lines(summary, self._paint())
+        elif stale:
+            from .report.terminal import stale_lines
+
+            # Without gates, or where they are only collected, there is no more to say.
+            lines = [*self._problems, *stale_lines(stale)]
+        else:
+            return
+        terminalreporter.section("quantization gates", sep="=")
+        for line in lines:
+            terminalreporter.line(line)
 
     def pytest_unconfigure(self) -> None:
         """Annotate gates in GitHub Actions: at the very end, when nothing captures what is printed."""

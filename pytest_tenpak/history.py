@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from .report.changes import reason_of
 from .report.summary import Past
 
 #: How many versions of one baseline are read, the newest ones: reading a thousand would take seconds.
-VERSIONS = 50
+VERSIONS = 32
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,28 @@ class History:
     unreadable: int = 0
 
 
-def trends(root: Path, folder: Path) -> dict[str, list[Past]]:
-    """What commits accepted for each baseline below ``folder``, oldest first; nothing outside git."""
+def trends(root: Path, folder: Path, names: Collection[str] | None = None) -> dict[str, list[Past]]:
+    """What commits accepted for baselines below ``folder`` (all, or those named), oldest first.
+
+    Nothing outside git.
+    """
     try:
-        known = read_history(root, folder)
+        known = read_history(root, folder, names)
     except GitError:
         return {}
     return {name: [row.past for row in rows] for name, rows in known.accepted.items()}
 
 
-def read_history(root: Path, folder: Path, working_tree: bool = False) -> History:
+def read_history(
+    root: Path, folder: Path, names: Collection[str] | None = None, working_tree: bool = False
+) -> History:
     """Every change of figures that git remembers, and the working tree's where that is asked for.
 
     A renamed file keeps its past. Raises GitError outside git.
     """
     repository = Repository(root, folder)
     versions = _by_name(repository.versions())
+    versions = {name: rows for name, rows in versions.items() if names is None or name in names}
     contents = repository.read({version.blob for rows in versions.values() for version in rows})
     current = baseline_files(folder) if working_tree else {}
     accepted, unreadable = {}, 0

@@ -11,7 +11,7 @@ from .checks import Limits, Tolerances
 from .errors import SpecError
 from .files import portable_name
 from .measurement import HEADLINE, RATIOS
-from .outcome import Case
+from .outcome import Case, name_on
 from .quantizers import Quantizer, Registry
 from .quantizers.presets import PRESETS
 from .spec import CHECKPOINT, QuantizeSpec, nearest
@@ -180,9 +180,25 @@ def _baseline_name(wanted: str | None, nodeid: str) -> str:
                 accepted="letters, digits, '_', '-' and '.', in folders separated by '/'",
             )
         return wanted
+    return derived_name(nodeid)
+
+
+def derived_name(nodeid: str) -> str:
+    """The name of the baseline that a test answers to where its marker names none."""
     file, _, test = nodeid.partition("::")
     folder = "/".join(portable_name(part) for part in file.removesuffix(".py").split("/"))
     return f"{folder}/{portable_name(test.replace('::', '.').replace('[', '--').removesuffix(']'))}"
+
+
+def claimed_names(given: Mapping[str, Any], nodeid: str) -> list[str]:
+    """The names of all baselines that a marked test answers to, one for each corpus.
+
+    Only what bears on names is read, so that no method has to be known. Raises SpecError where that is wrong.
+    """
+    wanted = next(option for option in ARGUMENTS if option.name == "baseline").validate(given.get("baseline"))
+    name = _baseline_name(wanted, nodeid)
+    further = _read_corpora(given["corpus"])[1:] if "corpus" in given else ()
+    return [name, *(name_on(name, corpus) for corpus in further)]
 
 
 def marker_ids(markers: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -140,6 +140,13 @@ RUN = tuple(
                 choices=MODES,
             ),
         ),
+        (
+            Option("fail_stale", bool, False, "fail the run when no test answers to a baseline any more"),
+            None,
+            True,
+            None,
+            "true",
+        ),
         (Option("timeout", float, 0.0, "seconds for one worker process; 0: no limit", minimum=0), "SECONDS"),
         (
             Option("memory", float, 0.0, "GiB of memory for one worker process; 0: no limit", minimum=0),

@@ -13,6 +13,11 @@ from .spec import QuantizeSpec
 from .update import Update
 
 
+def name_on(name: str, corpus: str) -> str:
+    """The name of a baseline's sibling for a further text."""
+    return f"{name}@{portable_name(corpus)}"
+
+
 @dataclass(frozen=True)
 class Case:
     """What to quantize, what to measure it on, and what to hold it to.
@@ -42,7 +47,7 @@ class Case:
 
     def baseline_name(self, corpus: str) -> str:
         """The baseline's name for one corpus: the case's own for the first, with the text's for others."""
-        return self.name if corpus == self.corpus[0] else f"{self.name}@{portable_name(corpus)}"
+        return self.name if corpus == self.corpus[0] else name_on(self.name, corpus)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain form."""

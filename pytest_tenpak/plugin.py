@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from . import hookspecs, options
+from .census import Census
 from .collector import Collector
 from .errors import TenpakError
-from .state import EXPECTED_KEY, USAGE_KEY, open_session, session_key
+from .state import EXPECTED_KEY, STALE_KEY, USAGE_KEY, note_stale, open_session, session_key
 
 if TYPE_CHECKING:
     from .outcome import Case, Outcome
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 MARKERS = ("quantize", "tenpak_quantize")
 _MARKER_PARAM = "_tenpak_marker"
 
+_census: pytest.StashKey[Census] = pytest.StashKey()
 _nodeid: pytest.StashKey[str] = pytest.StashKey()
 _case: pytest.StashKey[Case] = pytest.StashKey()
 _outcome: pytest.StashKey[Outcome] = pytest.StashKey()
@@ -41,6 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
             f"{name}(method=…, max_ppl_delta=…, min_compression=…, …): "
             "quantize the model under test, measure it, and gate it (pytest-tenpak)",
         )
+    config.stash[_census] = Census()
+    config.pluginmanager.register(config.stash[_census], "tenpak-census")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Collector(config), "tenpak-collector")
         if config.getoption("htmlpath", None):
@@ -90,15 +94,22 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(
+    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+) -> None:
     try:
         marked = _selected(config, items)
         problems = _build_cases(config, marked) if marked else []
     except TenpakError as error:
         problems = [str(error)]
-    if not problems:
-        return
     output = getattr(config, "workeroutput", None)
+    if not problems:
+        stale = config.stash[_census].stale(session, _claims)
+        if stale is not None:
+            note_stale(config, stale)
+            if output is not None:
+                output[STALE_KEY] = list(stale)
+        return
     if output is None:
         raise pytest.UsageError(*problems)
     # An xdist worker cannot end a run with a usage error; its controller can (pytest_testnodedown).
@@ -174,6 +185,15 @@ def _place(item: pytest.Item, marker: pytest.Mark) -> tuple[str, int]:
 
     file, first, _ = item.location
     return file, marker_line(item.config.rootpath / file, (first or 0) + 1, marker.name, marker.kwargs)
+
+
+def _claims(item: pytest.Item) -> Iterable[str]:
+    """The names of the baselines that a test answers to; raises TenpakError where its marker is wrong."""
+    if not _markers(item):
+        return ()
+    from .marker import claimed_names
+
+    return claimed_names(_marker_of(item).kwargs, item.stash.get(_nodeid, item.nodeid))
 
 
 def _markers(item: Any) -> list[pytest.Mark]:

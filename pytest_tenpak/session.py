@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .bench import Run
+from .history import trends
 from .keeping import keep
 from .outcome import Case, Outcome
 from .pipeline import evaluate
+from .renames import propose
 from .report.summary import Summary
 
 
 class GateSession:
     """Answers cases where tests run, and collects outcomes where they are reported.
 
-    Under xdist the workers answer and the controller collects, so that one process writes.
+    Under xdist the workers answer and the controller collects, so that one process writes. ``stale`` are
+    the baselines, as paths below the rootdir, that no test answers to any more.
     """
 
     def __init__(self, run: Run) -> None:
@@ -22,6 +25,7 @@ class GateSession:
         self.expected: set[str] = set()
         self.outcomes: dict[str, Outcome] = {}
         self.written: list[str] = []
+        self.stale: tuple[str, ...] = ()
         self._answers: dict[str, Outcome] = {}
 
     def answer(self, case: Case, find_model: Callable[[], str | None]) -> Outcome:
@@ -32,7 +36,10 @@ class GateSession:
         """
         known = self._answers.get(case.nodeid)
         if known is None or known.problem:
-            known = self._answers[case.nodeid] = evaluate(case, self.run, find_model)
+            known = evaluate(case, self.run, find_model)
+            if self.run.request.mode is None:
+                known = propose(known, self.run.baselines, self.run.root, self.stale)
+            self._answers[case.nodeid] = known
         return known
 
     def collect(self, outcome: Outcome, test_passed: bool) -> None:
@@ -47,12 +54,18 @@ class GateSession:
         if writes:
             self.written.append(outcome.baseline)
 
-    def summary(self, problems: Sequence[str] = ()) -> Summary:
-        """The run as reporters see it; ``problems`` are what went wrong beside the gates."""
+    def summary(self, problems: Sequence[str] = (), with_trends: bool = False) -> Summary:
+        """The run as reporters see it; ``problems`` are what went wrong beside the gates.
+
+        ``with_trends``: ask git what was accepted before for the baselines of this run.
+        """
+        names = {part.name for outcome in self.outcomes.values() for part in outcome.parts}
         return Summary(
             outcomes=tuple(self.outcomes[nodeid] for nodeid in sorted(self.outcomes)),
             expected=tuple(sorted(self.expected | self.outcomes.keys())),
             written=tuple(self.written),
+            stale=self.stale,
             problems=tuple(problems),
+            trends=trends(self.run.root, self.run.baselines, names) if with_trends else {},
             rule=self.run.rule,
         )

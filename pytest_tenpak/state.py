@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 #: Keys of what an xdist worker sends its controller when it ends.
 USAGE_KEY = "tenpak_usage_error"
 EXPECTED_KEY = "tenpak_expected"
+STALE_KEY = "tenpak_stale"
 
 session_key: pytest.StashKey[GateSession] = pytest.StashKey()
+#: The stale baselines, as shown to the user; there once a collection has told. A run without gates, which
+#: opens no session, has them too.
+stale_key: pytest.StashKey[tuple[str, ...]] = pytest.StashKey()
 
 
 def open_session(config: pytest.Config) -> GateSession:
@@ -66,8 +70,16 @@ def open_session(config: pytest.Config) -> GateSession:
         interpreters=interpreters,
         narrate=lambda title: _narrate(config, title),
     )
-    config.stash[session_key] = GateSession(run)
-    return config.stash[session_key]
+    session = config.stash[session_key] = GateSession(run)
+    session.stale = config.stash.get(stale_key, ())
+    return session
+
+
+def note_stale(config: pytest.Config, stale: Iterable[str]) -> None:
+    """Keep which baselines are stale, for the gates' session too, whether it is open or not yet."""
+    config.stash[stale_key] = tuple(stale)
+    if session_key in config.stash:
+        config.stash[session_key].stale = config.stash[stale_key]
 
 
 @contextmanager

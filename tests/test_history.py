@@ -1,6 +1,7 @@
 """Trends and `tenpak history`: what was accepted over commits, as git remembers it."""
 
 import builtins
+import json
 import re
 import shutil
 import subprocess
@@ -207,3 +208,21 @@ def test_a_plot_that_cannot_be_drawn_is_refused(suite, monkeypatch):  # noqa: F8
     monkeypatch.setattr(builtins, "__import__", without)
     suite.tenpak("history", "--plot", "p.svg")
     assert (suite.code, "pip install 'pytest-tenpak[plot]'" in suite.errors) == (4, True)
+
+
+def test_a_runs_reports_have_the_past_of_its_own_baselines(project):
+    """What a commit accepted for the gates that ran is in the JSON document and on the page, and nothing else."""
+    project.test("@pytest.mark.quantize(method='nf4', max_tokens=504)\ndef test_nf4(): pass\n")
+    project.run().assert_outcomes(passed=1)
+    folder = project.path / "baselines"
+    shutil.copy(folder / "test_gate/test_nf4.json", folder / "another.json")
+    git(project.path, "init", "-q")
+    git(project.path, "add", "baselines")
+    git(project.path, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "Accept")
+    result = project.run("--tenpak-json=run.json", "--tenpak-html=run.html")
+    result.assert_outcomes(passed=1)
+    past = json.loads((project.path / "run.json").read_text())["trends"]
+    assert list(past) == ["test_gate/test_nf4"]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project.path, capture_output=True, text=True)
+    assert [row["commit"] for row in past["test_gate/test_nf4"]] == [head.stdout.strip()]
+    assert head.stdout[:7] in (project.path / "run.html").read_text()

@@ -28,12 +28,13 @@ LAYERS = {
         ("jobs", "measuring", "worker", "bench", "traced", "noise", "pipeline", "arguments", "marker"), 5
     ),
     "keeping": 5,
-    **dict.fromkeys(("session", "quantized", "doctor", "history", "accepting"), 6),
+    **dict.fromkeys(("session", "quantized", "doctor", "stale", "renames", "history", "accepting"), 6),
     **dict.fromkeys(
         (
             "hookspecs",
             "options",
             "state",
+            "census",
             "reporting",
             "pytest_html",
             "collector",

@@ -168,3 +168,10 @@ def test_texts_of_several_lines_keep_them():
     """A worker's log stays readable; what would be a command in it does not stay one."""
     assert visible_lines("a\r\n\tb\n::error::x") == ["a", "        b", r"\x3a:error::x"]
     assert visible("a\nb") == r"a\nb"
+
+
+def test_stale_baselines_are_listed():
+    """With what to do about them, as in the terminal."""
+    text = render(summary(outcome(), stale=("baselines/gone.json",)))
+    assert "baselines/gone.json" in text
+    assert "tenpak prune --yes" in text

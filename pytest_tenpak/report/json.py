@@ -75,7 +75,9 @@ def _finite(plain: Any) -> Any:
     if isinstance(plain, dict):
         rows = {key: _finite(value) for key, value in plain.items()}
         for key in ("robust", "divergence"):
-            if plain.get(key) and any(rows[key][name] != value for name, value in plain[key].items()):
+            if isinstance(plain.get(key), dict) and any(
+                rows[key][name] != value for name, value in plain[key].items()
+            ):
                 rows[key] = None
         return rows
     if isinstance(plain, (list, tuple)):

@@ -13,7 +13,7 @@ from ..measurement import HEADLINE, RATIOS
 from ..outcome import Outcome
 from .plain import short_name, visible_lines
 from .summary import Summary
-from .terminal import HEADERS, absent, counts, failure, notes, table_rows
+from .terminal import HEADERS, absent, counts, failure, notes, stale_lines, table_rows
 
 #: What GitHub takes of one step's summaries, and of one comment (characters, of which UTF-8 has no more
 #: than bytes).
@@ -131,7 +131,7 @@ def _failures(summary: Summary, room: int) -> str:
 
 def _notes(summary: Summary, room: int) -> str:
     """What was done to baselines, or is left to do."""
-    lines = notes(summary.outcomes, summary.written)
+    lines = [*notes(summary.outcomes, summary.written), *stale_lines(summary.stale)]
     block = _fenced(lines, room - 1)
     return f"\n{block}" if block else _left_out(len(lines), "note", "this report")
 

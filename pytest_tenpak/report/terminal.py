@@ -285,13 +285,14 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
 
 
 def summary_lines(summary: Summary, paint: Paint | None = None) -> list[str]:
-    """What a run says when it ends: table, how many gates ran, notes, what is missing, what went wrong."""
+    """What a run says when it ends: table, how many gates ran, notes, what is missing or stale or wrong."""
     return [
         *table(summary.outcomes, paint),
         counts(summary.outcomes, len(summary.expected)),
         *notes(summary.outcomes, summary.written),
         *absent(summary),
         *(line for problem in summary.problems for line in visible_lines(problem)),
+        *stale_lines(summary.stale),
     ]
 
 
@@ -310,6 +311,19 @@ def gains(outcome: Outcome) -> str:
         for check in outcome.verdict.checks
         if check.status is Status.IMPROVED
     )
+
+
+def stale_lines(stale: Sequence[str]) -> list[str]:
+    """Which baselines no test answers to any more, and what to do; nothing where there are none."""
+    if not stale:
+        return []
+    several = len(stale) > 1
+    return [
+        f"{len(stale)} stale baseline{'s' if several else ''}, to which no test answers any more:",
+        *(f"  {path}" for path in stale),
+        f"tenpak prune --yes removes {'them' if several else 'it'}; "
+        "where a test was renamed, tenpak move OLD NEW keeps its baseline",
+    ]
 
 
 def _keeps_noise(outcome: Outcome) -> bool:

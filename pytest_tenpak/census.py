@@ -1,0 +1,81 @@
+"""What a collection saw: all tests before any is deselected, and which test files it saw as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from . import options
+from .errors import TenpakError
+
+#: Options under which pytest leaves out what it could collect, or a run is part of one that goes on later.
+_PARTIAL = ("lf", "stepwise")
+
+
+class Census:
+    """Watches one process collect; under xdist every worker does, and the controller sees nothing."""
+
+    def __init__(self) -> None:
+        self._modules: set[Path] = set()
+        self._items: list[pytest.Item] = []
+        self._seen: set[str] = set()
+        self._left_out: set[str] = set()
+        self._has_errors = False
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pycollect_makemodule(self, module_path: Path) -> None:
+        """A file is collected for its tests, and not for its doctests alone."""
+        self._modules.add(module_path)
+
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Markers are read later, since a conftest may add some."""
+        self._items.append(item)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A report that passed comes for a file only where all of it is collected, not for ``FILE::TEST``."""
+        self._has_errors |= report.failed
+        (self._seen if report.passed else self._left_out).add(report.nodeid)
+
+    def stale(
+        self, session: pytest.Session, claims_of: Callable[[pytest.Item], Iterable[str]]
+    ) -> tuple[str, ...] | None:
+        """The baselines that no test answers to any more; None where this collection cannot tell.
+
+        ``claims_of(item)`` gives the names of a test's baselines, and raises TenpakError where its marker
+        is wrong: which baselines are that test's file's is not known then.
+        """
+        config = session.config
+        items, self._items = dict.fromkeys([*self._items, *session.items]), []
+        folder = options.baseline_folder(config)
+        partial = any(config.getoption(name, False) for name in _PARTIAL)
+        if partial or self._has_errors or not folder.is_dir():
+            return None
+        claims: set[str] = set()
+        for item in items:
+            try:
+                claims.update(claims_of(item))
+            except TenpakError:
+                self._left_out.add(item.nodeid)
+        from .stale import Collected, find_stale
+
+        homes = [config.rootpath / home for home in config.getini("testpaths") or [""]]
+        whole = {file for file in self._seen if config.rootpath / file in self._modules}
+        collected = Collected(
+            claims=claims,
+            whole={file for file in whole if not any(_touches(node, file) for node in self._left_out)},
+            covers=lambda path: _is_argument(session, path),
+            complete=not self._left_out and all(_is_argument(session, home) for home in homes),
+        )
+        return find_stale(folder, config.rootpath, collected)
+
+
+def _touches(node: str, file: str) -> bool:
+    """Whether a node is the file, something in it, or a folder above it."""
+    return node in ("", ".", file) or node.startswith(f"{file}::") or file.startswith(f"{node}/")
+
+
+def _is_argument(session: pytest.Session, path: Path) -> bool:
+    """Whether pytest was told to collect a path, or a folder above it."""
+    return any(session.isinitpath(folder) for folder in (path, *path.parents))

@@ -1,0 +1,48 @@
+"""Give the baseline of a test that was renamed to the test it is now, with its history."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import pytest
+
+from .. import options
+from ..errors import BaselineError
+from ..marker import derived_name
+from ..renames import move
+
+_FORMS = "a test's id, or a baseline's name or path"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``OLD NEW``."""
+    parser.add_argument("old", metavar="OLD", help=f"what there is: {_FORMS}")
+    parser.add_argument("new", metavar="NEW", help=f"what it should be: {_FORMS}; a killed move leaves both")
+
+
+def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
+    """Move the file, and those of its further texts."""
+    folder = Path(os.path.normpath(options.baseline_folder(config)))
+    old, new = (_name(text, folder, config) for text in (arguments.old, arguments.new))
+    case = arguments.new if "::" in arguments.new else None
+    try:
+        moves = move(folder, old, new, case)
+    except OSError as fault:
+        raise BaselineError(f"the baseline {old!r} cannot be moved to {new!r}", given=str(fault)) from None
+    for paths in moves:
+        print("moved", " → ".join(os.path.relpath(path, config.rootpath) for path in paths))
+    return 0
+
+
+def _name(text: str, folder: Path, config: pytest.Config) -> str:
+    """The baseline's name that a test id, a name or a path stands for."""
+    if "::" in text:
+        return derived_name(text)
+    paths = [Path(os.path.normpath(base / text)) for base in (config.invocation_params.dir, config.rootpath)]
+    paths = [*paths, Path(os.path.normpath(folder / text))]
+    inside = [path.relative_to(folder) for path in paths if path.is_relative_to(folder)]
+    if not inside or not inside[0].parts or any(part.startswith(".") for part in inside[0].parts):
+        raise BaselineError(f"{text!r} is no baseline's name", given=text, accepted=f"{_FORMS}, in {folder}")
+    return inside[0].as_posix().removesuffix(".json")

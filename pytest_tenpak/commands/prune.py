@@ -1,0 +1,56 @@
+"""List the baselines that no test answers to any more; --yes removes them.
+
+The suite is collected for that, so what pytest is told elsewhere (folders, -p, -o) it can be told here.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from .. import options
+from ..errors import BaselineError
+from ..report.terminal import stale_lines
+from ..stale import remove
+from ..state import stale_key
+
+PYTEST_ARGUMENTS = True
+COLLECTS = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--yes``."""
+    parser.add_argument("--yes", action="store_true", help="remove them; further arguments go to pytest")
+
+
+def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
+    """List what is stale (exit code 1 if anything is), or remove it."""
+    folder = options.baseline_folder(config)
+    if not folder.is_dir():
+        print(f"there are no baselines in {folder}")
+        return 0
+    stale = config.stash.get(stale_key, None)
+    if stale is None:
+        raise BaselineError(
+            "which baselines are stale cannot be told",
+            given=f"baselines in {folder}, tests below {config.rootpath}",
+            accepted="a baseline folder below the rootdir, and a collection without --lf or --sw",
+        )
+    if not stale:
+        print("no baseline is stale, as far as this collection can tell")
+    elif not arguments.yes:
+        print(*stale_lines(stale), sep="\n")
+        return 1
+    else:
+        _remove(stale, config)
+    return 0
+
+
+def _remove(stale: tuple[str, ...], config: pytest.Config) -> None:
+    for shown in stale:
+        try:
+            remove(config.rootpath / shown, options.baseline_folder(config))
+        except OSError as fault:
+            raise BaselineError(f"the baseline {shown} cannot be removed", given=str(fault)) from None
+        print(f"removed {shown}")

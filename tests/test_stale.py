@@ -1,0 +1,446 @@
+"""Stale baselines: named when their test is gone, and never when it is only out of sight."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from made_up import accepted
+
+from pytest_tenpak.baseline import Baseline
+from pytest_tenpak.marker import claimed_names, derived_name
+
+#: Plugins that cost half a second of imports, or reorder tests.
+LEAN = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:asyncio")
+GATE = "@pytest.mark.quantize(method='fp16'{})\ndef {}(): pass\n"
+ONE = "1 stale baseline, to which no test answers any more:"
+
+
+class Suite:
+    """A project whose gates nobody runs: no model is needed to collect them."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester = pytester
+        self.path = pytester.path
+        self.ini()
+
+    def ini(self, *rows: str) -> None:
+        """Write the ini file."""
+        self.pytester.makeini("\n".join(["[pytest]", *rows]))
+
+    def test(self, file: str, *tests: str, head: str = "") -> None:
+        """Write a test file with a gate for each of ``tests``, under a head of its own."""
+        path = self.path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        body = "".join(GATE.format("", name) for name in tests)
+        path.write_text(f"import pytest\n{head}\n{body}")
+
+    def accept(self, *cases: str, name: str | None = None) -> None:
+        """Write the baselines that runs of these tests once created."""
+        for case in cases:
+            path = self.path / "baselines" / f"{name or derived_name(case)}.json"
+            Baseline(case, {"cpu": accepted()}).write(path)
+
+    def run(self, *args: str) -> pytest.RunResult:
+        """Run pytest; without workers, gates are only collected, which imports nothing heavy."""
+        if "-n" in args:
+            return self.pytester.runpytest_subprocess(*LEAN, *args)
+        return self.pytester.runpytest_inprocess(*LEAN, "--collect-only", *args)
+
+    def stale(self, *args: str) -> list[str]:
+        """The names that a run says are stale."""
+        lines = self.run(*args).outlines
+        return [line.strip() for line in lines if line.startswith("  baselines/")]
+
+    def tenpak(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run the ``tenpak`` command."""
+        command = [sys.executable, "-m", "pytest_tenpak", *args]
+        lean = {**os.environ, "PYTEST_ADDOPTS": " ".join(LEAN)}
+        return subprocess.run(command, cwd=self.path, env=lean, capture_output=True, text=True, check=False)
+
+    @property
+    def baselines(self) -> list[str]:
+        """Everything below the baseline folder."""
+        root = self.path / "baselines"
+        return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+
+
+@pytest.fixture
+def suite(pytester) -> Suite:
+    """One test file with one gate, and two baselines: of that gate and of one that is gone."""
+    suite = Suite(pytester)
+    suite.test("test_a.py", "test_here")
+    suite.accept("test_a.py::test_here", "test_a.py::test_gone")
+    return suite
+
+
+GONE = ["baselines/test_a/test_gone.json"]
+
+# ---------------------------------------------------------------- what is said
+
+
+def test_what_no_test_answers_to_is_listed_with_what_to_do(suite):
+    """Count, path and the two commands; the run passes as it did."""
+    result = suite.run()
+    result.stdout.fnmatch_lines([ONE, f"  {GONE[0]}", "tenpak prune --yes removes it; *tenpak move OLD NEW*"])
+    assert result.ret == 0
+
+
+def test_nothing_is_said_where_nothing_is_stale(suite):
+    """Nor is a section opened."""
+    suite.test("test_a.py", "test_here", "test_gone")
+    told = suite.run().stdout.str()
+    assert "stale baseline" not in told
+    assert "quantization gates" not in told
+
+
+def test_a_suite_without_gates_lists_what_is_left_and_imports_nothing_heavy(suite):
+    """Deleting the last gate leaves its baselines; to say so costs no schema, no numpy, no torch."""
+    suite.test("test_a.py", head="def test_plain(): pass")
+    code = (
+        "import sys, pytest\n"
+        f"code = pytest.main(['-q', *{LEAN}])\n"
+        "print([name for name in ('torch', 'numpy', 'jsonschema') if name in sys.modules], int(code))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=suite.path, capture_output=True, text=True)
+    assert "2 stale baselines, to which no test answers any more:" in ran.stdout
+    assert ran.stdout.splitlines()[-1] == "[] 0"
+
+
+def test_workers_say_what_they_saw(suite, distributed):
+    """In one process, and under xdist, where only workers collect; reporters hear it. Skipped gates claim."""
+    suite.test("test_a.py", head="pytestmark = pytest.mark.skip\n" + GATE.format("", "test_here"))
+    result = suite.pytester.runpytest_subprocess(*LEAN, *distributed, "--tenpak-json=run.json")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines([ONE, f"  {GONE[0]}"])
+    assert json.loads((suite.path / "run.json").read_text())["stale"] == GONE
+
+
+def test_a_crashed_worker_makes_nothing_stale(suite):
+    """Tests that it took along were collected: what is gone is gone, and nothing else."""
+    suite.test("test_a.py", head="import os\ndef test_crash(): os._exit(3)\n" + GATE.format("", "test_here"))
+    assert suite.stale("-n", "2", "-k", "crash") == GONE
+
+
+def test_no_worker_that_lives_no_word(suite):
+    """Where none delivers, nothing is known to be stale, and nothing fails for it."""
+    suite.test("test_a.py", head="import os\ndef test_crash(): os._exit(3)\n")
+    result = suite.run("-n", "1", "--max-worker-restart=0", "--tenpak-fail-stale")
+    assert "crashed" in result.stdout.str()
+    assert "stale baseline" not in result.stdout.str()
+
+
+@pytest.mark.parametrize("given", ["option", "ini"])
+def test_fail_stale_fails_the_run_and_names_the_files(suite, distributed, given):
+    """Also where tests pass."""
+    suite.test("test_a.py", head="def test_plain(): pass\n" + GATE.format("", "test_here"))
+    if given == "ini":
+        suite.ini("tenpak_fail_stale = true")
+    args = ["--tenpak-fail-stale"] if given == "option" else []
+    result = suite.pytester.runpytest_subprocess(*LEAN, *distributed, *args, "-k", "plain")
+    assert result.ret == 1
+    result.assert_outcomes(passed=1, deselected=0 if distributed else 1)
+    result.stdout.fnmatch_lines([f"--tenpak-fail-stale: no test answers to {GONE[0]} any more"])
+
+
+def test_fail_stale_passes_where_nothing_is_stale(suite):
+    """And is refused, by name, where it is neither true nor false."""
+    suite.test("test_a.py", "test_here", "test_gone")
+    assert suite.run("--tenpak-fail-stale").ret == 0
+    suite.ini("tenpak_fail_stale = perhaps")
+    result = suite.run()
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*ini tenpak_fail_stale: fail_stale='perhaps' is not accepted*"])
+
+
+# ---------------------------------------------------------------- what claims
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("-k", "nothing"), ("-m", "nothing"), ("--deselect", "test_a.py::test_here"), ("--ff",), ("--nf",)],
+)
+def test_deselected_tests_claim(suite, args):
+    """They are there, though they do not run."""
+    assert suite.stale(*args) == GONE
+
+
+def test_further_texts_are_claimed_and_those_no_longer_measured_on_are_stale(suite):
+    """``NAME@TEXT`` of every text but the first, and of no other."""
+    head = GATE.format(", corpus=['one', 'docs/two.txt']", "test_here")
+    suite.test("test_a.py", head=head)
+    (two,) = claimed_names({"corpus": ["one", "docs/two.txt"]}, "test_a.py::test_here")[1:]
+    for name in (two, "test_a/test_here@three"):
+        suite.accept("test_a.py::test_here", name=name)
+    assert suite.stale() == [*GONE, "baselines/test_a/test_here@three.json"]
+
+
+def test_each_of_several_markers_and_parameters_claims(suite):
+    """What one of them answered before it was taken away is stale."""
+    head = "@pytest.mark.parametrize('n', [1, 2])\n" + "@pytest.mark.quantize(method='int8')\n"
+    suite.test("test_a.py", head=head + GATE.format("", "test_many").replace("()", "(n)"))
+    ids = [f"test_a.py::test_many[{method}-{n}]" for method in ("int8", "fp16") for n in (1, 2)]
+    ids += [f"test_a.py::test_many[{n}-{method}]" for method in ("int8", "fp16") for n in (1, 2)]
+    suite.accept(*ids, "test_a.py::test_many[nf4-1]")
+    listed = suite.stale()
+    collected = [line for line in suite.run("-q").outlines if "::" in line]
+    assert len(collected) == 4
+    expected = {f"baselines/{derived_name(case)}.json" for case in (*ids, "test_a.py::test_many[nf4-1]")}
+    expected -= {f"baselines/{derived_name(case)}.json" for case in collected}
+    assert set(listed) == expected | {*GONE, "baselines/test_a/test_here.json"}
+
+
+def test_markers_that_a_conftest_adds_claim(suite):
+    """Also where the test is deselected afterwards."""
+    suite.test("test_a.py", head="def test_here(): pass")
+    suite.pytester.makeconftest(
+        "import pytest\n"
+        "def pytest_collection_modifyitems(items):\n"
+        "    for item in items: item.add_marker(pytest.mark.quantize(method='fp16'))\n"
+    )
+    assert suite.stale("-k", "nothing") == GONE
+
+
+def test_a_deselected_test_with_a_bad_marker_leaves_its_file_alone(suite):
+    """Nobody knows what it claims; other files are judged, and the run goes on."""
+    suite.test("test_a.py", "test_here", head=GATE.format(", baseline=3", "test_bad"))
+    suite.test("test_b.py", head="def test_plain(): pass")
+    suite.accept("test_b.py::test_gone")
+    result = suite.run("-k", "plain", "--tenpak-fail-stale")
+    assert [line.strip() for line in result.outlines if line.startswith("  b")] == [
+        "baselines/test_b/test_gone.json"
+    ]
+    assert result.ret == 1
+
+
+def test_a_deselected_test_of_an_unknown_method_claims(suite):
+    """Its name is known all the same."""
+    suite.test("test_a.py", head=GATE.replace("fp16", "no-such").format("", "test_here"))
+    assert suite.stale("-k", "nothing") == GONE
+
+
+def test_a_named_baseline_is_judged_only_by_the_whole_suite(suite):
+    """Its test may have moved to any file: a part of the suite does not know."""
+    suite.test("test_b.py", head=GATE.format(", baseline='named'", "test_named"))
+    suite.accept("test_a.py::test_named", name="named")
+    suite.accept("test_a.py::test_other", name="other")
+    assert suite.stale("test_a.py") == GONE
+    assert suite.stale() == ["baselines/other.json", *GONE]
+
+
+# ---------------------------------------------------------------- what is judged
+
+
+@pytest.mark.parametrize(
+    "args", [("test_a.py::test_here",), ("test_a.py::test_here", "test_b.py"), ("test_b.py",)]
+)
+def test_a_file_of_which_only_some_tests_were_named_is_not_judged(suite, args):
+    """Others are, where they were collected whole."""
+    suite.test("test_b.py", "test_here")
+    assert suite.stale(*args) == []
+    assert suite.stale(*args, "test_a.py") == GONE
+
+
+def test_a_file_that_is_gone_is_judged_where_its_folder_is_collected(suite):
+    """By a folder above it, named or by ``testpaths``; a run elsewhere says nothing."""
+    suite.test("tests/test_b.py", "test_here")
+    suite.test("other/test_c.py", "test_here")
+    suite.accept("tests/deep/test_d.py::test_gone")
+    gone = "baselines/tests/deep/test_d/test_gone.json"
+    assert suite.stale("tests") == [gone]
+    assert suite.stale("tests/test_b.py") == suite.stale("other") == []
+    assert suite.stale() == [*GONE, gone]
+    suite.ini("testpaths = tests")
+    assert suite.stale() == [gone]
+
+
+def test_a_file_that_is_there_but_was_not_collected_is_not_judged(suite):
+    """Ignored, of another name, or read for its doctests alone."""
+    assert suite.stale("--ignore=test_a.py") == []
+    suite.ini("python_files = gate_*.py")
+    assert suite.stale() == []
+    (suite.path / "test_a.py").write_text('"""\n>>> 1\n1\n"""\n')
+    assert suite.stale("--doctest-modules") == []
+
+
+def test_collection_errors_stop_all_judgement(suite):
+    """The broken file could hold any claim."""
+    suite.test("test_b.py", head="import no_such_module")
+    assert suite.stale() == suite.stale("--continue-on-collection-errors") == []
+
+
+@pytest.mark.parametrize(
+    "head", ["pytest.importorskip('no_such')", "pytest.skip('', allow_module_level=True)"]
+)
+def test_a_module_that_skips_itself_is_not_judged(suite, head):
+    """Others are."""
+    suite.test("test_b.py", "test_here", head=head)
+    suite.accept("test_b.py::test_here")
+    assert suite.stale() == GONE
+
+
+@pytest.mark.parametrize("option", ["--lf", "--sw"])
+def test_a_run_of_what_failed_last_judges_nothing(suite, option):
+    """--lf leaves out files that it knows to pass."""
+    suite.test("test_b.py", head="def test_fails(): assert 0")
+    suite.pytester.runpytest_subprocess(*LEAN, "test_b.py").assert_outcomes(failed=1)
+    assert suite.stale(option) == []
+    assert suite.stale("-p", "no:cacheprovider") == GONE
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"schema_version": 99, "case": "test_a.py::x", "entries": {}}', "\udcff"]
+)
+def test_a_file_that_cannot_be_read_is_not_judged(suite, text):
+    """Nor what is no baseline at all."""
+    path = suite.path / "baselines" / "test_a" / "test_broken.json"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert suite.stale() == GONE
+
+
+def test_a_folder_outside_the_rootdir_is_not_judged(suite):
+    """It may serve a suite whose tests have the same names."""
+    suite.test("pkg/test_a.py", "test_here")
+    (suite.path / "pkg/pytest.ini").write_text("[pytest]\ntenpak_baseline_dir = ../baselines\n")
+    result = suite.pytester.runpytest_subprocess(
+        "--rootdir=pkg", "-c", "pkg/pytest.ini", "--collect-only", "pkg"
+    )
+    result.stdout.fnmatch_lines(["*test_here*"])
+    assert "stale baseline" not in result.stdout.str()
+
+
+# ---------------------------------------------------------------- tenpak prune
+
+
+def test_prune_lists_and_with_yes_removes(suite):
+    """Nothing without --yes; then what is stale, printed, with folders that became empty, and nothing else."""
+    suite.accept("gone/deep.py::test_x")
+    before = suite.baselines
+    listed = suite.tenpak("prune")
+    assert (listed.returncode, listed.stdout.splitlines()[0][:17]) == (1, "2 stale baselines")
+    assert suite.baselines == before
+    pruned = suite.tenpak("prune", "--yes")
+    assert pruned.returncode == 0
+    assert pruned.stdout.splitlines() == ["removed baselines/gone/deep/test_x.json", f"removed {GONE[0]}"]
+    assert suite.baselines == ["test_a", "test_a/test_here.json"]
+    again = suite.tenpak("prune", "--yes")
+    assert (again.returncode, again.stdout) == (
+        0,
+        "no baseline is stale, as far as this collection can tell\n",
+    )
+
+
+def test_prune_takes_pytests_arguments_and_the_suites_ini(suite):
+    """Workers, verbosity and --tenpak-fail-stale of an ini do not get in its way."""
+    suite.test("tests/test_b.py", "test_here")
+    suite.accept("tests/test_b.py::test_gone")
+    suite.ini("addopts = -n 2 -vv -ra -k nothing", "tenpak_fail_stale = true")
+    pruned = suite.tenpak("prune", "tests", "--yes", "-p", "no:randomly")
+    assert (pruned.returncode, pruned.stdout) == (0, "removed baselines/tests/test_b/test_gone.json\n")
+    assert suite.stale() == GONE
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("import no_such_module", "No module named 'no_such_module'"),
+        (GATE.format(", bits=99", "test_b"), "bits"),
+    ],
+)
+def test_prune_removes_nothing_where_collection_fails(suite, file, said):
+    """It shows what pytest says, and exits with an error."""
+    suite.test("test_b.py", head=file)
+    before = suite.baselines
+    pruned = suite.tenpak("prune", "--yes")
+    assert pruned.returncode not in (0, 1)
+    assert said in pruned.stdout + pruned.stderr
+    assert suite.baselines == before
+
+
+def test_prune_says_why_it_cannot_tell(suite):
+    """A partial collection is no reason to remove anything; no folder is nothing to remove."""
+    refused = suite.tenpak("prune", "--yes", "--lf")
+    assert refused.returncode == 4
+    assert "a collection without --lf or --sw" in refused.stderr
+    suite.ini("tenpak_baseline_dir = none")
+    assert "there are no baselines in" in suite.tenpak("prune").stdout
+
+
+# ---------------------------------------------------------------- the proposal of a rename
+
+
+@pytest.fixture
+def renamed(project):
+    """A project whose only gate was renamed after its baseline was accepted."""
+    project.test("@pytest.mark.quantize(method='fp16')\ndef test_old(): pass\n")
+    project.run().assert_outcomes(passed=1)
+    project.test("@pytest.mark.quantize(method='fp16')\ndef test_new(): pass\n")
+    return project
+
+
+MOVE = "tenpak move baselines/test_gate/test_old.json test_gate.py::test_new"
+
+
+def test_a_new_case_is_told_of_the_baseline_it_had(renamed, distributed):
+    """Nothing is created; the command that is named settles it, with history and anchor kept."""
+    result = renamed.run(*distributed)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "test_gate.py::test_new *new",
+            "baselines/test_gate/test_new.json [[]cpu[]]: no baseline, but that of a test that is gone answers the "
+            f"same question: {MOVE}; or --tenpak-update=new to start afresh",
+        ]
+    )
+    assert renamed.baselines == ["test_gate/test_old.json"]
+    old = json.loads((renamed.path / "baselines/test_gate/test_old.json").read_text())
+    command = [sys.executable, "-m", "pytest_tenpak", *MOVE.split()[1:]]
+    subprocess.run(command, cwd=renamed.path, check=True)
+    assert renamed.baselines == ["test_gate/test_new.json"]
+    new = json.loads((renamed.path / "baselines/test_gate/test_new.json").read_text())
+    assert new == {**old, "case": "test_gate.py::test_new"}
+    settled = renamed.run(*distributed)
+    settled.stdout.fnmatch_lines(["test_gate.py::test_new *passed"])
+    assert "stale baseline" not in settled.stdout.str()
+
+
+def test_in_ci_the_failure_names_the_move(renamed, monkeypatch):
+    """It fails as before."""
+    monkeypatch.setenv("CI", "1")
+    result = renamed.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [f"*no baseline, and in CI none is written*; that of a test that is gone *{MOVE}"]
+    )
+    assert renamed.baselines == ["test_gate/test_old.json"]
+
+
+def test_asking_for_a_new_baseline_gives_one(renamed):
+    """Whoever names --tenpak-update has decided."""
+    result = renamed.run("--tenpak-update=new")
+    result.stdout.fnmatch_lines(["*test_new.json [[]cpu[]]: baseline created: review and commit it", ONE])
+    assert renamed.baselines == ["test_gate/test_new.json", "test_gate/test_old.json"]
+
+
+def test_another_question_or_a_test_that_is_still_there_is_no_rename(renamed):
+    """A baseline is created as ever: for another identity, another device, or beside the old test."""
+    path = renamed.path / "baselines/test_gate/test_old.json"
+    baseline = Baseline.read(path)
+    entry = baseline.entries["cpu"]
+    other = replace(entry, identity={**entry.identity, "metrics_version": 99})
+    both = "@pytest.mark.quantize(method='fp16')\ndef test_old(): pass\n"
+    for entries in ({"cpu": other}, {"cuda-sm90": entry}, {"cpu": entry}):
+        if "cpu" in entries and entries["cpu"] is entry:
+            renamed.test(both + both.replace("old", "new"))
+        Baseline(baseline.case, entries).write(path)
+        result = renamed.run()
+        result.stdout.fnmatch_lines(["*test_new.json [[]cpu[]]: baseline created: review and commit it"])
+        (renamed.path / "baselines/test_gate/test_new.json").unlink()
+
+
+def test_a_named_baseline_is_proposed_by_its_name(renamed):
+    """Where a test's own id is not where its baseline would be looked for."""
+    renamed.test("@pytest.mark.quantize(method='fp16', baseline='mine')\ndef test_new(): pass\n")
+    renamed.run().stdout.fnmatch_lines(["*: tenpak move baselines/test_gate/test_old.json mine; or *"])
