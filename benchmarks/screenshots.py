@@ -1,12 +1,14 @@
-"""Pictures of the HTML report for the documentation, from what ``--tenpak-json`` wrote of a real run.
+"""Pictures of the reports for the documentation, from what ``--tenpak-json`` wrote of a real run.
 
     python benchmarks/screenshots.py RUN.json [FOLDER]
 
-The page is opened in a headless browser as a user opens it, from a file: light, dark, and as on a phone.
+The page is opened in a headless browser as a user opens it, from a file: light, dark, and as on a phone. The
+lines that the terminal shows are laid out as a terminal does.
 """
 
 from __future__ import annotations
 
+import html
 import io
 import shutil
 import sys
@@ -16,8 +18,11 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from pytest_tenpak.checks import Status
 from pytest_tenpak.report.html import render
 from pytest_tenpak.report.json import read_document
+from pytest_tenpak.report.summary import Summary
+from pytest_tenpak.report.terminal import summary_lines
 
 #: Name, width, height, colour scheme.
 VIEWS = (("light", 1180, 1990, "light"), ("dark", 1180, 1990, "dark"), ("narrow", 375, 1480, "light"))
@@ -25,26 +30,54 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 #: Colours of a picture: what a palette holds, which is all that flat surfaces and letters need.
 COLOURS = 255
 
+#: Private characters, which pass through the table and through escaping, around what is coloured.
+GREEN, RED, END = "\ue000", "\ue001", "\ue002"
+TERMINAL = """<!doctype html><meta charset="utf-8"><style>
+body {{ margin: 0; background: #16181d }}
+pre {{ display: inline-block; margin: 0; padding: 16px 20px; color: #d8dbe2; font: 12px/1.5 monospace }}
+.green {{ color: #7bd88f }} .red {{ color: #ff7b72; font-weight: bold }}
+</style><pre>{text}</pre>"""
+
+
+def terminal(summary: Summary) -> str:
+    """A page with what the terminal shows at the end of the run."""
+
+    def paint(text: str, status: Status) -> str:
+        return f"{RED if status.failing else GREEN}{text}{END}"
+
+    text = html.escape("\n".join(summary_lines(summary, paint)))
+    spans = {GREEN: '<span class="green">', RED: '<span class="red">', END: "</span>"}
+    return TERMINAL.format(text=text.translate(str.maketrans(spans)))
+
 
 def main(document: Path, folder: Path) -> None:
-    """Write ``report-….png`` into ``folder``."""
+    """Write ``report-….png`` and ``terminal.png`` into ``folder``."""
     browser_path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser_path is None:
         raise SystemExit(f"no browser: none of {', '.join(BROWSERS)} is on the path")
     folder.mkdir(parents=True, exist_ok=True)
+    summary = read_document(document)
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
-        page_path = Path(scratch, "report.html")
-        page_path.write_text(render(read_document(document)), encoding="utf-8", newline="\n")
+        report, lines = Path(scratch, "report.html"), Path(scratch, "terminal.html")
+        report.write_text(render(summary), encoding="utf-8", newline="\n")
+        lines.write_text(terminal(summary), encoding="utf-8", newline="\n")
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         for name, width, height, scheme in VIEWS:
             page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-            page.goto(page_path.as_uri())
-            picture = Image.open(io.BytesIO(page.screenshot()))
-            target = folder / f"report-{name}.png"
-            picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
-            print(f"{target}: {target.stat().st_size:,} bytes")
+            page.goto(report.as_uri())
+            save(page.screenshot(), folder / f"report-{name}.png")
             page.close()
+        page = browser.new_page()
+        page.goto(lines.as_uri())
+        save(page.locator("pre").screenshot(), folder / "terminal.png")
         browser.close()
+
+
+def save(picture: bytes, target: Path) -> None:
+    """Keep a picture, small."""
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    image.quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
+    print(f"{target}: {target.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -138,7 +138,8 @@ def _page(summary: Summary) -> dict[str, Any]:
         "missing": summary.missing,
         "stale": summary.stale,
         "frontiers": _frontiers(named),
-        "trends": [_trend(name, past) for name, past in sorted(summary.trends.items()) if past],
+        # One point is no trend, and the table has it.
+        "trends": [_trend(name, past) for name, past in sorted(summary.trends.items()) if len(past) > 1],
         "cases": cases,
         "environments": _environments(cases),
     }
