@@ -98,17 +98,24 @@ def migrate(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_1(plain: dict[str, Any]) -> dict[str, Any]:
-    """Version 2 says what a KLD is, and its anchors keep layers and a reason."""
+    """Version 2 says what a KLD is, and its anchors keep layers and a reason.
+
+    The first files of version 1 have no divergence, no layers and no noise.
+    """
+    none: dict[str, Any] = {"gain": [], "error": []}
     entries = {}
     for name, old in plain["entries"].items():
+        layers = old.get("layers", none)
         own = old["anchor"] == old["figures"]
         entries[name] = {
+            "noise": None,
             **old,
+            "layers": layers,
             "figures": _with_divergence(old["figures"]),
             "history": [{**row, "figures": _with_divergence(row["figures"])} for row in old["history"]],
             "anchor": {
                 "figures": _with_divergence(old["anchor"]),
-                "layers": old["layers"] if own else {"gain": [], "error": []},
+                "layers": layers if own else none,
                 "reason": "",
             },
         }
@@ -116,7 +123,7 @@ def _from_1(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_divergence(figures: Mapping[str, Any]) -> dict[str, Any]:
-    return {**figures, "divergence": None}
+    return {"kld": None, "top1": None, **figures, "divergence": None}
 
 
 #: From each version to the next.

@@ -171,15 +171,17 @@ def test_the_name_that_is_swept_is_the_one_that_is_written(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_version_1_file_is_read_with_the_same_figures(tmp_path):
-    """And written as version 2, whose figures are the same again."""
-    old = json.loads(VERSION_1.read_text(encoding="utf-8"))["entries"]["cpu"]
-    baseline = Baseline.read(VERSION_1)
+@pytest.mark.parametrize("name", ["baseline-1.json", "baseline-1-first.json"])
+def test_a_version_1_file_is_read_with_the_same_figures(tmp_path, name):
+    """And written as version 2, whose figures are the same again; the first ones knew no divergence or layers."""
+    path = VERSION_1.with_name(name)
+    old = json.loads(path.read_text(encoding="utf-8"))["entries"]["cpu"]
+    baseline = Baseline.read(path)
     baseline.write(tmp_path / "b.json")
     plain = json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))
     assert plain["schema_version"] == 2
     figures = plain["entries"]["cpu"]["figures"]
-    assert figures == {**old["figures"], "divergence": None}
+    assert figures == {"kld": None, "top1": None, **old["figures"], "divergence": None}
     assert plain["entries"]["cpu"]["windows"] == old["windows"]
     assert Baseline.read(tmp_path / "b.json") == baseline
 

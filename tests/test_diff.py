@@ -30,6 +30,16 @@ def test_each_figure_is_told_from_old_to_new_with_better_or_worse():
     assert back["perplexity"] == back["compression"] == back["Δ reference"] == "worse"
 
 
+def test_figures_of_another_question_are_neither_better_nor_worse():
+    """On another text less perplexity says nothing; a smaller file is smaller all the same. A spec may be compared."""
+    old, new = accepted(tensor_bytes=500), better(accepted(tensor_bytes=400), 1.25)
+    moved = replace(new, identity={**IDENTITY, "corpus": "another"})
+    verdicts = {row.name: row.verdict for row in figure_rows(old, moved)}
+    assert (verdicts["perplexity"], verdicts["Δ reference"], verdicts["compression"]) == ("", "", "better")
+    other = replace(new, identity={**IDENTITY, "spec": {"method": "nf4", "options": {"bits": 4}}})
+    assert {row.name: row.verdict for row in figure_rows(old, other)}["perplexity"] == "better"
+
+
 def test_kld_and_top1_are_told_where_both_sides_have_them():
     """More agreement is better, more divergence is worse; what appears has no difference."""
     old = accepted()

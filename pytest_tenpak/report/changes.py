@@ -84,6 +84,9 @@ _FIGURES = (
     ("KLD", "{:.4f}", True),
     ("top-1", "{:.2%}", False),
 )
+#: Fields of an identity without which figures of quality are of another question, neither better nor worse.
+_MEASURED_ON = ("model", "tokenizer", "corpus", "protocol", "metrics_version")
+_SIZES = ("compression", "bits/weight")
 
 
 def _values(figures: Figures) -> tuple[float | None, ...]:
@@ -96,6 +99,7 @@ def _values(figures: Figures) -> tuple[float | None, ...]:
 
 def figure_rows(old: Entry | None, new: Entry | None) -> list[Row]:
     """The figures of either side or both, beside one another."""
+    same = not (old and new) or all(old.identity.get(n) == new.identity.get(n) for n in _MEASURED_ON)
     nothing = (None,) * len(_FIGURES)
     before = _values(old.figures) if old else nothing
     after = _values(new.figures) if new else nothing
@@ -108,7 +112,8 @@ def figure_rows(old: Entry | None, new: Entry | None) -> list[Row]:
         if was is not None and now is not None and was != now:
             # What is a difference or a share already is subtracted; of others the relative change is told.
             moved = f"{now - was:+.2%}" if "%" in shown else _relative(was, now)
-            verdict = "better" if (now < was) == less else "worse"
+            if same or name in _SIZES:
+                verdict = "better" if (now < was) == less else "worse"
         rows.append(Row(name, before_text, after_text, moved, verdict))
     return rows
 
