@@ -64,11 +64,17 @@ class Replaced:
 
 @dataclass(frozen=True)
 class Anchor:
-    """The figures from which small steps are added up; ``reason`` says why they are not the first ones."""
+    """The figures from which small steps are added up.
+
+    ``drift`` is what the accepted steps since add up to: ln perplexity, each step paired with the one before
+    over the windows that both had. ``reason`` says why these are not the first figures, or why they were
+    accepted beside another device's.
+    """
 
     figures: Figures
     layers: Layers = NO_LAYERS
     reason: str = ""
+    drift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -124,8 +130,16 @@ class Entry:
         past = (Replaced(old.figures, reason), *old.history)[:HISTORY_LENGTH]
         if old.identity != self.identity:
             return replace(self, history=past)
-        anchor = replace(self.anchor, reason=reason) if reanchor else old.anchor
+        drift = round(old.anchor.drift + self.moved_since(old), DECIMALS)
+        anchor = replace(self.anchor, reason=reason) if reanchor else replace(old.anchor, drift=drift)
         return replace(self, anchor=anchor, history=past, noise=self.noise or old.noise)
+
+    def moved_since(self, old: Entry) -> float:
+        """How far ln perplexity moved from ``old`` to these figures, over the windows that both have."""
+        rows = list(zip(self.nll, old.nll, self.tokens, old.tokens, strict=False))
+        if any(ours != theirs for _, _, ours, theirs in rows):
+            return self.figures.loss - old.figures.loss
+        return sum(new - before for new, before, _, _ in rows) / sum(count for _, _, count, _ in rows)
 
     def with_noise(self, noise: Noise) -> Entry:
         """This entry, its figures untouched, with noise that was calibrated now."""
@@ -152,6 +166,7 @@ class Entry:
                 Figures(**plain["anchor"]["figures"]),
                 Layers.from_dict(plain["anchor"]["layers"]),
                 plain["anchor"]["reason"],
+                plain["anchor"]["drift"],
             ),
             history=tuple(Replaced(Figures(**row["figures"]), row["reason"]) for row in plain["history"]),
             layers=Layers.from_dict(plain["layers"]),

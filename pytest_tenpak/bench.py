@@ -60,7 +60,8 @@ class Run:
 
     def request_for(self, nodeid: str) -> Request:
         """What was asked for one test's baseline."""
-        return replace(self.request, reason=self.reasons.get(nodeid, self.request.reason))
+        reason = self.reasons.get(nodeid, self.request.reason)
+        return replace(self.request, reason=reason, reanchor=self.request.reanchor and reason is not None)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ class Census:
             return None
         claims: set[str] = set()
         for item in items:
+            if getattr(getattr(item, "callspec", None), "id", "") == "NOTSET":
+                self._left_out.add(item.nodeid)  # its parameters were found elsewhere, and are not here
             try:
                 claims.update(claims_of(item))
             except TenpakError:

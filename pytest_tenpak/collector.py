@@ -41,6 +41,20 @@ class Collector:
         except TenpakError as error:
             raise pytest.UsageError(str(error)) from None
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A file that cannot be collected may hold gates: a report without them must not read as whole."""
+        if report.failed:
+            self._note(f"{report.nodeid} could not be collected: gates in it were not counted")
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str) -> None:
+        """A worker of xdist died, and what it was to say with it."""
+        self._note(f"the process that ran {crashitem} crashed")
+
+    def _note(self, problem: str) -> None:
+        if problem not in self._problems:  # every worker of xdist collects
+            self._problems.append(problem)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in the outcome that a gated test's report carries."""
         plain = getattr(report, "tenpak_outcome", None)
@@ -71,8 +85,16 @@ class Collector:
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         """Deliver all reports; fail the run for a file that could not be written, or must not be stale."""
         stale = self._config.stash.get(stale_key, ())
+        folder = options.baseline_folder(self._config).resolve()
+        if self._fails_stale and not folder.is_relative_to(self._config.rootpath.resolve()):
+            where = f"{folder} is outside the rootdir, and may serve other suites"
+            self._note(f"--tenpak-fail-stale: which baselines are stale cannot be told: {where}")
         if stale and self._fails_stale:
-            self._problems.append(f"--tenpak-fail-stale: no test answers to {', '.join(stale)} any more")
+            from .report.plain import visible
+
+            self._problems.append(
+                f"--tenpak-fail-stale: no test answers to {', '.join(map(visible, stale))} any more"
+            )
         wanted = asked_for(self._config)
         if (session_key in self._config.stash or wanted) and not self._only_collects:
             shows_trends = not {"html", "json"}.isdisjoint(wanted)
@@ -91,10 +113,12 @@ class Collector:
 
             lines = summary_lines(summary, self._paint())
         elif stale:
+            from .report.plain import visible_lines
             from .report.terminal import stale_lines
 
             # Without gates, or where they are only collected, there is no more to say.
-            lines = [*self._problems, *stale_lines(stale)]
+            problems = (line for problem in self._problems for line in visible_lines(problem))
+            lines = [*problems, *stale_lines(stale)]
         else:
             return
         terminalreporter.section("quantization gates", sep="=")

@@ -1,8 +1,7 @@
 """Did it get worse than what was accepted: in one step, or in many small ones since the anchor?
 
-Pure: figures in, checks out. The difference is paired with the baseline's windows; what is added up over
-accepted steps is the loss against the reference (ln perplexity over the reference's), which does not depend
-on how many windows each step measured.
+Pure: figures in, checks out. The difference is paired with the baseline's windows, and so is each accepted
+step that is added up: what other or more text moves is no drift.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ def is_beyond_anchor(old: Entry, new: Entry, tolerances: Tolerances) -> bool:
     anchor, factor = old.anchor, tolerances.creep
     moved = max(_layer_moves(anchor.layers, new.layers), default=0.0)
     return (
-        new.figures.loss - anchor.figures.loss > math.log1p(factor * tolerances.ppl)
+        anchor.drift + new.moved_since(old) > math.log1p(factor * tolerances.ppl)
         or 1 - new.figures.compression / anchor.figures.compression > factor * tolerances.compression
         or moved > factor * _layers_bound(tolerances, new.noise or old.noise)
     )
@@ -172,7 +171,8 @@ def _creep_left(entry: Entry, tolerances: Tolerances) -> float:
     """How much further (ln perplexity) an entry may drift; infinite where nothing bounds it."""
     if not tolerances.creep:
         return math.inf
-    return math.log1p(tolerances.creep * tolerances.ppl) - (entry.figures.loss - entry.anchor.figures.loss)
+    # Drift is stored rounded: where no tolerance is left, that is no drift.
+    return math.log1p(tolerances.creep * tolerances.ppl) - entry.anchor.drift + _ROUNDING
 
 
 def _creep_check(
@@ -181,7 +181,7 @@ def _creep_check(
     """The whole drift since the anchor: what was accepted on the way is known, the last step is measured."""
     goal = replace(step, name="creep", bound=_creep_left(entry, tolerances))
     answer = goal.answer(measurement.windows, rule)
-    accepted = entry.figures.loss - entry.anchor.figures.loss
+    accepted = entry.anchor.drift
     sampled = answer.sampled
     shown = replace(
         sampled, value=sampled.value + accepted, low=sampled.low + accepted, high=sampled.high + accepted
@@ -223,6 +223,12 @@ def _layers_bound(tolerances: Tolerances, noise: Noise | None) -> float:
 
 def _layers_check(name: str, old: Layers, new: Layers, bound: float) -> Iterator[Check]:
     """A layer regresses when its error grew, or its gain moved and it came no nearer to the reference."""
+    if old.gain and len(old.gain) != len(new.gain):
+        evidence = (
+            f"the baseline has figures of {len(old.gain)} decoder layers, and this run of {len(new.gain)}"
+        )
+        yield Check(name, "tolerance", Status.INVALID, evidence=evidence)
+        return
     moves = _layer_moves(old, new)
     if not moves:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from .baseline import Baseline, Entry
@@ -50,4 +51,6 @@ def _successor(old: Entry | None, outcome: Outcome, part: Part) -> Entry | None:
     if old and outcome.update.only_new:
         return None
     entry = Entry.of(part.measurement, part.reference, part.noise)
-    return entry.replacing(old, outcome.update.reason, outcome.update.reanchor) if old else entry
+    if old:
+        return entry.replacing(old, outcome.update.reason, outcome.update.reanchor)
+    return replace(entry, anchor=replace(entry.anchor, reason=outcome.update.reason))

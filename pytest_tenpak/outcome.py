@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from .checks import Limits, Status, Tolerances, Verdict
+from .checks import Check, Limits, Status, Tolerances, Verdict
 from .files import portable_name
 from .measurement import Measurement, Noise
 from .spec import QuantizeSpec
@@ -151,7 +151,12 @@ class Outcome:
 
     def excused(self, note: str) -> Outcome:
         """This outcome of a test that was expected to fail: the verdict is what it is, and fails no run."""
-        return replace(self, update=replace(self.update, passes=True, note=note))
+        return replace(self, update=replace(self.update, passes=True, note=note), body_passed=True)
+
+    @property
+    def fails(self) -> bool:
+        """Whether the test failed, by the gate or by itself."""
+        return not self.skipped and not (self.passes and self.body_passed)
 
     @property
     def status(self) -> Status:
@@ -174,6 +179,13 @@ class Outcome:
             "body_passed": self.body_passed,
             "shard": self.shard,
         }
+
+    @classmethod
+    def not_measured(cls, case: Case, status: Status, evidence: str, problem: str, skipped: bool) -> Outcome:
+        """The outcome of a case without figures: never a pass."""
+        check = Check("measured", "sanity", status, evidence=evidence)
+        update = Update(write=False, passes=False)
+        return cls(case, Verdict((check,)), update, problem=problem, skipped=skipped)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Outcome:

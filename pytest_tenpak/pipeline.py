@@ -31,7 +31,7 @@ from .outcome import Case, Outcome, Part
 from .protocol import Protocol
 from .quantizers import Quantizer, loading_backend
 from .traced import Traced, measure_pair, measure_rounded, start_reference
-from .update import Update, decide
+from .update import decide
 from .verdict import compare, goals_of, needs_rounding
 from .weights import read_tensors
 from .worker import installed_versions, run_job
@@ -170,14 +170,7 @@ def _not_measured(case: Case, run: Run, error: TenpakError) -> Outcome:
     """An outcome without figures: never a pass, and a skip only where that was allowed."""
     may_skip = isinstance(error, UnavailableError) and (case.may_skip or run.skip_unavailable)
     status = Status.INVALID if isinstance(error, OverlapError) else Status.ERROR
-    check = Check("measured", "sanity", status, evidence=error.problem)
-    return Outcome(
-        case=case,
-        verdict=Verdict((check,)),
-        update=Update(write=False, passes=False),
-        problem=str(error),
-        skipped=may_skip,
-    )
+    return Outcome.not_measured(case, status, error.problem, str(error), may_skip)
 
 
 def find_model(reference: str | None, run: Run) -> Model:

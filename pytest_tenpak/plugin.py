@@ -312,6 +312,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         pytest.fail(failure(outcome), pytrace=False)
     try:
         returned = yield
+    except pytest.skip.Exception:
+        if outcome.passes:
+            raise
+        returned = None  # a body that skips itself is no way around the gate
     except BaseException:
         item.stash[_outcome] = replace(outcome, body_passed=False)
         raise
@@ -325,6 +329,17 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Send the outcome with the report, which xdist carries to the controller."""
     report = yield
     outcome = item.stash.get(_outcome, None)
+    if outcome is None and report.when == "setup" and report.skipped and _case in item.stash:
+        outcome = _skipped(item.stash[_case], report)
     if outcome is not None and (report.when == "call" or outcome.skipped):
         report.tenpak_outcome = outcome.to_dict()  # type: ignore[attr-defined]
     return report
+
+
+def _skipped(case: Case, report: pytest.TestReport) -> Outcome:
+    """The outcome of a gate that its suite skips before anything is measured."""
+    from .checks import Status
+    from .outcome import Outcome
+
+    told = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return Outcome.not_measured(case, Status.ERROR, told, f"{case.nodeid}: {told}", skipped=True)

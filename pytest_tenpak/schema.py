@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
@@ -106,7 +107,7 @@ def _from_1(plain: dict[str, Any]) -> dict[str, Any]:
     entries = {}
     for name, old in plain["entries"].items():
         layers = old.get("layers", none)
-        own = old["anchor"] == old["figures"]
+        before, after = old["anchor"], old["figures"]
         entries[name] = {
             "noise": None,
             **old,
@@ -115,11 +116,17 @@ def _from_1(plain: dict[str, Any]) -> dict[str, Any]:
             "history": [{**row, "figures": _with_divergence(row["figures"])} for row in old["history"]],
             "anchor": {
                 "figures": _with_divergence(old["anchor"]),
-                "layers": layers if own else none,
+                "layers": layers,  # the ones that are known
                 "reason": "",
+                "drift": round(_loss(after) - _loss(before), DECIMALS),
             },
         }
     return {**plain, "schema_version": 2, "entries": entries}
+
+
+def _loss(figures: Mapping[str, Any]) -> float:
+    loss: float = math.log(figures["perplexity"] / figures["reference_perplexity"])
+    return loss
 
 
 def _with_divergence(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,8 @@ class GateSession:
         """Take in an outcome; write its baseline if the update rule and the test both allow it."""
         self.outcomes[outcome.case.nodeid] = outcome
         writes = test_passed and outcome.update.write
-        refused = all(check.name == "noise_floor" for check in outcome.verdict.failing)
+        failing = outcome.verdict.failing
+        refused = bool(failing) and all(check.name == "noise_floor" for check in failing)
         for part in outcome.parts:
             # Noise that refuses a tolerance is what the next run has to know.
             if writes or (part.noise and (test_passed or refused)):

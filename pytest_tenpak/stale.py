@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,8 @@ def find_stale(folder: Path, root: Path, collected: Collected) -> tuple[str, ...
 
     A folder outside the rootdir may serve other suites, whose tests this one does not know.
     """
-    if not (folder := Path(os.path.normpath(folder))).is_relative_to(root):
+    folder, root = folder.resolve(), root.resolve()
+    if not folder.is_relative_to(root):
         return None
     return tuple(
         str(path.relative_to(root))

@@ -19,6 +19,10 @@ UPDATES = {
     "improved": ("improved",),
     "all": ("new", "failing", "improved", "passing"),
 }
+_NEEDS_REASON = 'the new figures are worse, which needs --tenpak-accept "reason"'
+_FIRST = "baseline created for this device class"
+#: What makes perplexities comparable; where it changed, only the loss against the reference is.
+_MEASURED_ON = ("model", "tokenizer", "corpus", "protocol")
 #: Relative differences below this are the rounding of stored figures.
 _ROUNDING = 1e-7
 
@@ -88,6 +92,8 @@ def decide(
     if status is Status.NEW:
         return _decide_new(request, in_ci)
     creeps = any(is_beyond_anchor(old, new, tolerances) for old, new in changes if old and new)
+    if changes and status.failing and all(old is None for old, _ in changes):
+        return _decide_borrowed(verdict, request)
     if status in (Status.REGRESSED, Status.INVALID):
         return replace(_decide_red(verdict, request, creeps, changes), creeps=creeps)
     return _decide_green(verdict, request, creeps, changes)
@@ -100,29 +106,46 @@ def _decide_red(verdict: Verdict, request: Request, creeps: bool, changes: Chang
     refusal = _refusal(verdict, request, creeps, changes)
     if refusal:
         return Update(False, False, note=f"not updated: {refusal}")
-    reason = request.reason
-    if verdict.status is Status.INVALID:
-        return Update(True, True, reason or "identity changed", "baseline replaced: its identity changed")
+    reason = request.reason or "identity changed"
     note = f"baseline updated, accepted as worse: {reason}"
-    return Update(True, True, reason or "", note, reanchor=request.reanchor)
+    if verdict.status is Status.INVALID:
+        regressed = any(check.status is Status.REGRESSED for check in verdict.failing)
+        note = "baseline replaced: its identity changed" + (
+            f"; accepted as worse: {reason}" if regressed else ""
+        )
+    return Update(True, True, reason, note, reanchor=request.reanchor)
+
+
+def _decide_borrowed(verdict: Verdict, request: Request) -> Update:
+    """A case that fails beside another device's entry: its own is created, if it is worse with a reason."""
+    if verdict.status is Status.INVALID and request.takes("new"):
+        return Update(True, True, request.reason or "", _FIRST, only_new=True)
+    if not request.takes("failing"):
+        return Update(False, False)
+    if not request.reason:
+        return Update(False, False, note=f"not created: {_NEEDS_REASON}")
+    note = f"{_FIRST}, accepted as worse than the nearest: {request.reason}"
+    return Update(True, True, request.reason, note, only_new=True)
 
 
 def _decide_new(request: Request, in_ci: bool) -> Update:
-    if in_ci and not request.takes("new"):
-        return Update(
-            False,
-            False,
-            note="no baseline, and in CI none is written: create it where you can review it "
-            "(run without CI set), or name --tenpak-update=new",
-        )
-    return Update(True, True, note="baseline created: review and commit it", only_new=True)
+    if request.takes("new") or (request.mode is None and not in_ci):
+        return Update(True, True, note="baseline created: review and commit it", only_new=True)
+    if not in_ci:
+        return Update(False, True, note=f"no baseline: --tenpak-update={request.mode} creates none")
+    return Update(
+        False,
+        False,
+        note="no baseline, and in CI none is written: create it where you can review it "
+        "(run without CI set), or name --tenpak-update=new",
+    )
 
 
 def _decide_green(verdict: Verdict, request: Request, creeps: bool, changes: Changes) -> Update:
     """A passing case: rewritten where that was asked, and even then not for the worse unasked."""
     if any(old is None for old, _ in changes) and request.takes("new"):
         # It passed beside another device's entry; its own is created, and that one left alone.
-        return Update(True, True, note="baseline created for this device class", only_new=True)
+        return Update(True, True, note=_FIRST, only_new=True)
     if not request.takes("improved" if verdict.status is Status.IMPROVED else "passing"):
         return Update(False, True)
     if not request.reanchor and all(_is_same(old, new) for old, new in changes):
@@ -137,7 +160,7 @@ def _decide_green(verdict: Verdict, request: Request, creeps: bool, changes: Cha
 def _refusal(verdict: Verdict, request: Request, creeps: bool, changes: Changes) -> str:
     """Why an update that was asked for is not made; empty when it is."""
     if _is_worse(verdict, changes) and not request.reason:
-        return 'the new figures are worse, which needs --tenpak-accept "reason"'
+        return _NEEDS_REASON
     if creeps and not request.reanchor:
         return "the drift since its anchor is past the creep limit, which needs --tenpak-reanchor too"
     if _is_shorter(changes) and not request.fewer_windows:
@@ -174,4 +197,9 @@ def _is_worse(verdict: Verdict, changes: Changes) -> bool:
 
 def _has_worse_figures(old: Entry, new: Entry) -> bool:
     before, after = old.figures, new.figures
-    return after.perplexity > before.perplexity or after.compression < before.compression
+    same = all(old.identity.get(name) == new.identity.get(name) for name in _MEASURED_ON)
+    return (
+        (same and after.perplexity > before.perplexity)
+        or after.loss > before.loss + _ROUNDING
+        or after.compression < before.compression
+    )

@@ -104,11 +104,13 @@ class Runner:
         """The outputs of the last step."""
         return dict(line.split("=", 1) for line in self.written("GITHUB_OUTPUT").splitlines())
 
-    def record(self, command: str) -> Path:
-        """Put a command on PATH that does nothing but add its arguments, one a line, to the file returned."""
+    def record(self, command: str, answer: str = "") -> Path:
+        """Put a command on PATH that adds its arguments, one a line, to the file returned, and prints ``answer``."""
         kept = self.temp / f"{command}.arguments"
         script = self.commands / command
-        script.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" >>'{kept}'\n", encoding="utf-8")
+        script.write_text(
+            f"#!/bin/sh\nprintf '%s\\n' \"$@\" >>'{kept}'\nprintf '{answer}'\n", encoding="utf-8"
+        )
         script.chmod(0o755)
         return kept
 

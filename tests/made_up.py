@@ -120,7 +120,8 @@ def better(entry: Entry, factor: float, same_weights: bool = False) -> Entry:
     nll = tuple(round(window - tokens * math.log(factor), 6) for window, tokens in rows)
     figures = replace(entry.figures, perplexity=math.exp(sum(nll) / sum(entry.tokens)))
     digest = entry.weights_digest if same_weights else "sha256:" + "0" * 64
-    return replace(entry, nll=nll, figures=figures, weights_digest=digest)
+    anchor = replace(entry.anchor, drift=round(entry.anchor.drift - math.log(factor), 6))
+    return replace(entry, nll=nll, figures=figures, weights_digest=digest, anchor=anchor)
 
 
 def rewrite(path: Path, change: Callable[[Entry], Entry], device_class: str = "cpu") -> bytes:

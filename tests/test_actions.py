@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from actions import ACTION, WORKFLOWS, Runner, named, read
 
+from pytest_tenpak.report.markdown import COMMENT_MARKER
+
 SECRET = "never-shown"
 
 
@@ -147,9 +149,24 @@ def test_shards_are_merged_into_one_verdict(act, project, runner):
     assert (project.path / "report" / "report.html").is_file()
 
 
-def test_the_comment_is_the_merged_reports(runner):
-    """One comment, which later runs rewrite."""
-    arguments = runner.record("gh")
+@pytest.mark.parametrize(
+    ("known", "asked"),
+    [
+        ("", ["pr", "comment", "12", "--body-file", "report/comment.md"]),
+        (
+            r"34\n56\n",
+            [
+                *("api", "--method", "PATCH", "repos/owner/name/issues/comments/56"),
+                "--field",
+                "body=@report/comment.md",
+            ],
+        ),
+    ],
+    ids=["first", "again"],
+)
+def test_the_comment_is_the_merged_reports(runner, known, asked):
+    """One comment, which later runs rewrite: the one with its marker, not whatever the bot wrote last."""
+    arguments = runner.record("gh", known)
     step = named(WORKFLOWS["gate"], "Comment on the pull request", "comment")
     names = {
         "github.token": SECRET,
@@ -157,9 +174,10 @@ def test_the_comment_is_the_merged_reports(runner):
         "github.event.pull_request.number": "12",
     }
     assert runner.run(step, names).returncode == 0
-    assert arguments.read_text().split() == (
-        ["pr", "comment", "12", "--body-file", "report/comment.md", "--edit-last", "--create-if-none"]
-    )
+    told = arguments.read_text().splitlines()
+    assert told[:3] == ["api", "--paginate", "repos/owner/name/issues/12/comments"]
+    assert COMMENT_MARKER in told[4]
+    assert told[5:] == asked
 
 
 def git(*arguments, cwd):
@@ -193,7 +211,12 @@ def propose(runner):
         "inputs.ref": "",
         "inputs.update": "failing",
     }
-    return lambda reason="": runner.run(step, {**names, "inputs.reason": reason})
+
+    def run(reason="", commit=None):
+        measured = commit or git("rev-parse", "HEAD", cwd=runner.workspace).strip()
+        return runner.run(step, {**names, "inputs.reason": reason, "needs.measure.outputs.commit": measured})
+
+    return run
 
 
 def test_new_baselines_become_a_pull_request(runner, clone, propose):
@@ -227,6 +250,27 @@ def test_new_baselines_become_a_pull_request(runner, clone, propose):
     assert len(body) < 65_536
     assert not (runner.workspace / "hacked").exists()
     assert SECRET not in ran.stdout + ran.stderr + body
+
+
+def test_a_link_in_the_branch_leads_nothing_out_of_the_folder(runner, clone, propose):
+    """Else a baseline named like it would be written to where it points, such as git's own configuration."""
+    arguments = runner.record("gh")
+    (runner.workspace / "baselines" / "a.json").symlink_to("../.git/config")
+    before = (runner.workspace / ".git" / "config").read_text()
+    (runner.temp / "proposal" / "baselines").mkdir(parents=True)
+    (runner.temp / "proposal" / "baselines" / "a.json").write_text("[core]\n\tfsmonitor = touch hacked\n")
+    assert propose().returncode == 1
+    assert (runner.workspace / ".git" / "config").read_text() == before
+    assert not arguments.exists()
+
+
+def test_a_branch_that_moved_on_is_not_what_was_measured(runner, clone, propose):
+    """And the machine that measured does not choose which commit the pull request starts from."""
+    arguments = runner.record("gh")
+    (runner.temp / "proposal" / "baselines").mkdir(parents=True)
+    (runner.temp / "proposal" / "baselines" / "old.json").write_text("2\n")
+    assert propose(commit="0" * 40).returncode == 1
+    assert not arguments.exists()
 
 
 def test_nothing_new_opens_no_pull_request(runner, clone, propose):

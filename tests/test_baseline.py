@@ -242,7 +242,9 @@ def test_a_successor_keeps_anchor_and_a_bounded_history():
     entry = accepted()
     for step in range(HISTORY_LENGTH + 3):
         entry = accepted(nll=(9.0, 10.0, 11.0 + step)).replacing(entry, f"reason {step}")
-    assert entry.anchor == accepted().anchor
+    assert entry.anchor.figures == accepted().figures
+    # Each window has 4 tokens, and the last one's NLL is what rose.
+    assert entry.anchor.drift == pytest.approx((HISTORY_LENGTH + 2) / 12, abs=1e-5)
     assert len(entry.history) == HISTORY_LENGTH
     assert entry.history[0].reason == f"reason {HISTORY_LENGTH + 2}"
 

@@ -1,6 +1,7 @@
 """Baselines as a contract: they change when somebody asked, as far as was asked, and by one writer."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -121,14 +122,43 @@ def test_what_is_past_the_creep_limit_needs_a_new_anchor(project, distributed):
     project.run(*distributed).assert_outcomes(passed=1)
 
 
+def test_only_tests_with_a_reason_are_anchored_anew(project):
+    """``--tenpak-reanchor`` beside one test's reason leaves every other test's anchor where it is."""
+    project.test(TWO)
+    project.run()
+    for name in ("test_one", "test_two"):
+        rewrite(
+            path_of(project, name), lambda entry: replace(entry, anchor=replace(entry.anchor, drift=0.01))
+        )
+    reason = ("--tenpak-accept-test", "test_gate.py::test_one", "measured anew")
+    project.run("--tenpak-update=all", *reason, "--tenpak-reanchor").assert_outcomes(passed=2)
+    assert entry_of(project).anchor.drift == 0
+    assert entry_of(project).anchor.reason == "measured anew"
+    assert entry_of(project, "test_two").anchor.drift == 0.01
+
+
+def test_a_body_that_skips_itself_is_no_way_around_the_gate(project, distributed):
+    """A gate that regressed fails its test all the same; one that passed is skipped, as the body wants."""
+    project.test(ONE.replace("pass", "pytest.skip('not today')"))
+    project.run(*distributed, "--tenpak-update=new").assert_outcomes(skipped=1)
+    project.test(ONE)
+    project.run(*distributed)
+    project.test(ONE.replace("pass", "pytest.skip('not today')"))
+    project.run(*distributed).assert_outcomes(skipped=1)
+    rewrite(path_of(project), lambda entry: better(entry, 1.25))
+    result = project.run(*distributed)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["regressed: perplexity vs baseline +25.00%*"])
+
+
 def test_small_steps_that_add_up_regress(project):
     """Three accepted steps of 0.4 % passed; the fourth is inside its tolerance, and past the limit."""
     project.test(ONE)
     project.run()
 
     def crept(entry):
-        better_once = better(entry, 1.016)
-        return replace(better(entry, 1.004), anchor=Anchor(better_once.figures, entry.layers))
+        anchor = Anchor(better(entry, 1.016).figures, entry.layers, drift=math.log(1.016 / 1.004))
+        return replace(better(entry, 1.004), anchor=anchor)
 
     rewrite(path_of(project), crept)
     result = project.run()

@@ -68,12 +68,18 @@ def test_an_improvement_gives_no_licence_and_takes_none():
     assert checks(worse_by(0.018), entry)["creep"].status is Status.PASSED
 
 
-def test_drift_does_not_depend_on_how_many_windows_each_step_measured():
-    """Half the windows, of another perplexity, accepted later: the loss against the reference is compared."""
-    old = entry_at(0)
-    half = Entry.of(measured(worse_by(0.009).windows.nll[:32]), reference(NLL[:32])).replacing(old, "fine")
-    assert abs(half.figures.perplexity / old.figures.perplexity - 1) > 0.001
-    assert half.figures.loss - old.figures.loss == pytest.approx(math.log(1.009), abs=1e-4)
+@pytest.mark.parametrize(("first", "then"), [(0.05, 0.01), (0.01, 0.05)])
+def test_more_text_is_no_drift(first, then):
+    """The first half of the text loses another share than the rest: a larger budget moves the loss, no recipe did."""
+    nll = [n + 4 * math.log1p(first if i < 32 else then) for i, n in enumerate(NLL)]
+    half = Entry.of(measured(nll[:32]), reference(NLL[:32]))
+    whole = Entry.of(measured(nll), reference(NLL)).replacing(half, "more text")
+    assert abs(whole.figures.loss - half.figures.loss) > 0.015
+    assert whole.anchor.drift == 0
+    assert not is_beyond_anchor(half, whole, TOLERANCES)
+    assert checks(measured(nll), whole)["creep"].status is Status.PASSED
+    worse = [n + 4 * math.log1p(0.034) + 1e-4 * math.cos(7 * i) for i, n in enumerate(nll)]
+    assert checks(measured(worse), whole)["creep"].status is Status.REGRESSED
 
 
 def test_compression_creeps_too():

@@ -337,10 +337,12 @@ def test_the_noise_of_requantizations_widens_the_bound_of_layers():
 
 
 def test_layers_without_counterparts_are_not_compared():
-    """A baseline without figures, or a model of other depth, gives no check."""
+    """A baseline without figures gives no check; one with figures that find none is no pass."""
     assert layers_check(([], []), ([1.0], [0.1])) is None
-    assert layers_check(([1.0], [0.1]), ([], [])) is None
-    assert layers_check(([1.0], [0.1]), ([1.0, 1.0], [0.1, 0.1])) is None
+    for new in (([], []), ([1.0, 1.0], [0.1, 0.1])):
+        found = layers_check(([1.0], [0.1]), new)
+        assert found.status is Status.INVALID
+        assert "figures of 1 decoder layers" in found.evidence
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -54,7 +54,7 @@ def test_it_says_all():
     )
     text = render(run)
     lines = text.splitlines()
-    assert lines[0] == "### Quantization gates: 1 failed"
+    assert lines[0] == "### Quantization gates: 1 of 3 gates failed"
     assert "4 gates expected, 3 ran" in lines
     assert "the disk is full" in lines
     assert "did not run: test_a.py::test_d" in lines
@@ -84,7 +84,7 @@ def test_what_is_left_out_is_counted():
     """A cut says how many gates, failures and lines are elsewhere, and where; failing rows are cut last."""
     run = many()
     text = render_comment(run)
-    assert text.startswith(f"{COMMENT_MARKER}\n### Quantization gates: 86 failed\n")
+    assert text.startswith(f"{COMMENT_MARKER}\n### Quantization gates: 86 of 200 gates failed\n")
     assert size(text) <= COMMENT_BYTES
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert re.search(

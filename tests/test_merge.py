@@ -11,7 +11,8 @@ import pytest
 from made_up import outcome, summary, unmeasured
 
 from pytest_tenpak.report.json import read_document, render
-from pytest_tenpak.report.merging import merge, ran_well, shard_names
+from pytest_tenpak.report.merging import merge, shard_names
+from pytest_tenpak.report.terminal import summary_lines
 from pytest_tenpak.statistics import Rule
 
 A, B = outcome("t::a"), outcome("t::b")
@@ -75,7 +76,8 @@ def test_merging_again_keeps_what_told_gates_apart():
         ((summary(unmeasured("t::a", skipped=True)), summary(A)), True),
         ((summary(unmeasured("t::a", skipped=True)), summary(outcome("t::a", 1.2))), False),
         ((summary(outcome("t::a", entry=None)),), False),
-        ((summary(),), True),
+        ((summary(),), False),
+        ((summary(), summary(A)), True),
     ],
     ids=[
         "all pass",
@@ -88,11 +90,12 @@ def test_merging_again_keeps_what_told_gates_apart():
         "failed elsewhere",
         "refused",
         "none",
+        "none in one",
     ],
 )
 def test_a_matrix_is_fine_when_every_gate_ran_and_passed(shards, fine):
     """A skip is fine where another shard ran the gate; a gate that ran nowhere never is."""
-    assert ran_well(merge({str(n): shard for n, shard in enumerate(shards)})) is fine
+    assert merge({str(n): shard for n, shard in enumerate(shards)}).ran_well is fine
 
 
 def test_shards_are_named_by_what_tells_their_files_apart():
@@ -100,6 +103,23 @@ def test_shards_are_named_by_what_tells_their_files_apart():
     assert list(shard_names([Path("x/cpu.json"), Path("x/gpu.json")])) == ["cpu", "gpu"]
     assert list(shard_names([Path("cpu/x/run.json"), Path("gpu/x/run.json")])) == ["cpu/x/run", "gpu/x/run"]
     assert list(shard_names([Path("run.json"), Path("./run.json")])) == ["run"]
+    # What follows a point is no suffix of ours: neither shard may take the other's place.
+    assert list(shard_names([Path("run-py3.10"), Path("run-py3.11")])) == ["run-py3.10", "run-py3.11"]
+    assert len(shard_names([Path("a.json"), Path("a")])) == 2
+
+
+def test_a_test_that_failed_by_itself_is_no_pass(tmp_path):
+    """The gate passed, the suite's own assertion did not: the merge, and the words of the report, are red."""
+    joint = merge({"one": summary(replace(outcome("t::a"), body_passed=False))})
+    assert not joint.ran_well
+    assert joint.words == "1 of 1 gate failed"
+    assert "passed, test failed" in "\n".join(summary_lines(joint))
+
+
+def test_a_run_without_a_gate_is_no_pass():
+    """Nothing was expected, nothing ran: nobody measured anything."""
+    assert not merge({"one": summary()}).ran_well
+    assert summary().words == "No gate ran"
 
 
 # ---------------------------------------------------------------- the command
@@ -169,9 +189,10 @@ def test_a_report_that_cannot_be_read(shards, content, said):
     assert "Traceback" not in ran.stdout + ran.stderr
 
 
-def test_a_report_that_cannot_be_written(shards):
-    """A usage error that names the path, after the table that it does not keep back."""
-    ran = tenpak_merge(shards, "one.json", "--md=one.json/all.md")
-    assert ran.returncode == 4
-    assert "one.json/all.md cannot be written" in ran.stderr
-    assert "1 gate expected, 1 ran" in ran.stdout
+def test_a_report_that_cannot_be_written_costs_no_other(shards):
+    """It is named in those after it, and the exit code is that of a red run, not of a usage error."""
+    ran = tenpak_merge(shards, "one.json", "--html=/proc/none/x.html", "--md=all.md", "--json=all.json")
+    assert ran.returncode == 1, ran.stderr
+    assert "/proc/none/x.html cannot be written" in ran.stdout
+    assert "cannot be written" in (shards / "all.md").read_text()
+    assert "cannot be written" in read_document(shards / "all.json").problems[0]

@@ -11,7 +11,6 @@ import jsonschema
 import pytest
 
 from pytest_tenpak.report.json import read_document, schema
-from pytest_tenpak.report.merging import ran_well
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "reports.md"
 
@@ -53,6 +52,42 @@ def actions(monkeypatch, tmp_path) -> Path:
 
 def commands(result: pytest.RunResult) -> list[str]:
     return [line for line in result.outlines if line.startswith("::")]
+
+
+# ---------------------------------------------------------------- what did not run
+
+
+def test_a_file_that_cannot_be_collected_is_a_problem_of_the_report(suite, distributed):
+    """Its gates are not counted, and a merge of that report is no pass."""
+    (suite.path / "test_broken.py").write_text("import no_such_module\n")
+    suite.run(
+        "@pytest.mark.quantize(method='nf4')\n@pytest.mark.skip\ndef test_nf4(): pass\n",
+        *distributed,
+        "--tenpak-json=run.json",
+    )
+    run = read_document(suite.path / "run.json")
+    assert run.problems == ("test_broken.py could not be collected: gates in it were not counted",)
+    assert not run.ran_well
+
+
+def test_a_process_that_crashed_is_a_problem_of_the_report(suite):
+    """What it expected went with it; the report must not read as if nothing had been expected."""
+    body = "import os\n@pytest.mark.quantize(method='nf4')\ndef test_nf4(): pass\n@pytest.fixture\ndef tenpak_model(): os._exit(3)\n"
+    suite.run(body, "-n", "1", "--max-worker-restart=0", "--tenpak-json=run.json")
+    run = read_document(suite.path / "run.json")
+    assert run.problems == ("the process that ran test_gate.py::test_nf4 crashed",)
+    assert not run.ran_well
+
+
+def test_a_gate_that_its_suite_skips_is_skipped_and_not_missing(suite, distributed):
+    """As one that ``may_skip``: counted, named, and no failure of the run."""
+    body = "@pytest.mark.quantize(method='nf4')\n@pytest.mark.skip(reason='no GPU')\ndef test_nf4(): pass\n"
+    result = suite.run(body, *distributed, "--tenpak-json=run.json")
+    result.stdout.fnmatch_lines(["1 gate expected, 0 ran, 1 skipped"])
+    assert result.ret == 0
+    outcome = read_document(suite.path / "run.json").outcomes[0]
+    assert outcome.skipped
+    assert "no GPU" in outcome.problem
 
 
 # ---------------------------------------------------------------- files
@@ -148,8 +183,8 @@ def test_an_expected_failure_is_no_error(suite, actions, distributed):
     (line,) = commands(result)
     assert line.startswith("::warning file=test_gate.py,line=")
     assert line.endswith("::error: expected to fail: known")
-    assert actions.read_text().startswith("### Quantization gates: passed\n")
-    assert ran_well(read_document(suite.path / "run.json"))
+    assert actions.read_text().startswith("### Quantization gates: the gate passed\n")
+    assert read_document(suite.path / "run.json").ran_well
 
 
 def test_errors_are_left_to_the_plugin_that_annotates_failures(suite, actions):

@@ -281,6 +281,24 @@ def test_a_module_that_skips_itself_is_not_judged(suite, head):
     assert suite.stale() == GONE
 
 
+def test_parameters_that_are_found_elsewhere_are_not_judged(suite):
+    """A list that is empty on this machine leaves one skip: what its tests answer to is not known here."""
+    head = "@pytest.mark.parametrize('model', [])\n" + GATE.format("", "test_many").replace("()", "(model)")
+    suite.test("test_b.py", head=head)
+    suite.accept("test_b.py::test_many[a]")
+    assert suite.stale() == GONE
+
+
+def test_a_name_is_shown_and_not_obeyed(suite):
+    """A baseline's file name may hold what a terminal or a runner of GitHub Actions would obey."""
+    hostile = suite.path / "baselines" / "x\n::error::pwned \x1b[31m.json"
+    hostile.write_bytes((suite.path / GONE[0]).read_bytes())
+    told = suite.run("--tenpak-fail-stale").stdout.str()
+    assert "\n::error" not in told
+    assert "\x1b" not in told
+    assert "pwned" in told
+
+
 @pytest.mark.parametrize("option", ["--lf", "--sw"])
 def test_a_run_of_what_failed_last_judges_nothing(suite, option):
     """--lf leaves out files that it knows to pass."""
@@ -309,6 +327,9 @@ def test_a_folder_outside_the_rootdir_is_not_judged(suite):
     )
     result.stdout.fnmatch_lines(["*test_here*"])
     assert "stale baseline" not in result.stdout.str()
+    arguments = ("--rootdir=pkg", "-c", "pkg/pytest.ini", "--collect-only", "--tenpak-fail-stale", "pkg")
+    refused = suite.pytester.runpytest_subprocess(*arguments)
+    assert refused.ret == pytest.ExitCode.TESTS_FAILED, "what was asked for cannot be answered"
 
 
 # ---------------------------------------------------------------- tenpak prune

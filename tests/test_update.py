@@ -1,8 +1,11 @@
 """The update rule: nothing is created in CI, and nothing gets worse, unasked."""
 
+from dataclasses import replace
+
 import pytest
 from made_up import accepted, measured, reference
 
+from pytest_tenpak.baseline import Entry
 from pytest_tenpak.checks import Check, Limits, Status, Tolerances, Verdict
 from pytest_tenpak.update import Request, decide
 from pytest_tenpak.verdict import compare
@@ -61,6 +64,49 @@ def test_a_changed_identity_does_not_excuse_worse_figures():
         changes = [(accepted(), accepted(nll=nll))]
         update = decide(verdict_of("invalid"), Request("failing", reason), False, changes)
         assert (update.write, update.passes) == (writes, writes)
+
+
+def test_a_model_that_loses_more_is_worse_whatever_its_perplexity():
+    """Of another model the loss against its own reference is compared: a better model excuses no worse recipe."""
+
+    def of(nll, base, model):
+        identity = {**accepted().identity, "model": model}
+        return Entry.of(replace(measured(nll), identity=identity), reference(base))
+
+    old = of((9.0, 10.0, 11.0), (8.9, 9.9, 10.9), "a")
+    for nll, base, writes in (((8.0, 9.0, 10.0), (4.0, 5.0, 6.0), False), ((19.0,) * 3, (18.9,) * 3, True)):
+        update = decide(verdict_of("invalid"), Request("failing"), False, [(old, of(nll, base, "b"))])
+        assert update.write is writes
+
+
+def test_an_anchor_is_moved_with_the_identity_where_that_was_asked():
+    """Two texts, one edited and one past the creep limit: the next run must not find the drift again."""
+    checks = (
+        Check("creep", "tolerance", Status.REGRESSED, difference=0.1, bound=0.03, corpus="a"),
+        Check("baseline", "tolerance", Status.INVALID, corpus="b"),
+    )
+    changes = [(accepted(), accepted(nll=(9.0, 10.0, 12.0))), (accepted(), accepted())]
+    update = decide(Verdict(checks), Request("failing", "fine", reanchor=True), False, changes)
+    assert update.write
+    assert update.reanchor
+    assert "accepted as worse: fine" in update.note
+
+
+def test_what_fails_beside_another_devices_entry_makes_its_own_only_with_a_reason():
+    """Another question is simply new; worse figures need the reason, which is not lost."""
+    changes = [(None, accepted())]
+    assert decide(verdict_of("invalid"), Request("new"), True, changes).write
+    assert not decide(verdict_of("invalid"), Request(), False, changes).write
+    assert not decide(verdict_of("regressed"), Request("failing"), False, changes).write
+    assert not decide(verdict_of("regressed"), Request("new", "fine"), False, changes).write
+    taken = decide(verdict_of("regressed"), Request("failing", "fine"), False, changes)
+    assert (taken.write, taken.only_new, taken.reason) == (True, True, "fine")
+
+
+def test_improved_creates_nothing():
+    """In CI or not: only what can be tightened is asked for."""
+    update = decide(verdict_of("new"), Request("improved"), False)
+    assert (update.write, update.passes) == (False, True)
 
 
 def test_no_update_forgets_windows():

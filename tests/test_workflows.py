@@ -59,7 +59,7 @@ def test_few_jobs_may_write_and_none_of_them_runs_what_is_tested():
     for name in WRITERS:
         for step in JOBS[name]["steps"]:
             assert not step.get("uses", "").startswith("./"), name
-            assert not re.search(r"\b(pip|python|pytest|tenpak|make)\b(?!-)", step.get("run", "")), name
+            assert not re.search(r"(?<!-)\b(pip|python|pytest|tenpak|make)\b(?!-)", step.get("run", "")), name
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -27,8 +27,13 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     files = {path: blob for path, blob in repository.files(arguments.revision).items() if _counts(path)}
     contents = repository.read(set(files.values()))
     committed = {path.removesuffix(".json"): contents.get(blob, b"") for path, blob in files.items()}
-    present = {name: path.read_bytes() for name, path in baseline_files(folder).items()}
     problems: dict[str, list[str]] = {}
+    present = {}
+    for name, path in baseline_files(folder).items():
+        try:
+            present[name] = path.read_bytes()
+        except OSError as fault:
+            problems[name] = [f"in the working tree, the baseline {name}.json cannot be read: {fault}"]
     old, new = (
         _parsed(contents, where, problems)
         for contents, where in ((committed, arguments.revision), (present, "the working tree"))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from ..errors import ReportError
+from ..errors import TenpakError
 from ..report.github import Actions
 from ..report.json import read_document
-from ..report.merging import merge, ran_well, shard_names
+from ..report.merging import merge, shard_names
+from ..report.plain import visible_lines
+from ..report.summary import Summary
 from ..report.terminal import summary_lines
 from ..report.written import REPORTS, write_report
 
@@ -27,25 +30,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
-    """Print and write the joint report; 1 unless every gate ran and passed."""
+    """Print and write the joint report; 1 unless every gate ran and passed, and every report was written."""
     summary = merge({shard: read_document(path) for shard, path in shard_names(arguments.files).items()})
     print(*summary_lines(summary), sep="\n")
+    merged = summary
     actions = Actions.of(os.environ)
     if actions is not None:
         print(*actions.annotations(summary, config.rootpath), sep="\n")
-        with _explained("GITHUB_STEP_SUMMARY"):
-            actions.write_step_summary(summary)
+        summary = _attempt("GITHUB_STEP_SUMMARY", actions.write_step_summary, summary)
     for report in REPORTS:
         path = getattr(arguments, report)
         if path is not None:
-            with _explained(path):
-                write_report(report, summary, path)
-    return 0 if ran_well(summary) else 1
+            summary = _attempt(str(path), partial(write_report, report, path=path), summary)
+    for problem in summary.problems[len(merged.problems) :]:
+        print(*visible_lines(problem), sep="\n")
+    return 0 if summary.ran_well else 1
 
 
-@contextmanager
-def _explained(path: object) -> Iterator[None]:
+def _attempt(who: str, write: Callable[[Summary], None], summary: Summary) -> Summary:
+    """Write a report; the summary with what hindered that, for the reports that come after it."""
     try:
-        yield
+        write(summary)
     except OSError as fault:
-        raise ReportError(f"{path} cannot be written", given=str(fault)) from None
+        return replace(summary, problems=(*summary.problems, f"{who} cannot be written: {fault}"))
+    except TenpakError as fault:
+        return replace(summary, problems=(*summary.problems, str(fault.asked_by(who))))
+    return summary

@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     """Move the file, and those of its further texts."""
     folder = Path(os.path.normpath(options.baseline_folder(config)))
     old, new = (_name(text, folder, config) for text in (arguments.old, arguments.new))
-    case = arguments.new if "::" in arguments.new else None
+    case = _nodeid(arguments.new, config) if "::" in arguments.new else None
     try:
         moves = move(folder, old, new, case)
     except OSError as fault:
@@ -36,10 +36,19 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     return 0
 
 
+def _nodeid(text: str, config: pytest.Config) -> str:
+    """A test's id from the rootdir; in a folder below, pytest shows and takes one from there."""
+    file, _, test = text.partition("::")
+    here = Path(os.path.normpath(config.invocation_params.dir / file))
+    if here.is_file() and here.is_relative_to(config.rootpath):
+        file = here.relative_to(config.rootpath).as_posix()
+    return f"{file}::{test}"
+
+
 def _name(text: str, folder: Path, config: pytest.Config) -> str:
     """The baseline's name that a test id, a name or a path stands for."""
     if "::" in text:
-        return derived_name(text)
+        return derived_name(_nodeid(text, config))
     paths = [Path(os.path.normpath(base / text)) for base in (config.invocation_params.dir, config.rootpath)]
     paths = [*paths, Path(os.path.normpath(folder / text))]
     inside = [path.relative_to(folder) for path in paths if path.is_relative_to(folder)]

@@ -9,9 +9,9 @@ from pathlib import Path
 from ..checks import Status
 from ..outcome import Outcome
 from .markdown import STEP_SUMMARY_BYTES, render
-from .plain import short_name, visible
+from .plain import short_name, visible, visible_lines
 from .summary import Summary
-from .terminal import gains, headlines, remedy, title
+from .terminal import absent, gains, headlines, remedy, title
 
 #: How many annotations of a kind GitHub shows of one step.
 ANNOTATIONS = 10
@@ -48,8 +48,10 @@ class Actions:
         folder, root, workspace = Path(), root.resolve(), self.workspace and self.workspace.resolve()
         if workspace and root.is_relative_to(workspace):
             folder = root.relative_to(workspace)
+        beside = [*absent(summary), *summary.problems]
         return [
-            *(_commands("error", _errors(summary.outcomes), folder) if with_errors else ()),
+            *([f"::error title=tenpak::{_text(beside)}"] if beside else ()),
+            *(_commands("error", _errors(summary.outcomes), folder, bool(beside)) if with_errors else ()),
             *_commands("warning", _warnings(summary.outcomes), folder),
         ]
 
@@ -79,11 +81,14 @@ def _warnings(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, list[str]]
             yield outcome, told
 
 
-def _commands(kind: str, told: Iterable[tuple[Outcome, list[str]]], folder: Path) -> list[str]:
+def _commands(
+    kind: str, told: Iterable[tuple[Outcome, list[str]]], folder: Path, taken: int = 0
+) -> list[str]:
+    """The gates' annotations of a kind, of which ``taken`` are spoken for."""
     rows = list(told)
-    more = len(rows) - ANNOTATIONS
+    more = len(rows) - (ANNOTATIONS - taken)
     if more > 0:
-        rows = rows[:ANNOTATIONS]
+        rows = rows[: ANNOTATIONS - taken]
         rows[-1][1].append(f"{more} more gates have {_A[kind]}, which is in the summary of this job")
     return [_command(kind, outcome, lines, folder) for outcome, lines in rows]
 
@@ -96,7 +101,11 @@ def _command(kind: str, outcome: Outcome, lines: Iterable[str], folder: Path) ->
         "title": f"tenpak: {short_name(outcome.title)}",
     }
     named = ",".join(f"{name}={_escaped_property(value)}" for name, value in properties.items())
-    return f"::{kind} {named}::{_escaped(chr(10).join(map(visible, lines)))}"
+    return f"::{kind} {named}::{_text(lines)}"
+
+
+def _text(lines: Iterable[str]) -> str:
+    return _escaped("\n".join(line for text in lines for line in visible_lines(text)))
 
 
 def _escaped(text: str) -> str:

@@ -19,7 +19,6 @@ from ..errors import UnavailableError
 from ..measurement import HEADLINE, RATIOS, Provenance
 from ..outcome import Outcome, Part
 from . import charts
-from .merging import ran_well
 from .plain import NAME_LENGTH, short_name, shortened, visible, visible_lines
 from .summary import Past, Summary
 from .terminal import HEADERS, counts, figures_row, percent, verdict_words
@@ -121,12 +120,9 @@ def _page(summary: Summary) -> dict[str, Any]:
     named = [(f"case-{n}", outcome) for n, outcome in enumerate(ordered, 1)]
     bars = charts.MOST_BARS if len(named) <= _MANY else charts.FEWER_BARS
     cases = [case_view(outcome, anchor, summary, bars) for anchor, outcome in named]
-    failed = sum(tone(outcome) == "failed" for outcome in ordered)
-    ran = sum(not outcome.skipped for outcome in ordered)
-    good = ran_well(summary)
     return {
-        "good": good,
-        "verdict": _verdict(ran, failed, good),
+        "good": summary.ran_well,
+        "verdict": summary.words,
         "counts": counts(summary.outcomes, len(summary.expected)),
         "version": metadata.version("pytest-tenpak"),
         "headers": ("verdict", "gate", "method", *HEADERS[2:-1]),
@@ -151,17 +147,6 @@ def _environments(cases: Sequence[CaseView]) -> list[Provenance]:
     for case in cases:
         found += [part.provenance for part in case.parts if part.provenance not in found]
     return found
-
-
-def _verdict(ran: int, failed: int, good: bool) -> str:
-    """The run in a few words."""
-    if failed:
-        return f"{failed} of {ran} gate{'' if ran == 1 else 's'} failed"
-    if not ran:
-        return "No gate ran"
-    if not good:
-        return "Not all gates ran well"
-    return f"All {ran} gates passed" if ran > 1 else "The gate passed"
 
 
 def _tallies(outcomes: Sequence[Outcome]) -> list[tuple[str, str, int]]:

@@ -68,8 +68,7 @@ def _failing(summary: Summary) -> list[Outcome]:
 
 
 def _head(summary: Summary) -> str:
-    failing = len(_failing(summary))
-    told = f"{failing} failed" if failing else "passed" if summary.outcomes else "none ran"
+    told = summary.words[0].lower() + summary.words[1:]
     return f"### Quantization gates: {told}\n\n{counts(summary.outcomes, len(summary.expected))}\n"
 
 

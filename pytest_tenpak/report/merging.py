@@ -36,32 +36,30 @@ def merge(shards: Mapping[str, Summary]) -> Summary:
         expected=tuple(sorted(expected)),
         written=_unique(name for summary in shards.values() for name in summary.written),
         stale=_stale(list(shards.values())),
-        problems=tuple(f"{shard}: {problem}" for shard, one in shards.items() for problem in one.problems),
+        problems=tuple(_problems(shards)),
         trends={name: row for summary in shards.values() for name, row in summary.trends.items()},
         rule=rules.pop() if len(rules) == 1 else None,
     )
 
 
-def ran_well(summary: Summary) -> bool:
-    """Whether every gate that was expected ran, in one shard at least, and passed in all where it did."""
-    ran = {outcome.case.nodeid for outcome in summary.outcomes if not outcome.skipped}
-    return not (summary.missing or summary.problems) and all(
-        outcome.case.nodeid in ran if outcome.skipped else outcome.passes for outcome in summary.outcomes
-    )
+def _problems(shards: Mapping[str, Summary]) -> list[str]:
+    """What went wrong in the shards, and the gates that ran in none: somewhere each has to."""
+    problems = [f"{shard}: {problem}" for shard, one in shards.items() for problem in one.problems]
+    outcomes = [outcome for one in shards.values() for outcome in one.outcomes]
+    ran = {outcome.case.nodeid for outcome in outcomes if not outcome.skipped}
+    skipped = dict.fromkeys(outcome.case.nodeid for outcome in outcomes if outcome.skipped)
+    return problems + [f"{nodeid} was skipped in every shard" for nodeid in skipped if nodeid not in ran]
 
 
 def shard_names(paths: Sequence[Path]) -> dict[str, Path]:
     """The files by what tells their paths apart: the file's name, with as many folders as that takes."""
-    parts = [path.resolve().with_suffix("").parts for path in dict.fromkeys(paths)]
-    depth = next(
-        (depth for depth in range(1, max(map(len, parts))) if _all_differ(row[-depth:] for row in parts)), 0
-    )
-    return {"/".join(row[-depth:]): path for row, path in zip(parts, dict.fromkeys(paths), strict=True)}
-
-
-def _all_differ(rows: Iterable[tuple[str, ...]]) -> bool:
-    seen = list(rows)
-    return len(set(seen)) == len(seen)
+    given = {path.resolve(): path for path in paths}
+    files = list(given)
+    for depth in range(1, max(len(file.parts) for file in files) + 1):
+        names = ["/".join(file.parts[-depth:]).removesuffix(".json") for file in files]
+        if len(set(names)) == len(files):
+            return dict(zip(names, given.values(), strict=True))
+    return {str(file): path for file, path in given.items()}
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:

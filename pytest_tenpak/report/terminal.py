@@ -229,6 +229,8 @@ def verdict_words(outcome: Outcome) -> str:
         return "skipped"
     if not outcome.passes and outcome.status is Status.NEW:
         return "new, refused in CI"
+    if outcome.passes and outcome.fails:
+        return f"{outcome.status}, test failed"
     accepted = outcome.passes and outcome.status.failing
     return f"{outcome.status}, accepted" if accepted else str(outcome.status)
 
@@ -267,7 +269,7 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
         if not note and outcome.status is Status.IMPROVED:
             note = f"baseline can be tightened by {gains(outcome)}, with --tenpak-update=improved"
         if outcome.update.write and outcome.baseline not in written:
-            note = "baseline not written, since the test failed"
+            note = "baseline not written" + (", since the test failed" if outcome.fails else "")
         if note and outcome.passes:
             lines.append(f"{outcome.baseline} [{outcome.device_class}]: {note}")
         lines += [
@@ -320,7 +322,7 @@ def stale_lines(stale: Sequence[str]) -> list[str]:
     several = len(stale) > 1
     return [
         f"{len(stale)} stale baseline{'s' if several else ''}, to which no test answers any more:",
-        *(f"  {path}" for path in stale),
+        *(f"  {visible(path)}" for path in stale),
         f"tenpak prune --yes removes {'them' if several else 'it'}; "
         "where a test was renamed, tenpak move OLD NEW keeps its baseline",
     ]

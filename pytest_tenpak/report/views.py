@@ -92,7 +92,7 @@ def tone(outcome: Outcome) -> str:
     """Which of MARKS an outcome has."""
     if outcome.skipped:
         return "skipped"
-    if not outcome.passes:
+    if outcome.fails:
         return "failed"
     return "accepted" if outcome.status.failing else str(outcome.status)
 
