@@ -71,7 +71,7 @@ def test_last_failed_and_exit_first(project):
     project.test(bad + PLAIN)
     stopped = project.run("-x")
     stopped.assert_outcomes(failed=1)
-    stopped.stdout.fnmatch_lines(["2 gates expected, 1 ran"])
+    stopped.stdout.fnmatch_lines(["2 gates expected, 1 ran, 1 skipped"])
     again = project.run("--lf")
     again.assert_outcomes(failed=1)
     again.stdout.fnmatch_lines(["1 gate expected, 1 ran"])
@@ -86,7 +86,7 @@ def test_collect_only_measures_nothing(project):
 
 
 def test_xfail_and_skip_markers(project):
-    """An expected regression is an xfail; a skipped gate is not run, and counted as missing."""
+    """An expected regression is an xfail; a skipped gate is not run, and counted as skipped."""
     project.test(
         """
         @pytest.mark.xfail(strict=True)

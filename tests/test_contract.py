@@ -193,6 +193,7 @@ def test_a_class_without_an_entry_is_new_or_borrows_the_nearest(project, distrib
     project.run(*distributed).stdout.fnmatch_lines(["*new", "*test_one.json [[]cpu[]]: baseline created*"])
 
 
+@pytest.mark.slow
 def test_eight_workers_write_two_hundred_baselines(project):
     """The controller alone writes: 200 cases, 200 whole files, each that of its own test."""
     project.test(

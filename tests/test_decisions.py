@@ -199,6 +199,7 @@ def test_corpora_that_make_no_sense_are_usage_errors(project, corpus):
     )
 
 
+@pytest.mark.slow
 def test_noise_of_a_recipe_without_a_seed(project):
     """Quantized once more, it gives the same weights: no spread, and what the runtime does to them is stored."""
     project.test(PLAIN.format("max_ppl_delta=0.5"))
