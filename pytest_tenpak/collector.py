@@ -84,17 +84,8 @@ class Collector:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         """Deliver all reports; fail the run for a file that could not be written, or must not be stale."""
-        stale = self._config.stash.get(stale_key, ())
-        folder = options.baseline_folder(self._config).resolve()
-        if self._fails_stale and not folder.is_relative_to(self._config.rootpath.resolve()):
-            where = f"{folder} is outside the rootdir, and may serve other suites"
-            self._note(f"--tenpak-fail-stale: which baselines are stale cannot be told: {where}")
-        if stale and self._fails_stale:
-            from .report.plain import visible
-
-            self._problems.append(
-                f"--tenpak-fail-stale: no test answers to {', '.join(map(visible, stale))} any more"
-            )
+        if self._fails_stale:
+            self._refuse_stale()
         wanted = asked_for(self._config)
         if (session_key in self._config.stash or wanted) and not self._only_collects:
             shows_trends = not {"html", "json"}.isdisjoint(wanted)
@@ -104,6 +95,19 @@ class Collector:
         if problems and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return (yield)
+
+    def _refuse_stale(self) -> None:
+        """What ``--tenpak-fail-stale`` fails for: stale baselines, and a folder that cannot be judged."""
+        from .report.plain import visible
+
+        folder = options.baseline_folder(self._config).resolve()
+        if not folder.is_relative_to(self._config.rootpath.resolve()):
+            where = f"{folder} is outside the rootdir, and may serve other suites"
+            self._note(f"--tenpak-fail-stale: which baselines are stale cannot be told: {where}")
+        stale = self._config.stash.get(stale_key, ())
+        if stale:
+            names = ", ".join(map(visible, stale))
+            self._note(f"--tenpak-fail-stale: no test answers to {names} any more")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The table of all gates, how many ran, what became of baselines, and which are stale."""

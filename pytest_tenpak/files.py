@@ -11,6 +11,8 @@ import re
 import tempfile
 import time
 from contextlib import suppress
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,6 +52,25 @@ def sweep_temporaries(folder: Path) -> None:
 def parse_json(text: str) -> Any:
     """What a JSON text says; raises ValueError too for figures that are not finite, and doubled fields."""
     return json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once)
+
+
+@cache
+def published_schema(name: str) -> dict[str, Any]:
+    """The JSON Schema ``schemas/NAME.json`` of this package."""
+    source = resources.files(__package__).joinpath(f"schemas/{name}.json")
+    schema: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+    return schema
+
+
+def schema_fault(plain: Any, name: str) -> tuple[str, str] | None:
+    """Where ``plain`` departs from a published schema, dotted, and how; None where it does not."""
+    import jsonschema  # here, since a run that reads no such file should not pay for it
+
+    validator = jsonschema.Draft202012Validator(published_schema(name))
+    fault = jsonschema.exceptions.best_match(validator.iter_errors(plain))
+    if fault is None:
+        return None
+    return ".".join(str(step) for step in fault.absolute_path) or "top level", fault.message[:300]
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -154,9 +154,14 @@ class Outcome:
         return replace(self, update=replace(self.update, passes=True, note=note), body_passed=True)
 
     @property
+    def is_refused(self) -> bool:
+        """Whether the gate failed the test."""
+        return not self.passes and not self.skipped
+
+    @property
     def fails(self) -> bool:
         """Whether the test failed, by the gate or by itself."""
-        return not self.skipped and not (self.passes and self.body_passed)
+        return self.is_refused or not (self.skipped or self.body_passed)
 
     @property
     def status(self) -> Status:

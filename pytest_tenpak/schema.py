@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
 from .digest import fingerprint, labelled
 from .errors import BaselineError
-from .files import parse_json
+from .files import parse_json, schema_fault
 
 SCHEMA_VERSION = 2
 #: Decimals of every stored figure; identities keep theirs exactly.
@@ -33,7 +31,9 @@ def load(text: str, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as fault:
         conflict = "\n<<<<<<< " in f"\n{text}"
         refuse(path, "is not valid JSON", "it holds a merge conflict" if conflict else str(fault))
-    _check_schema(plain, _version(plain, path), path)
+    departure = schema_fault(plain, f"baseline-{_version(plain, path)}")
+    if departure is not None:
+        refuse(path, f"has a fault in {departure[0]}", departure[1])
     loaded: dict[str, Any] = plain
     return loaded
 
@@ -69,23 +69,6 @@ def _version(plain: Any, path: Path) -> int:
             remedy="upgrade pytest-tenpak",
         )
     return version
-
-
-@cache
-def _schema(version: int) -> dict[str, Any]:
-    source = resources.files(__package__).joinpath(f"schemas/baseline-{version}.json")
-    schema: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
-    return schema
-
-
-def _check_schema(plain: Any, version: int, path: Path) -> None:
-    import jsonschema  # here, since a run without gates should not pay for it
-
-    validator = jsonschema.Draft202012Validator(_schema(version))
-    fault = jsonschema.exceptions.best_match(validator.iter_errors(plain))
-    if fault is not None:
-        where = ".".join(str(step) for step in fault.absolute_path) or "top level"
-        refuse(path, f"has a fault in {where}", fault.message[:300])
 
 
 # ---------------------------------------------------------------- migrating

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from .baseline import Entry
 from .checks import Status, Tolerances, Verdict
 from .drift import is_beyond_anchor
+from .measurement import MEASURED_ON
 
 #: Entries before and after, one pair for each corpus; None where there is none.
 Changes: TypeAlias = Sequence[tuple["Entry | None", "Entry | None"]]
@@ -21,8 +22,6 @@ UPDATES = {
 }
 _NEEDS_REASON = 'the new figures are worse, which needs --tenpak-accept "reason"'
 _FIRST = "baseline created for this device class"
-#: What makes perplexities comparable; where it changed, only the loss against the reference is.
-_MEASURED_ON = ("model", "tokenizer", "corpus", "protocol")
 #: Relative differences below this are the rounding of stored figures.
 _ROUNDING = 1e-7
 
@@ -197,7 +196,8 @@ def _is_worse(verdict: Verdict, changes: Changes) -> bool:
 
 def _has_worse_figures(old: Entry, new: Entry) -> bool:
     before, after = old.figures, new.figures
-    same = all(old.identity.get(name) == new.identity.get(name) for name in _MEASURED_ON)
+    # Where another thing was measured, only the loss against the reference compares.
+    same = all(old.identity.get(name) == new.identity.get(name) for name in MEASURED_ON)
     return (
         (same and after.perplexity > before.perplexity)
         or after.loss > before.loss + _ROUNDING

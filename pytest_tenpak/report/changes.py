@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from ..baseline import Baseline, Entry, Figures
 from ..drift import identity_changes
-from ..measurement import HEADLINE, RATIOS
+from ..measurement import HEADLINE, MEASURED_ON, RATIOS
 from .markdown import code
 from .plain import short_name, visible
 
@@ -85,7 +85,7 @@ _FIGURES = (
     ("top-1", "{:.2%}", False),
 )
 #: Fields of an identity without which figures of quality are of another question, neither better nor worse.
-_MEASURED_ON = ("model", "tokenizer", "corpus", "protocol", "metrics_version")
+_QUESTION = (*MEASURED_ON, "metrics_version")
 _SIZES = ("compression", "bits/weight")
 
 
@@ -99,7 +99,7 @@ def _values(figures: Figures) -> tuple[float | None, ...]:
 
 def figure_rows(old: Entry | None, new: Entry | None) -> list[Row]:
     """The figures of either side or both, beside one another."""
-    same = not (old and new) or all(old.identity.get(n) == new.identity.get(n) for n in _MEASURED_ON)
+    same = not (old and new) or all(old.identity.get(n) == new.identity.get(n) for n in _QUESTION)
     nothing = (None,) * len(_FIGURES)
     before = _values(old.figures) if old else nothing
     after = _values(new.figures) if new else nothing

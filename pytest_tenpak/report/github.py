@@ -58,7 +58,7 @@ class Actions:
 
 def _errors(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, list[str]]]:
     for outcome in outcomes:
-        if not outcome.passes and not outcome.skipped:
+        if outcome.is_refused:
             told = [
                 f"{title(check)}: {check.evidence}" for check in outcome.verdict.failing if check.evidence
             ]

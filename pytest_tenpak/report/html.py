@@ -16,7 +16,7 @@ from importlib import metadata, resources
 from typing import Any, NamedTuple
 
 from ..errors import UnavailableError
-from ..measurement import HEADLINE, RATIOS, Provenance
+from ..measurement import HEADLINE, MEASURED_ON, RATIOS, Provenance
 from ..outcome import Outcome, Part
 from . import charts
 from .plain import NAME_LENGTH, short_name, shortened, visible, visible_lines
@@ -30,8 +30,6 @@ _POINTS = 32
 _MANY = 50
 #: Where a long id may be broken into lines.
 _PLACES = re.compile(r"(?<=[/_@])(?=[^/_@])|(?<=::)|(?=\[)")
-#: What makes figures comparable: the same model, text and protocol.
-_QUESTION = ("model", "tokenizer", "corpus", "protocol")
 
 
 class Row(NamedTuple):
@@ -204,7 +202,7 @@ def _frontiers(named: Sequence[tuple[str, Outcome]]) -> list[Frontier]:
     for anchor, outcome in named:
         for part in outcome.parts:
             identity = part.measurement.identity
-            question = json.dumps([identity.get(name) for name in _QUESTION], sort_keys=True)
+            question = json.dumps([identity.get(name) for name in MEASURED_ON], sort_keys=True)
             groups.setdefault(question, []).append((anchor, outcome, part))
     return [_frontier(group) for group in groups.values() if len(group) > 1]
 

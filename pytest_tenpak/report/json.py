@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
-from functools import cache
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..baseline import Figures
 from ..checks import Status
 from ..errors import ReportError
-from ..files import parse_json
+from ..files import parse_json, schema_fault
 from ..outcome import Outcome, Part
 from ..statistics import Rule
 from .summary import Past, Summary
@@ -101,7 +100,9 @@ def read_document(path: Path) -> Summary:
     except (ValueError, RecursionError) as fault:
         _refuse(path, "is not valid JSON", str(fault))
     _check_version(path, plain)
-    _check_schema(path, plain)
+    departure = schema_fault(plain, f"run-{SCHEMA_VERSION}")
+    if departure is not None:
+        _refuse(path, f"has a fault in {departure[0]}", departure[1])
     try:
         outcomes = [_outcome(row) for row in plain["outcomes"]]
         again = [_plain(outcome) for outcome in outcomes]
@@ -150,23 +151,6 @@ def _check_version(path: Path, plain: Any) -> None:
         )
     if version != SCHEMA_VERSION or isinstance(version, bool):
         _refuse(path, "has no schema version that is known", f"schema_version {version!r}")
-
-
-@cache
-def schema() -> dict[str, Any]:
-    """The JSON Schema of the document."""
-    source = resources.files("pytest_tenpak").joinpath(f"schemas/run-{SCHEMA_VERSION}.json")
-    read: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
-    return read
-
-
-def _check_schema(path: Path, plain: Any) -> None:
-    import jsonschema  # here, since a run that reads no report should not pay for it
-
-    fault = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema()).iter_errors(plain))
-    if fault is not None:
-        where = ".".join(str(step) for step in fault.absolute_path) or "top level"
-        _refuse(path, f"has a fault in {where}", fault.message)
 
 
 def _check_consistency(path: Path, row: dict[str, Any], own: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ def _size(text: str) -> int:
 
 
 def _failing(summary: Summary) -> list[Outcome]:
-    return [outcome for outcome in summary.outcomes if not outcome.passes and not outcome.skipped]
+    return [outcome for outcome in summary.outcomes if outcome.is_refused]
 
 
 def _head(summary: Summary) -> str:

@@ -102,7 +102,7 @@ def case_view(outcome: Outcome, anchor: str, summary: Summary, bars: int) -> Cas
     rule, written = summary.rule, summary.written
     failing = outcome.verdict.failing
     kind, _, text = remedy(outcome).partition(": ")
-    is_red = not outcome.passes and not outcome.skipped and not outcome.problem
+    is_red = outcome.is_refused and not outcome.problem
     checks = [_check_view(check) for check in outcome.verdict.checks if not outcome.problem]
     if not any(check.name == "max_ppl_delta" for check in outcome.verdict.checks):
         checks += [row for part in outcome.parts for row in _unbounded(part, outcome, rule)]
