@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .baseline import Baseline, Entry
-from .checkpoint import Store
 from .checks import Check, Status, Verdict
 from .drift import against_baseline, question_changes
 from .keeping import baseline_path, keep
 from .outcome import Outcome, Part
 from .statistics import Rule
+from .store.store import Store
 from .update import Request, decide
 from .verdict import are_paired
 

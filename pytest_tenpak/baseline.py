@@ -8,11 +8,11 @@ from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .digest import labelled
-from .files import write_atomically
 from .measurement import HEADLINE, NO_LAYERS, Layers, Ledger, Measurement, Noise, Provenance
 from .schema import DECIMALS, check_digests, load, migrate, refuse, render
 from .statistics import perplexity
+from .store.atomic import write_atomically
+from .store.digest import labelled
 
 #: How many replaced figures an entry keeps.
 HISTORY_LENGTH = 10

@@ -9,9 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import Store
 from .device import Device
-from .digest import fingerprint
 from .errors import CheckpointError
 from .interpreters import Interpreters
 from .measure.corpus import Corpus
@@ -24,6 +22,8 @@ from .protocol import Protocol
 from .quantizers import Backend, Quantizer, Registry, loading_backend, locate
 from .quantizers.rounding import GROUP, ROUNDING_VERSION
 from .statistics import Rule
+from .store.digest import fingerprint
+from .store.store import Store
 from .update import Request
 from .weights import read_tensors, weights_digest
 from .worker import Bounds, installed_versions, run_job

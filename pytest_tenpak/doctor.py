@@ -10,6 +10,7 @@ from .bench import Run
 from .device import Device
 from .errors import TenpakError
 from .quantizers import Backend, Quantizer
+from .store.eviction import sizes
 from .units import in_gib
 from .worker import installed_versions
 
@@ -19,12 +20,12 @@ _HEADERS = ("method", "backend", "version", "runs here", "why not, or where")
 def diagnose(run: Run) -> list[str]:
     """Lines for a terminal: versions, device, every method with its backends, the cache."""
     versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
-    sizes = ", ".join(f"{kind} {in_gib(size)}" for kind, size in run.store.sizes().items()) or "empty"
+    shown = ", ".join(f"{kind} {in_gib(size)}" for kind, size in sizes(run.store.root).items()) or "empty"
     rows = [row for method in run.registry for row in _rows(run, run.registry[method])]
     return [
         versions,
         f"device: {_device(run)}",
-        f"cache: {run.store.root} ({sizes})",
+        f"cache: {run.store.root} ({shown})",
         "",
         *tabulate(rows, _HEADERS, disable_numparse=True).splitlines(),
     ]

@@ -13,11 +13,11 @@ from typing import Any
 
 from .baseline import Entry
 from .checks import Check, Status, Tolerances
-from .digest import labelled
 from .evidence import evidence_of, interval_of
 from .goals import Goal
 from .measurement import HEADLINE, RATIOS, Layers, Ledger, Measurement, Noise
 from .statistics import Rule, perplexity
+from .store.digest import labelled
 
 #: Movements of layers below this are the rounding of stored figures.
 _ROUNDING = 2e-6

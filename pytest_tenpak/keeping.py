@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from .baseline import Baseline, Entry
-from .checkpoint import Store
-from .digest import fingerprint
 from .errors import BaselineError
-from .files import sweep_temporaries
 from .outcome import Outcome, Part
+from .store.atomic import sweep_temporaries
+from .store.digest import fingerprint
+from .store.store import Store
 
 
 def baseline_path(folder: Path, name: str) -> Path:

@@ -9,12 +9,12 @@ from typing import Any
 from .arguments import ARGUMENTS
 from .checks import Limits, Tolerances
 from .errors import SpecError
-from .files import portable_name
 from .measurement import HEADLINE, RATIOS
 from .outcome import Case, name_on
 from .quantizers import Quantizer, Registry
 from .quantizers.presets import PRESETS
 from .spec import CHECKPOINT, QuantizeSpec, nearest
+from .store.atomic import portable_name
 
 _BASELINE_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 

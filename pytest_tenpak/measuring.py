@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .digest import fingerprint
 from .errors import MeasurementError
 from .goals import Goal, first_settled, limit_of
 from .measure import divergence, perplexity
@@ -28,6 +27,7 @@ from .quantizers.loading import load_pretrained
 from .quantizers.rounding import round_to_nearest
 from .spec import QuantizeSpec
 from .statistics import Rule, looks
+from .store.digest import fingerprint
 
 #: Scored tokens in one block of a trace: what is kept of each is held in memory until the block is whole.
 _BLOCK_TOKENS = 32768

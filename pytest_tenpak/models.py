@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import Store
-from .digest import fingerprint, labelled
 from .errors import ModelError
-from .files import installed_file
+from .store.atomic import installed_file
+from .store.digest import fingerprint, labelled
+from .store.store import Store
 from .weights import read_tensors
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")

@@ -19,7 +19,7 @@ from .units import parse_bytes
 from .update import UPDATES, Request
 
 if TYPE_CHECKING:
-    from .checkpoint import Store
+    from .store.store import Store
 
 
 @dataclass(frozen=True)
@@ -306,7 +306,7 @@ def cache_store(config: pytest.Config) -> Store:
     """The cache of checkpoints and measurements."""
     from platformdirs import user_cache_path
 
-    from .checkpoint import Store
+    from .store.store import Store
 
     named = read(config, "cache_dir")
     root = config.rootpath / Path(named).expanduser() if named else user_cache_path("pytest-tenpak")

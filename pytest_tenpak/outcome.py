@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .checks import Check, Limits, Status, Tolerances, Verdict
-from .files import portable_name
 from .measurement import Measurement, Noise
 from .spec import QuantizeSpec
+from .store.atomic import portable_name
 from .update import Update
 
 

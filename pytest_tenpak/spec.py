@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from .digest import fingerprint
 from .errors import SpecError
+from .store.digest import fingerprint
 
 #: The method name of a checkpoint that somebody else quantized.
 CHECKPOINT = "checkpoint"

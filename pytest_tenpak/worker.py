@@ -24,11 +24,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .checkpoint import Store
 from .errors import TenpakError, WorkerError, error_from_dict
 from .interpreters import environment, installed_in
 from .jobs import OUT_OF_DISK, OUT_OF_MEMORY
 from .progress import Progress
+from .store.store import Store
 from .units import in_gib
 
 _POLL_SECONDS = 0.1

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pytest_tenpak.checkpoint import Store
 from pytest_tenpak.measure.corpus import load_corpus
+from pytest_tenpak.store.store import Store
 
 #: What CI systems and xdist set, and what would change how pytest or the gate behaves.
 AMBIENT = ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS")

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from made_up import accepted, measured, reference
 
 from pytest_tenpak.baseline import HISTORY_LENGTH, Baseline, Entry
-from pytest_tenpak.digest import canonical_json
 from pytest_tenpak.errors import BaselineError
 from pytest_tenpak.measurement import Layers, Noise
+from pytest_tenpak.store.digest import canonical_json
 
 
 def written(path: Path, **rest) -> dict:

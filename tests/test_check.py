@@ -17,8 +17,9 @@ from made_up import accepted, measured, reference
 
 import pytest_tenpak
 from pytest_tenpak.baseline import Baseline, Entry
-from pytest_tenpak.checkpoint import Store
-from pytest_tenpak.files import sweep_temporaries, write_atomically
+from pytest_tenpak.store import eviction
+from pytest_tenpak.store.atomic import sweep_temporaries, write_atomically
+from pytest_tenpak.store.store import Store
 
 ROOT = Path(__file__).parent.parent
 VERSION_1 = Path(__file__).parent / "data" / "baseline-1.json"
@@ -209,12 +210,15 @@ def test_the_cache_is_cleared_only_with_yes(suite):  # noqa: F811
     """Without, it is said what would go; a kind is cleared alone where it is named."""
     fill(suite.path / "cache")
     assert "nothing was removed: --yes clears these" in suite.tenpak("cache", "clear")
-    assert len(Store(suite.path / "cache").entries("checkpoints")) == 1
+    assert len(eviction.entries(suite.path / "cache", "checkpoints")) == 1
     out = suite.tenpak("cache", "clear", "--kind", "checkpoints", "--yes")
     assert suite.code == 0
     assert "checkpoints: 0.00 GiB freed" in out
     store = Store(suite.path / "cache")
-    assert (len(store.entries("checkpoints")), len(store.entries("weights"))) == (0, 1)
+    assert (
+        len(eviction.entries(store.root, "checkpoints")),
+        len(eviction.entries(store.root, "weights")),
+    ) == (0, 1)
     suite.tenpak("cache", "clear", "--kind", "weight")
     assert (suite.code, "did you mean 'weights'?" in suite.errors) == (4, True)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_tenpak.checkpoint import MANIFEST
 from pytest_tenpak.errors import file_error
+from pytest_tenpak.store.store import MANIFEST
 
 CONFTEST = '''
 from pytest_tenpak.quantizers import Quantizer

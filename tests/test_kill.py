@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from made_up import measured, outcome
-from pytest_tenpak.checkpoint import Store
+from pytest_tenpak.store.store import Store
 from pytest_tenpak.keeping import keep
 from pytest_tenpak.update import Update
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_tenpak.checkpoint import Store
+from pytest_tenpak.store import eviction
 
 GATE = "@pytest.mark.quantize(method='nf4')\ndef test_gate(): pass\n"
 
@@ -71,5 +71,5 @@ def test_the_cache_stays_within_its_size(project, tmp_path):
     second = list((cache / "checkpoints").iterdir())
     assert len(first) == len(second) == 1
     assert first != second
-    assert Store(cache).sizes()["checkpoints"] < 500_000
+    assert eviction.sizes(cache)["checkpoints"] < 500_000
     project.run(*bound, "test_gate.py").assert_outcomes(passed=1)

@@ -10,8 +10,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from pytest_tenpak.files import published_schema
 from pytest_tenpak.report.json import read_document
+from pytest_tenpak.store.strict_json import published_schema
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "reports.md"
 
@@ -101,7 +101,7 @@ def test_every_report_of_a_real_run(project, distributed, actions):
     result = project.run(*paths, "--junit-xml=junit.xml", *distributed)
     result.assert_outcomes(passed=1, failed=1)
     plain = json.loads((project.path / "out/run.json").read_text())
-    jsonschema.Draft202012Validator(published_schema("run-1")).validate(plain)
+    jsonschema.Draft202012Validator(published_schema("pytest_tenpak", "run-1")).validate(plain)
     run = read_document(project.path / "out/run.json")
     assert {one.title: str(one.status) for one in run.outcomes} == {
         "test_gate.py::test_fails": "error",

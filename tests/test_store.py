@@ -10,8 +10,11 @@ import time
 
 import pytest
 
-from pytest_tenpak.checkpoint import LOG_SECONDS, MANIFEST, Store
-from pytest_tenpak.locks import hold, try_hold
+from pytest_tenpak.store import eviction
+from pytest_tenpak.store.eviction import LOG_SECONDS
+from pytest_tenpak.store.layout import MANIFEST
+from pytest_tenpak.store.locks import hold, try_hold
+from pytest_tenpak.store.store import Store
 
 
 @pytest.fixture
@@ -63,7 +66,7 @@ def test_a_failed_build_leaves_nothing(store):
 SLOW_MAKER = """
 import sys, time
 from pathlib import Path
-from pytest_tenpak.checkpoint import Store
+from pytest_tenpak.store.store import Store
 def make(folder):
     (folder / "weights").write_bytes(b"12")
     with open(sys.argv[2], "a") as log: log.write("made\\n")
@@ -192,7 +195,7 @@ def test_no_limit_removes_nothing(tmp_path):
 USER = """
 import sys, time
 from pathlib import Path
-from pytest_tenpak.checkpoint import Store
+from pytest_tenpak.store.store import Store
 store = Store(Path(sys.argv[1]))
 print(store.directory("checkpoints", {"n": 0}, None).path, flush=True)
 time.sleep(600)
@@ -217,7 +220,7 @@ def test_an_entry_that_another_living_process_uses_stays(tmp_path):
 CROWD = """
 import random, sys
 from pathlib import Path
-from pytest_tenpak.checkpoint import Store
+from pytest_tenpak.store.store import Store
 def make(folder):
     (folder / "weights").write_bytes(bytes(10**6))
     return {}
@@ -236,7 +239,7 @@ def test_runs_at_once_evict_nothing_from_under_each_other(tmp_path):
     for run in runs:
         assert run.communicate(timeout=120)[1] == ""
     Store(tmp_path, 2_500_000).directory("checkpoints", {"n": "last"}, make_megabyte)
-    assert Store(tmp_path).sizes()["checkpoints"] < 2_500_000
+    assert eviction.sizes(tmp_path)["checkpoints"] < 2_500_000
     assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")]
 
 
@@ -277,10 +280,10 @@ def test_what_is_abandoned_is_swept_and_what_is_not_ours_is_left(tmp_path):
 
 def test_sizes_by_kind(store):
     """Bytes on disk, for whoever wonders where the room went."""
-    assert store.sizes() == {}
+    assert eviction.sizes(store.root) == {}
     store.directory("checkpoints", {}, make_megabyte)
     store.document("measurements", {}, lambda: {"nll": 1})
-    sizes = store.sizes()
+    sizes = eviction.sizes(store.root)
     assert list(sizes) == ["checkpoints", "measurements"]
     assert MEGABYTE < sizes["checkpoints"] < 1.01 * MEGABYTE
     assert sizes["measurements"] == len('{"nll": 1}')
@@ -293,7 +296,7 @@ def test_a_cache_that_cannot_be_touched_is_still_read(store, monkeypatch):
     def refuse(*args):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr("pytest_tenpak.checkpoint.os.utime", refuse)
+    monkeypatch.setattr("pytest_tenpak.store.store.os.utime", refuse)
     assert store.directory("kind", {}, make_one).path == path
 
 
@@ -317,13 +320,13 @@ def test_clear_removes_a_kind_and_says_how_much(store):
     half_built.mkdir()
     (path.parent / "mine.txt").write_text("a user's own")
     store.document("weights", {}, lambda: {"a": 1})
-    assert len(store.entries("checkpoints")) == 2
-    freed, kept = store.clear("checkpoints")
+    assert len(eviction.entries(store.root, "checkpoints")) == 2
+    freed, kept = eviction.clear(store.root, "checkpoints")
     assert MEGABYTE < freed < 1.01 * MEGABYTE
     assert kept == 0
     assert [left.name for left in path.parent.iterdir()] == ["mine.txt"]
-    assert store.clear("weights") == (len('{"a": 1}'), 0)
-    assert store.clear("locks") == store.clear("nothing") == (0, 0)
+    assert eviction.clear(store.root, "weights") == (len('{"a": 1}'), 0)
+    assert eviction.clear(store.root, "locks") == eviction.clear(store.root, "nothing") == (0, 0)
 
 
 def test_clear_leaves_what_a_living_process_uses(tmp_path):
@@ -336,11 +339,11 @@ def test_clear_leaves_what_a_living_process_uses(tmp_path):
     job.mkdir(parents=True)
     (job / "job.json").write_text(json.dumps({"parent": user.pid}))
     store = Store(root)
-    assert store.clear("checkpoints")[1] == store.clear("jobs")[1] == 1
+    assert eviction.clear(store.root, "checkpoints")[1] == eviction.clear(store.root, "jobs")[1] == 1
     assert [path.exists() for path in (*paths, job)] == [True, False, True]
     user.kill()
     user.communicate()
-    assert store.clear("checkpoints")[1] == store.clear("jobs")[1] == 0
+    assert eviction.clear(store.root, "checkpoints")[1] == eviction.clear(store.root, "jobs")[1] == 0
     assert not paths[0].exists()
     assert not job.exists()
 
@@ -348,7 +351,7 @@ def test_clear_leaves_what_a_living_process_uses(tmp_path):
 def test_clear_leaves_a_document_that_is_being_made(store):
     """Whoever holds its lock is about to read or to write it."""
     store.document("weights", {}, lambda: {"a": 1})
-    [path] = store.entries("weights")
+    [path] = eviction.entries(store.root, "weights")
     with hold(store.root / "locks" / f"weights-{path.stem}.lock"):
-        assert store.clear("weights") == (0, 1)
-    assert store.clear("weights") == (len('{"a": 1}'), 0)
+        assert eviction.clear(store.root, "weights") == (0, 1)
+    assert eviction.clear(store.root, "weights") == (len('{"a": 1}'), 0)

@@ -14,9 +14,9 @@ from textwrap import dedent, indent
 import psutil
 import pytest
 
-from pytest_tenpak.checkpoint import Store
 from pytest_tenpak.errors import TenpakError, UnavailableError, WorkerError
 from pytest_tenpak.progress import ignore
+from pytest_tenpak.store.store import Store
 from pytest_tenpak.units import GIB
 from pytest_tenpak.worker import Bounds, _ending, run_job
 
@@ -187,7 +187,7 @@ def test_a_worker_killed_halfway_leaves_nothing_that_looks_whole(bench):
 PARENT = """
 import json, sys
 from pathlib import Path
-from pytest_tenpak.checkpoint import Store
+from pytest_tenpak.store.store import Store
 from pytest_tenpak.progress import ignore
 from pytest_tenpak.worker import run_job
 run_job(Store(Path(sys.argv[1])), "quantize", json.loads(sys.argv[2]), ignore)

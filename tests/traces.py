@@ -7,11 +7,11 @@ from typing import Any
 
 from tiny import byte_tokenizer
 
-from pytest_tenpak.digest import fingerprint
 from pytest_tenpak.measure import divergence
 from pytest_tenpak.measure.perplexity import Scorer
 from pytest_tenpak.measure.trace import Plan, Trace
 from pytest_tenpak.protocol import Protocol, Window
+from pytest_tenpak.store.digest import fingerprint
 
 _TOKENIZER = byte_tokenizer()
 TOKENS: list[int] = _TOKENIZER("O, she doth teach the torches to burn bright! " * 12)["input_ids"]

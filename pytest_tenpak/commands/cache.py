@@ -7,10 +7,11 @@ import argparse
 import pytest
 from tabulate import tabulate
 
-from ..checkpoint import Store
 from ..errors import SpecError
 from ..options import cache_store
 from ..spec import nearest
+from ..store import eviction
+from ..store.store import Store
 from ..units import in_gib
 
 #: What each kind is, for people; those of plugins have no entry.
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     """Print the table, or what was freed; what a living process uses stays."""
     store = cache_store(config)
-    sizes = store.sizes()
+    sizes = eviction.sizes(store.root)
     kinds = list(sizes)
     if arguments.kind is not None:
         if arguments.kind not in sizes:
@@ -59,14 +60,15 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
 
 def _table(store: Store, sizes: dict[str, int]) -> list[str]:
     rows = [
-        [kind, len(store.entries(kind)), in_gib(size), _KINDS.get(kind, "")] for kind, size in sizes.items()
+        [kind, len(eviction.entries(store.root, kind)), in_gib(size), _KINDS.get(kind, "")]
+        for kind, size in sizes.items()
     ]
-    count = sum(len(store.entries(kind)) for kind in sizes)
+    count = sum(len(eviction.entries(store.root, kind)) for kind in sizes)
     rows.append(["together", count, in_gib(sum(sizes.values())), ""])
     return tabulate(rows, ("kind", "entries", "size", "what"), disable_numparse=True).splitlines()
 
 
 def _cleared(store: Store, kind: str) -> str:
-    freed, kept = store.clear(kind)
+    freed, kept = eviction.clear(store.root, kind)
     stays = f"; {kept} {'entry stays' if kept == 1 else 'entries stay'}, used by a running process"
     return f"{kind}: {in_gib(freed)} freed{stays if kept else ''}"

@@ -13,8 +13,8 @@ import pytest
 from .. import options
 from ..baseline import Baseline, baseline_files
 from ..errors import BaselineError
-from ..files import portable_name, sweep_temporaries
 from ..schema import SCHEMA_VERSION
+from ..store.atomic import portable_name, sweep_temporaries
 
 #: In a hook's environment neither what a conftest imports nor the plugins that an ini names are installed.
 PYTEST_OPTIONS = ("--noconftest", "-o", "addopts=", "-o", "required_plugins=")

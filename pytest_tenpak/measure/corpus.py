@@ -9,10 +9,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..digest import fingerprint, labelled
 from ..errors import CorpusError
-from ..files import installed_file
 from ..spec import nearest
+from ..store.atomic import installed_file
+from ..store.digest import fingerprint, labelled
 
 #: Packaged texts by name: the file in ``pytest_tenpak/corpora`` (its README names the source).
 PACKAGED = {

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
-from ..digest import fingerprint
 from ..measurement import Windows
 from ..progress import Progress, ignore
 from ..protocol import Window
+from ..store.digest import fingerprint
 
 #: Bytes of the largest float32 logits tensor that is ever held. On a CPU each product with the head packs
 #: the whole head anew, so few large chunks are faster than many small ones.

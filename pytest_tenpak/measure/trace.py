@@ -14,10 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..files import write_atomically
 from ..measurement import Divergence, Robust, Windows
 from ..protocol import within
 from ..statistics import estimate, units_of
+from ..store.atomic import write_atomically
 
 if TYPE_CHECKING:
     from .perplexity import Block

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..files import write_atomically
+from ..store.atomic import write_atomically
 from ..weights import StoredTensor, read_tensors, weight_files
 
 _FLOATS = {"F32", "F16", "BF16"}

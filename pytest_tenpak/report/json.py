@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 from ..baseline import Figures
 from ..checks import Status
 from ..errors import ReportError
-from ..files import parse_json, schema_fault
 from ..outcome import Outcome, Part
 from ..statistics import Rule
+from ..store.strict_json import parse_json, schema_fault
 from .summary import Past, Summary
 
 SCHEMA_VERSION = 1
@@ -100,7 +100,7 @@ def read_document(path: Path) -> Summary:
     except (ValueError, RecursionError) as fault:
         _refuse(path, "is not valid JSON", str(fault))
     _check_version(path, plain)
-    departure = schema_fault(plain, f"run-{SCHEMA_VERSION}")
+    departure = schema_fault(plain, "pytest_tenpak", f"run-{SCHEMA_VERSION}")
     if departure is not None:
         _refuse(path, f"has a fault in {departure[0]}", departure[1])
     try:

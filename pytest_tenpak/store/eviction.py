@@ -1,0 +1,167 @@
+"""Removing from the cache: what killed runs left behind, what was unused for longest, what a user clears.
+
+Nothing goes that a living process uses: each holds a shared lock on its entries, and removing takes that lock
+for itself alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from .layout import DOCUMENT, ENTRY, HALF_BUILT, JOB, MANIFEST, kinds, lock_file, temporary_name, use_file
+from .locks import hold, try_hold
+
+#: Logs of failed workers stay this long.
+LOG_SECONDS = 7 * 24 * 3600
+#: A job has its description by then, if its parent lives.
+_STARTING_SECONDS = 60
+
+
+def sizes(root: Path) -> dict[str, int]:
+    """Bytes on disk by kind, logs of failed workers (``jobs``) included."""
+    return {folder.name: _size(folder) for folder in sorted(kinds(root))}
+
+
+def entries(root: Path, kind: str) -> list[Path]:
+    """What a kind holds that the store made: directories, documents, logs of jobs."""
+    names = (ENTRY, HALF_BUILT, DOCUMENT, JOB)
+    folder = root / kind
+    paths = sorted(folder.iterdir()) if folder.is_dir() and kind != "locks" else []
+    return [path for path in paths if any(name.fullmatch(path.name) for name in names)]
+
+
+def clear(root: Path, kind: str) -> tuple[int, int]:
+    """Remove a kind's entries, but none that a living process uses: the bytes freed, the entries kept."""
+    freed = kept = 0
+    with hold(lock_file(root, "tidy")):
+        for path in entries(root, kind):
+            with suppress(FileNotFoundError):  # a job that ends well removes its folder itself
+                size = _size(path) if path.is_dir() else path.stat().st_size
+                if _clear(root, path):
+                    freed += size
+                else:
+                    kept += 1
+    return freed, kept
+
+
+def tidy(root: Path, limit_bytes: int) -> None:
+    """Remove what killed runs left half-built, old logs, and entries over the limit (0: none); one at a time.
+
+    What cannot be removed, because somebody else owns it, stays.
+    """
+    with suppress(OSError), hold(lock_file(root, "tidy")):
+        for folder in kinds(root):
+            for path in folder.iterdir():
+                if match := HALF_BUILT.fullmatch(path.name):
+                    _sweep(root, path, f"{folder.name}-{match[1]}")
+        for path in (root / "jobs").glob("*"):
+            if JOB.fullmatch(path.name) and time.time() - _last_change(path) > LOG_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+        if limit_bytes:
+            _evict(root, limit_bytes)
+
+
+def _clear(root: Path, path: Path) -> bool:
+    """Remove one of :func:`entries`, unless somebody uses it."""
+    kind = path.parent.name
+    if match := HALF_BUILT.fullmatch(path.name):
+        _sweep(root, path, f"{kind}-{match[1]}")
+    elif ENTRY.fullmatch(path.name):
+        return _remove(root, path)
+    elif DOCUMENT.fullmatch(path.name):
+        _remove_document(root, path, f"{kind}-{path.stem}")
+    elif not _is_running(path):
+        shutil.rmtree(path, ignore_errors=True)
+    return not path.exists()
+
+
+def _remove_document(root: Path, path: Path, name: str) -> None:
+    file = lock_file(root, name)
+    lock = try_hold(file)
+    if lock is not None:
+        with lock:
+            path.unlink(missing_ok=True)
+            file.unlink()
+
+
+def _sweep(root: Path, half_built: Path, name: str) -> None:
+    """Remove a half-built folder unless its builder lives, and with it holds the entry's lock."""
+    lock = try_hold(lock_file(root, name))
+    if lock is not None:
+        with lock:
+            shutil.rmtree(half_built, ignore_errors=True)
+
+
+def _evict(root: Path, limit_bytes: int) -> None:
+    """Remove the entries used longest ago until the rest is within the limit."""
+    whole = [path for folder in kinds(root) for path in folder.iterdir() if _is_entry(path)]
+    size = {path: _size(path) for path in whole}
+    total = sum(size.values())
+    for path in sorted(whole, key=_last_use):
+        if total <= limit_bytes:
+            return
+        if _remove(root, path):
+            total -= size[path]
+
+
+def _remove(root: Path, path: Path) -> bool:
+    """Remove an entry, its locks with it, unless somebody uses it or is about to."""
+    file, in_use = lock_file(root, f"{path.parent.name}-{path.name}"), use_file(root, path)
+    lock = try_hold(file)
+    if lock is None:
+        return False
+    with lock:
+        use = try_hold(in_use)
+        if use is None:
+            return False
+        with use:
+            doomed = path.rename(temporary_name(path))  # what is half deleted must not look whole
+            # Safe while both are held: whoever waits for a removed lock file asks for the new one.
+            in_use.unlink()
+            file.unlink()
+    shutil.rmtree(doomed, ignore_errors=True)
+    return True
+
+
+def _is_entry(path: Path) -> bool:
+    return ENTRY.fullmatch(path.name) is not None and (path / MANIFEST).is_file()
+
+
+def _is_running(job: Path) -> bool:
+    """Whether the process that started a job lives: it may yet read what the worker writes."""
+    import psutil  # here, since a run without gates should not pay for it
+
+    try:
+        return bool(psutil.pid_exists(json.loads((job / "job.json").read_text(encoding="utf-8"))["parent"]))
+    except (OSError, ValueError, KeyError):
+        return time.time() - job.stat().st_mtime < _STARTING_SECONDS
+
+
+def _last_use(path: Path) -> int:
+    """When an entry was used, by its manifest's time; what vanished meanwhile was used longest ago."""
+    try:
+        return (path / MANIFEST).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _files_below(folder: Path) -> Iterator[os.stat_result]:
+    """Status of every file below a folder that others may be changing."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                yield Path(parent, name).lstat()
+
+
+def _size(folder: Path) -> int:
+    return sum(status.st_size for status in _files_below(folder))
+
+
+def _last_change(folder: Path) -> float:
+    return max((status.st_mtime for status in _files_below(folder)), default=time.time())
