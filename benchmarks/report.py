@@ -14,7 +14,15 @@ import time
 
 from pytest_tenpak.baseline import Entry, Figures
 from pytest_tenpak.checks import Limits, Tolerances
-from pytest_tenpak.measurement import Divergence, Layers, Ledger, Measurement, Provenance, Robust, Windows
+from pytest_tenpak.metrics.measurement import (
+    Divergence,
+    Layers,
+    Ledger,
+    Measurement,
+    Provenance,
+    Robust,
+    Windows,
+)
 from pytest_tenpak.outcome import Case, Outcome, Part
 from pytest_tenpak.report.html import render
 from pytest_tenpak.report.summary import Past, Summary

@@ -98,8 +98,8 @@ def ours_beside_a_reference(task: Task) -> Callable[[], float]:
     from pytest_tenpak.measure.perplexity import Scorer
     from pytest_tenpak.measure.stream import tokenize
     from pytest_tenpak.measure.trace import Plan, Trace
+    from pytest_tenpak.metrics.intervals import perplexity
     from pytest_tenpak.protocol import Protocol
-    from pytest_tenpak.statistics import perplexity
 
     protocol = Protocol.resolve("rolling", CONTEXT, None, CONTEXT)
     stream = tokenize(task.tokenizer, task.passages, protocol)

@@ -10,8 +10,8 @@ from .baseline import Baseline, Entry
 from .checks import Check, Status, Verdict
 from .drift import against_baseline, question_changes
 from .keeping import baseline_path, keep
+from .metrics.intervals import Rule
 from .outcome import Outcome, Part
-from .statistics import Rule
 from .store.store import Store
 from .update import Request, decide
 from .verdict import are_paired

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .measure.corpus import CALIBRATION, DEFAULT
-from .measurement import HEADLINE, RATIOS
+from .metrics.measurement import HEADLINE, RATIOS
 from .protocol import PROTOCOLS
 from .spec import Option
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .measurement import HEADLINE, NO_LAYERS, Layers, Ledger, Measurement, Noise, Provenance
+from .metrics.intervals import perplexity
+from .metrics.measurement import HEADLINE, NO_LAYERS, Layers, Ledger, Measurement, Noise, Provenance
 from .schema import DECIMALS, check_digests, load, migrate, refuse, render
-from .statistics import perplexity
 from .store.atomic import write_atomically
 from .store.digest import labelled
 

@@ -14,14 +14,14 @@ from .errors import CheckpointError
 from .interpreters import Interpreters
 from .measure.corpus import Corpus
 from .measure.size import ledger, quantized_layers
-from .measurement import METRICS_VERSION, Ledger
+from .metrics.intervals import Rule
+from .metrics.measurement import METRICS_VERSION, Ledger
 from .models import TOKENIZER_FILES, Model
 from .outcome import Case
 from .progress import Progress
 from .protocol import Protocol
 from .quantizers import Backend, Quantizer, Registry, loading_backend, locate
 from .quantizers.rounding import GROUP, ROUNDING_VERSION
-from .statistics import Rule
 from .store.digest import fingerprint
 from .store.store import Store
 from .update import Request

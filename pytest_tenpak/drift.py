@@ -15,8 +15,8 @@ from .baseline import Entry
 from .checks import Check, Status, Tolerances
 from .evidence import evidence_of, interval_of
 from .goals import Goal
-from .measurement import HEADLINE, RATIOS, Layers, Ledger, Measurement, Noise
-from .statistics import Rule, perplexity
+from .metrics.intervals import Rule, perplexity
+from .metrics.measurement import HEADLINE, RATIOS, Layers, Ledger, Measurement, Noise
 from .store.digest import labelled
 
 #: Movements of layers below this are the rounding of stored figures.

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from .goals import Answer, Goal
-from .measurement import Measurement
-from .statistics import Estimate, Rule
+from .metrics.intervals import Estimate, Rule
+from .metrics.measurement import Measurement
 
 
 def interval_of(answer: Answer, shown: Estimate) -> dict[str, Any]:

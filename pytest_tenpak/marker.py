@@ -9,7 +9,7 @@ from typing import Any
 from .arguments import ARGUMENTS
 from .checks import Limits, Tolerances
 from .errors import SpecError
-from .measurement import HEADLINE, RATIOS
+from .metrics.measurement import HEADLINE, RATIOS
 from .outcome import Case, name_on
 from .quantizers import Quantizer, Registry
 from .quantizers.presets import PRESETS

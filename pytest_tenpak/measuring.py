@@ -20,13 +20,13 @@ from .measure import divergence, perplexity
 from .measure.layers import compare_layers, keep_layers
 from .measure.stream import tokenize
 from .measure.trace import Plan, Trace
+from .metrics.intervals import Rule, looks
 from .progress import Progress
 from .protocol import Protocol, Window
 from .quantizers import relocate
 from .quantizers.loading import load_pretrained
 from .quantizers.rounding import round_to_nearest
 from .spec import QuantizeSpec
-from .statistics import Rule, looks
 from .store.digest import fingerprint
 
 #: Scored tokens in one block of a trace: what is kept of each is held in memory until the block is whole.

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from .bench import Bench, Subject
 from .errors import MeasurementError, SpecError
-from .measurement import Layers, Measurement, Noise
+from .metrics.measurement import Layers, Measurement, Noise
 from .spec import QuantizeSpec
 from .traced import Traced
 

@@ -13,8 +13,8 @@ from .arguments import ARGUMENTS
 from .errors import SpecError
 from .interpreters import parse_interpreters
 from .measure.divergence import MODES
+from .metrics.intervals import ALPHA
 from .spec import Option, nearest
-from .statistics import ALPHA
 from .units import parse_bytes
 from .update import UPDATES, Request
 

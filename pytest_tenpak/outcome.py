@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .checks import Check, Limits, Status, Tolerances, Verdict
-from .measurement import Measurement, Noise
+from .metrics.measurement import Measurement, Noise
 from .spec import QuantizeSpec
 from .store.atomic import portable_name
 from .update import Update

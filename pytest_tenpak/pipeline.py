@@ -24,7 +24,7 @@ from .errors import (
 )
 from .goals import Goal
 from .measure.corpus import Corpus, load_corpus, overlap
-from .measurement import Windows
+from .metrics.measurement import Windows
 from .models import Model, describe_model, locate_model
 from .noise import calibrate
 from .outcome import Case, Outcome, Part

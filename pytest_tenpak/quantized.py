@@ -9,7 +9,7 @@ from typing import Any
 from .bench import Run
 from .checks import Verdict
 from .device import Device
-from .measurement import Measurement
+from .metrics.measurement import Measurement
 from .outcome import Outcome
 from .spec import CHECKPOINT
 

@@ -35,9 +35,9 @@ def open_session(config: pytest.Config) -> GateSession:
     from .bench import Run
     from .device import choose_device, parse_device
     from .interpreters import Interpreters
+    from .metrics.intervals import Rule
     from .quantizers import Registry
     from .session import GateSession
-    from .statistics import Rule
     from .units import GIB
     from .worker import Bounds
 

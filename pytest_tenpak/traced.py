@@ -11,7 +11,7 @@ from typing import Any
 from .bench import Bench, Subject
 from .goals import FIRST_STRETCH, Goal, first_settled, limit_of
 from .measure.trace import Trace
-from .measurement import Layers, Ledger, Measurement, Provenance, Windows
+from .metrics.measurement import Layers, Ledger, Measurement, Provenance, Windows
 from .worker import run_job
 
 #: Scored tokens that the round-to-nearest floor is measured on at most: it is a yardstick for ruins.

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from .baseline import Entry
 from .checks import Status, Tolerances, Verdict
 from .drift import is_beyond_anchor
-from .measurement import MEASURED_ON
+from .metrics.measurement import MEASURED_ON
 
 #: Entries before and after, one pair for each corpus; None where there is none.
 Changes: TypeAlias = Sequence[tuple["Entry | None", "Entry | None"]]

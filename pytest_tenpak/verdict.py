@@ -15,8 +15,8 @@ from .checks import Check, Limits, Status, Tolerances, Verdict
 from .drift import against_baseline, baseline_goals, question_changes
 from .evidence import evidence_of, interval_of
 from .goals import Goal
-from .measurement import RATIOS, Measurement, Noise, Windows
-from .statistics import DEFAULT_RULE, Rule, perplexity
+from .metrics.intervals import DEFAULT_RULE, Rule, perplexity
+from .metrics.measurement import RATIOS, Measurement, Noise, Windows
 
 #: Nats per token that every quantization may lose, however little round-to-nearest loses: about 10 % of
 #: perplexity. Eight bits lose so little that multiples of it would be noise.

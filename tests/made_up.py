@@ -9,7 +9,15 @@ from pathlib import Path
 
 from pytest_tenpak.baseline import Baseline, Entry
 from pytest_tenpak.checks import Check, Limits, Status, Tolerances, Verdict
-from pytest_tenpak.measurement import Divergence, Layers, Ledger, Measurement, Provenance, Robust, Windows
+from pytest_tenpak.metrics.measurement import (
+    Divergence,
+    Layers,
+    Ledger,
+    Measurement,
+    Provenance,
+    Robust,
+    Windows,
+)
 from pytest_tenpak.outcome import Case, Outcome, Part
 from pytest_tenpak.report.summary import Summary
 from pytest_tenpak.spec import QuantizeSpec

@@ -10,7 +10,7 @@ from commanding import Suite, suite  # noqa: F401
 from made_up import IDENTITY, accepted, case, outcome, summary, unmeasured
 
 from pytest_tenpak.baseline import Baseline
-from pytest_tenpak.measurement import Layers
+from pytest_tenpak.metrics.measurement import Layers
 from pytest_tenpak.report.json import render
 
 NODEID = "test_a.py::test_a"

@@ -17,7 +17,7 @@ from made_up import accepted, measured, reference
 
 from pytest_tenpak.baseline import HISTORY_LENGTH, Baseline, Entry
 from pytest_tenpak.errors import BaselineError
-from pytest_tenpak.measurement import Layers, Noise
+from pytest_tenpak.metrics.measurement import Layers, Noise
 from pytest_tenpak.store.digest import canonical_json
 
 

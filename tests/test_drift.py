@@ -9,8 +9,8 @@ from made_up import IDENTITY, accepted, better, measured, reference
 from pytest_tenpak.baseline import Baseline, Entry
 from pytest_tenpak.checks import Limits, Status, Tolerances
 from pytest_tenpak.drift import baseline_goals, is_beyond_anchor
-from pytest_tenpak.measurement import Layers, Noise
-from pytest_tenpak.statistics import DEFAULT_RULE, Rule
+from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule
+from pytest_tenpak.metrics.measurement import Layers, Noise
 from pytest_tenpak.update import Request, decide
 from pytest_tenpak.verdict import compare, goals_of
 

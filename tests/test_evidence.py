@@ -13,9 +13,9 @@ from made_up import measured
 
 from pytest_tenpak.baseline import Entry
 from pytest_tenpak.checks import Limits, Status, Tolerances, Verdict
-from pytest_tenpak.measurement import Divergence, Layers, Noise
+from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule, estimate
+from pytest_tenpak.metrics.measurement import Divergence, Layers, Noise
 from pytest_tenpak.outcome import Part
-from pytest_tenpak.statistics import DEFAULT_RULE, Rule, estimate
 from pytest_tenpak.verdict import compare, goals_of
 
 NO_LIMITS, DEFAULT = Limits(), Tolerances()

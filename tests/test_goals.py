@@ -14,9 +14,9 @@ from traces import TOKENS, begin, run
 from pytest_tenpak import measuring
 from pytest_tenpak.goals import FIRST_STRETCH, Goal, first_settled, limit_of
 from pytest_tenpak.measure.perplexity import Scorer
-from pytest_tenpak.measurement import Windows
+from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule, estimate, looks
+from pytest_tenpak.metrics.measurement import Windows
 from pytest_tenpak.progress import ignore
-from pytest_tenpak.statistics import DEFAULT_RULE, Rule, estimate, looks
 
 PLANNED = 100
 GRID = looks(PLANNED)

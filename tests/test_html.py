@@ -16,7 +16,7 @@ import pytest
 
 from pytest_tenpak.baseline import Figures
 from pytest_tenpak.checks import Check, Status, Verdict
-from pytest_tenpak.measurement import Layers
+from pytest_tenpak.metrics.measurement import Layers
 from pytest_tenpak.report import charts
 from pytest_tenpak.report.html import pareto, render
 from pytest_tenpak.report.summary import Past

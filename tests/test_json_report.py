@@ -11,10 +11,10 @@ from made_up import HOSTILE, outcome, summary, unmeasured
 
 from pytest_tenpak.baseline import Figures
 from pytest_tenpak.errors import ReportError
-from pytest_tenpak.measurement import Layers, Noise, Robust
+from pytest_tenpak.metrics.intervals import Rule
+from pytest_tenpak.metrics.measurement import Layers, Noise, Robust
 from pytest_tenpak.report.json import document, read_document, render
 from pytest_tenpak.report.summary import Past
-from pytest_tenpak.statistics import Rule
 from pytest_tenpak.store.strict_json import published_schema
 
 

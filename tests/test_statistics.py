@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import t as student
 
-from pytest_tenpak.statistics import (
+from pytest_tenpak.metrics.intervals import (
     MIN_DOCUMENTS,
     MIN_UNITS,
     Estimate,
@@ -107,7 +107,7 @@ def test_the_anytime_bound_is_where_its_e_value_is_one_over_alpha():
     from scipy.integrate import quad
     from scipy.stats import nct, norm
 
-    from pytest_tenpak.statistics import MIXTURE
+    from pytest_tenpak.metrics.intervals import MIXTURE
 
     for n, alpha in ((8, 0.01), (16, 0.001), (64, 0.05)):
         bound = anytime_t(n, alpha)
@@ -293,7 +293,7 @@ def test_a_thousand_verdicts_on_real_windows_raise_one_false_alarm_at_most(pair)
 def test_scipy_and_numpy_wait_until_a_fixed_interval_is_asked_for():
     """A gate that is answered from the cache pays for neither."""
     lines = (
-        "import sys, pytest_tenpak.statistics as s",
+        "import sys, pytest_tenpak.metrics.intervals as s",
         "s.estimate([1.0, 2.0, 3.0, 4.0, 5.0], [10] * 5)",
         "assert not {'scipy', 'numpy'} & set(sys.modules)",
     )

@@ -12,7 +12,7 @@ from traces import SIDE_BY_SIDE, TOKENS, letter, run
 
 from pytest_tenpak.measure.perplexity import Block
 from pytest_tenpak.measure.trace import Plan, Trace
-from pytest_tenpak.statistics import estimate
+from pytest_tenpak.metrics.intervals import estimate
 
 COUNT = len(SIDE_BY_SIDE)
 SUMMED = ("nll", "kld", "disagreement", "squared_dp")

@@ -12,11 +12,11 @@ import pytest
 from .. import options
 from ..accepting import Told, accept
 from ..errors import SpecError
+from ..metrics.intervals import DEFAULT_RULE
 from ..outcome import Outcome
 from ..report.json import read_document
 from ..report.plain import short_name, visible
 from ..spec import nearest
-from ..statistics import DEFAULT_RULE
 from ..update import UPDATES, Request
 
 

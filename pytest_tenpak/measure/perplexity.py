@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
-from ..measurement import Windows
+from ..metrics.measurement import Windows
 from ..progress import Progress, ignore
 from ..protocol import Window
 from ..store.digest import fingerprint

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..measurement import Ledger
+from ..metrics.measurement import Ledger
 from ..weights import StoredTensor, read_tensors, weight_files
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}

@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..measurement import Divergence, Robust, Windows
+from ..metrics.intervals import estimate, units_of
+from ..metrics.measurement import Divergence, Robust, Windows
 from ..protocol import within
-from ..statistics import estimate, units_of
 from ..store.atomic import write_atomically
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from ..baseline import Baseline, Entry, Figures
 from ..drift import identity_changes
-from ..measurement import HEADLINE, MEASURED_ON, RATIOS
+from ..metrics.measurement import HEADLINE, MEASURED_ON, RATIOS
 from .markdown import code
 from .plain import short_name, visible
 

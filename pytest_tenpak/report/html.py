@@ -16,7 +16,7 @@ from importlib import metadata, resources
 from typing import Any, NamedTuple
 
 from ..errors import UnavailableError
-from ..measurement import HEADLINE, MEASURED_ON, RATIOS, Provenance
+from ..metrics.measurement import HEADLINE, MEASURED_ON, RATIOS, Provenance
 from ..outcome import Outcome, Part
 from . import charts
 from .plain import NAME_LENGTH, short_name, shortened, visible, visible_lines

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 from ..baseline import Figures
 from ..checks import Status
 from ..errors import ReportError
+from ..metrics.intervals import Rule
 from ..outcome import Outcome, Part
-from ..statistics import Rule
 from ..store.strict_json import parse_json, schema_fault
 from .summary import Past, Summary
 

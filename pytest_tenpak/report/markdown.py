@@ -9,7 +9,7 @@ import html
 import re
 from collections.abc import Sequence
 
-from ..measurement import HEADLINE, RATIOS
+from ..metrics.measurement import HEADLINE, RATIOS
 from ..outcome import Outcome
 from .plain import short_name, visible_lines
 from .summary import Summary

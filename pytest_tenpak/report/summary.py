@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..baseline import Figures
+from ..metrics.intervals import DEFAULT_RULE, Rule
 from ..outcome import Outcome
-from ..statistics import DEFAULT_RULE, Rule
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from tabulate import tabulate
 
 from ..checks import Check, Status
-from ..measurement import HEADLINE, RATIOS, Noise
+from ..metrics.measurement import HEADLINE, RATIOS, Noise
 from ..outcome import Outcome, Part
 from .plain import short_name, visible, visible_lines
 from .summary import Summary

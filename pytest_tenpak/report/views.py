@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..checks import Check
-from ..measurement import RATIOS, Divergence, Layers, Ledger, Measurement, Provenance
+from ..metrics.intervals import Rule, estimate
+from ..metrics.measurement import RATIOS, Divergence, Layers, Ledger, Measurement, Provenance
 from ..outcome import Outcome, Part
-from ..statistics import Rule, estimate
 from . import charts
 from .plain import short_name, visible_lines
 from .summary import Summary

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .statistics import perplexity
+from .intervals import perplexity
 
 #: Raised whenever a change of this package changes a figure; part of every identity and cache key.
 #: 1: first protocols (gptq, llamacpp, sliding), ledger from safetensors headers.
