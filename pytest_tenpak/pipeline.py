@@ -25,7 +25,9 @@ from .errors import (
 from .goals import Goal
 from .measure.corpus import Corpus, load_corpus, overlap
 from .metrics.measurement import Windows
-from .models import Model, describe_model, locate_model
+from .models.locate import locate_model
+from .models.model import Model, describe_model
+from .models.safetensors_files import read_tensors
 from .noise import calibrate
 from .outcome import Case, Outcome, Part
 from .protocol import Protocol
@@ -33,7 +35,6 @@ from .quantizers import Quantizer, loading_backend
 from .traced import Traced, measure_pair, measure_rounded, start_reference
 from .update import decide
 from .verdict import compare, goals_of, needs_rounding
-from .weights import read_tensors
 from .worker import installed_versions, run_job
 
 #: The share of passages that two texts may have in common by quoting each other.

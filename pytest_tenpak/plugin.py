@@ -264,7 +264,7 @@ def quantized(request: pytest.FixtureRequest) -> Quantized:
 def _fixture_model(request: pytest.FixtureRequest) -> str | None:
     """What the fixture ``tenpak_model`` gives, a pair of its own saved as a directory first."""
     from .errors import ModelError
-    from .models import save_pair
+    from .models.convert import save_pair
 
     model = request.getfixturevalue("tenpak_model")
     if isinstance(model, tuple) and len(model) == 2:

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from pytest_tenpak.measure.corpus import load_corpus
-from pytest_tenpak.store.atomic import installed_file
+from pytest_tenpak.models.locate import installed_file
 
 
 def plain_transformers_loop(

@@ -10,7 +10,7 @@ from tiny import random_model
 
 from pytest_tenpak.errors import CorpusError, SpecError, UnavailableError
 from pytest_tenpak.interpreters import Interpreters
-from pytest_tenpak.models import Model
+from pytest_tenpak.models.model import Model
 from pytest_tenpak.quantizers import Job, Registry, loading_backend
 from pytest_tenpak.quantizers.calibration import draw_samples
 from pytest_tenpak.quantizers.presets import PRESETS

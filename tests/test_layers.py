@@ -8,7 +8,7 @@ from traces import TOKENS
 from pytest_tenpak.measure.layers import TOKENS as RUN
 from pytest_tenpak.measure.layers import compare_layers, keep_layers
 from pytest_tenpak.metrics.measurement import Layers
-from pytest_tenpak.models import decoder_layers
+from pytest_tenpak.models.decoder import decoder_layers
 
 DEEP = 4
 

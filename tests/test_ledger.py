@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from pytest_tenpak.errors import CheckpointError
-from pytest_tenpak.measure.size import ledger
-from pytest_tenpak.weights import read_tensors, weights_digest
+from pytest_tenpak.models.ledger import ledger
+from pytest_tenpak.models.safetensors_files import read_tensors, weights_digest
 
 
 def saved(folder: Path, tensors: dict, name: str = "model.safetensors") -> Path:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CorpusError
+from ..models.locate import installed_file
 from ..spec import nearest
-from ..store.atomic import installed_file
 from ..store.digest import fingerprint, labelled
 
 #: Packaged texts by name: the file in ``pytest_tenpak/corpora`` (its README names the source).

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..models import decoder_layers
+from ..models.decoder import decoder_layers
 
 #: Tokens that go through the layers, the first of which is left out: models park outliers on it.
 TOKENS = 129

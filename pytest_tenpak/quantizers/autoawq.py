@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SpecError, UnavailableError
-from ..models import decoder_layers
+from ..models.decoder import decoder_layers
 from ..spec import QuantizeSpec
 from .archived import (
     adopt_generation,

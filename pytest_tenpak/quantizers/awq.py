@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from ..errors import SpecError
-from ..models import Model
+from ..models.model import Model
 from ..spec import Option, QuantizeSpec
 from . import autoawq, calibration, gptqmodel
 from .base import Backend

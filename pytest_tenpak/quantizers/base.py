@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..errors import UnavailableError
-from ..models import Model
+from ..models.model import Model
 from ..progress import Progress
 from ..spec import Option, QuantizeSpec
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SpecError
-from ..models import decoder_layers
+from ..models.decoder import decoder_layers
 from ..progress import Progress
 from ..spec import QuantizeSpec
 from .base import Job

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from ..errors import SpecError, UnavailableError
-from ..models import Model
+from ..models.model import Model
 from ..spec import Option, QuantizeSpec
 from .base import Job, Quantizer
 from .kept import settle

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..models.safetensors_files import StoredTensor, read_tensors, weight_files
 from ..store.atomic import write_atomically
-from ..weights import StoredTensor, read_tensors, weight_files
 
 _FLOATS = {"F32", "F16", "BF16"}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..models import decoder_layers
+from ..models.decoder import decoder_layers
 from ..progress import Progress
 
 

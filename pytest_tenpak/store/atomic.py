@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import re
 import tempfile
@@ -49,20 +48,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def installed_file(reference: str) -> Path | None:
-    """The file that ``package:NAME/FILE`` names, found without importing it; None for another form."""
-    if not reference.startswith("package:"):
-        return None
-    package, _, inner = reference.removeprefix("package:").partition("/")
-    try:
-        found = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        found = None
-    if found is None or not found.submodule_search_locations:
-        return Path(f"<package {package} is not installed>") / inner
-    return Path(next(iter(found.submodule_search_locations))) / inner
 
 
 def portable_name(text: str) -> str:

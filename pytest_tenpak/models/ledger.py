@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..metrics.measurement import Ledger
-from ..weights import StoredTensor, read_tensors, weight_files
+from .safetensors_files import StoredTensor, read_tensors, weight_files
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _INPUT_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")

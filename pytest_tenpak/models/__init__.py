@@ -1,0 +1,1 @@
+"""Directories of weights: found, described, converted, counted. Read by headers; torch only to convert."""

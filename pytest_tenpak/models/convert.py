@@ -1,0 +1,74 @@
+"""Model directories made of something else: a GGUF file, a user's own pair; a tokenizer's copies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+from ..store.digest import fingerprint
+from ..store.store import Store
+from .locate import TOKENIZER_FILES
+
+
+def copy_tokenizer(model: Path, checkpoint: Path) -> None:
+    """Give a checkpoint its model's tokenizer, byte for byte."""
+    for name in TOKENIZER_FILES:
+        if (model / name).is_file():
+            shutil.copyfile(model / name, checkpoint / name)
+
+
+def convert_gguf(file: Path, out: Path) -> None:
+    """Dequantize a GGUF file to float16 safetensors with its tokenizer. Runs in a worker.
+
+    float16 is what GGUF's own scales are stored in, and the common type of unquantized checkpoints.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent,
+        gguf_file=file.name,
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    # What is left of the GGUF reader would make save_pretrained refuse a model that is now plain.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.to(torch.float16).save_pretrained(out)
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(out)
+
+
+def save_pair(pair: tuple[Any, Any], store: Store) -> Path:
+    """Save a user's own (model, tokenizer) as a model directory, once for the same weights and tokenizer."""
+    import torch
+
+    model, tokenizer = pair
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise ModelError(
+            "the model of the pair is quantized already, and cannot be the reference",
+            given=type(model).__name__,
+            remedy="give the unquantized model, and the quantized one's directory as checkpoint=",
+        )
+    sha = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+
+    def save(folder: Path) -> dict[str, Any]:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return {}
+
+    identity = {
+        "weights": sha.hexdigest(),
+        "tokenizer": fingerprint(vocabulary),
+        "architecture": type(model).__name__,
+    }
+    return store.directory("models", identity, save).path
