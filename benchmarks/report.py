@@ -12,7 +12,8 @@ import random
 import sys
 import time
 
-from pytest_tenpak.baseline import Entry, Figures
+from pytest_tenpak.baselines.entry import Entry, Figures
+from pytest_tenpak.baselines.history import Past
 from pytest_tenpak.checks import Limits, Tolerances
 from pytest_tenpak.metrics.measurement import (
     Divergence,
@@ -25,7 +26,7 @@ from pytest_tenpak.metrics.measurement import (
 )
 from pytest_tenpak.outcome import Case, Outcome, Part
 from pytest_tenpak.report.html import render
-from pytest_tenpak.report.summary import Past, Summary
+from pytest_tenpak.report.summary import Summary
 from pytest_tenpak.spec import QuantizeSpec
 from pytest_tenpak.update import Request, decide
 from pytest_tenpak.verdict import compare

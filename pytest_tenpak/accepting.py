@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .baseline import Baseline, Entry
+from .baselines.entry import Baseline, Entry
+from .baselines.identity import question_changes
 from .checks import Check, Status, Verdict
-from .drift import against_baseline, question_changes
+from .drift import against_baseline
 from .keeping import baseline_path, keep
 from .metrics.intervals import Rule
 from .outcome import Outcome, Part

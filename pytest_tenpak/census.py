@@ -60,7 +60,7 @@ class Census:
                 claims.update(claims_of(item))
             except TenpakError:
                 self._left_out.add(item.nodeid)
-        from .stale import Collected, find_stale
+        from .baselines.unused import Collected, find_stale
 
         homes = [config.rootpath / home for home in config.getini("testpaths") or [""]]
         whole = {file for file in self._seen if config.rootpath / file in self._modules}

@@ -7,37 +7,19 @@ step that is added up: what other or more text moves is no drift.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
-from .baseline import Entry
+from .baselines.entry import Entry
+from .baselines.identity import question_changes, same_weights
 from .checks import Check, Status, Tolerances
 from .evidence import evidence_of, interval_of
 from .goals import Goal
 from .metrics.intervals import Rule, perplexity
 from .metrics.measurement import HEADLINE, RATIOS, Layers, Ledger, Measurement, Noise
-from .store.digest import labelled
 
 #: Movements of layers below this are the rounding of stored figures.
 _ROUNDING = 2e-6
-
-
-def same_weights(measurement_digest: str, entry: Entry) -> bool:
-    """Whether a baseline entry accepted the very weights of this digest."""
-    return labelled(measurement_digest) == entry.weights_digest
-
-
-def question_changes(entry: Entry, identity: Mapping[str, Any], elsewhere: str = "") -> list[str]:
-    """How the question of a run differs from the one that an entry answers, as :func:`identity_changes`.
-
-    ``elsewhere`` names the entry's device class where it is not the run's own: devices measure in types of
-    their own, which compare where it is recorded how far another type moves the figures.
-    """
-    old, new = dict(entry.identity), dict(identity)
-    if elsewhere and entry.noise and "dtype" in entry.noise.runtime:
-        old.pop("dtype", None), new.pop("dtype", None)
-    return identity_changes(old, new)
 
 
 def baseline_goals(
@@ -288,21 +270,3 @@ def _moved(worse_by: float, tolerance: float) -> Status:
 
 
 # ---------------------------------------------------------------- identity
-
-
-def identity_changes(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
-    """``field: old → new`` for every field in which two identities differ, nested fields dotted."""
-    rows = []
-    for name in sorted({*old, *new}):
-        before, after = old.get(name), new.get(name)
-        where = f"{path}{name}"
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            rows += identity_changes(before, after, f"{where}.")
-        elif before != after:
-            rows.append(f"{where}: {_short(before)} → {_short(after)}")
-    return rows
-
-
-def _short(value: Any) -> str:
-    text = "none" if value is None else str(value)
-    return text[:19] + "…" if text.startswith("sha256:") else repr(value) if isinstance(value, str) else text

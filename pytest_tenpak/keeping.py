@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from .baseline import Baseline, Entry
+from .baselines.entry import Baseline, Entry
 from .errors import BaselineError
 from .outcome import Outcome, Part
 from .store.atomic import sweep_temporaries

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .arguments import ARGUMENTS
+from .baselines.names import derived_name, name_on
 from .checks import Limits, Tolerances
 from .errors import SpecError
 from .metrics.measurement import HEADLINE, RATIOS
-from .outcome import Case, name_on
+from .outcome import Case
 from .quantizers import Quantizer, Registry
 from .quantizers.presets import PRESETS
 from .spec import CHECKPOINT, QuantizeSpec, nearest
-from .store.atomic import portable_name
 
 _BASELINE_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 
@@ -181,13 +181,6 @@ def _baseline_name(wanted: str | None, nodeid: str) -> str:
             )
         return wanted
     return derived_name(nodeid)
-
-
-def derived_name(nodeid: str) -> str:
-    """The name of the baseline that a test answers to where its marker names none."""
-    file, _, test = nodeid.partition("::")
-    folder = "/".join(portable_name(part) for part in file.removesuffix(".py").split("/"))
-    return f"{folder}/{portable_name(test.replace('::', '.').replace('[', '--').removesuffix(']'))}"
 
 
 def claimed_names(given: Mapping[str, Any], nodeid: str) -> list[str]:

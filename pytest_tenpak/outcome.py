@@ -6,16 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from .baselines.names import name_on
 from .checks import Check, Limits, Status, Tolerances, Verdict
 from .metrics.measurement import Measurement, Noise
 from .spec import QuantizeSpec
-from .store.atomic import portable_name
 from .update import Update
-
-
-def name_on(name: str, corpus: str) -> str:
-    """The name of a baseline's sibling for a further text."""
-    return f"{name}@{portable_name(corpus)}"
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .baseline import Baseline, Entry
+from .baselines.entry import Baseline, Entry
+from .baselines.identity import question_changes, same_weights
 from .bench import Bench, Run, Subject
 from .checks import Check, Status, Verdict
 from .device import Device
-from .drift import question_changes, same_weights
 from .errors import (
     CheckpointError,
     CorpusError,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from .baselines.history import trends
 from .bench import Run
-from .history import trends
 from .keeping import keep
 from .outcome import Case, Outcome
 from .pipeline import evaluate

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
-from .baseline import Entry
+from .baselines.entry import Entry
+from .baselines.identity import MEASURED_ON
 from .checks import Status, Tolerances, Verdict
 from .drift import is_beyond_anchor
-from .metrics.measurement import MEASURED_ON
 
 #: Entries before and after, one pair for each corpus; None where there is none.
 Changes: TypeAlias = Sequence[tuple["Entry | None", "Entry | None"]]

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from .baseline import Entry
+from .baselines.entry import Entry
+from .baselines.identity import question_changes
 from .checks import Check, Limits, Status, Tolerances, Verdict
-from .drift import against_baseline, baseline_goals, question_changes
+from .drift import against_baseline, baseline_goals
 from .evidence import evidence_of, interval_of
 from .goals import Goal
 from .metrics.intervals import DEFAULT_RULE, Rule, perplexity

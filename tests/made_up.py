@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_tenpak.baseline import Baseline, Entry
+from pytest_tenpak.baselines.entry import Baseline, Entry
 from pytest_tenpak.checks import Check, Limits, Status, Tolerances, Verdict
 from pytest_tenpak.metrics.measurement import (
     Divergence,

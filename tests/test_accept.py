@@ -9,7 +9,7 @@ import pytest
 from commanding import Suite, suite  # noqa: F401
 from made_up import IDENTITY, accepted, case, outcome, summary, unmeasured
 
-from pytest_tenpak.baseline import Baseline
+from pytest_tenpak.baselines.entry import Baseline
 from pytest_tenpak.metrics.measurement import Layers
 from pytest_tenpak.report.json import render
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import accepted, measured, reference
 
-from pytest_tenpak.baseline import HISTORY_LENGTH, Baseline, Entry
+from pytest_tenpak.baselines.entry import HISTORY_LENGTH, Baseline, Entry
 from pytest_tenpak.errors import BaselineError
 from pytest_tenpak.metrics.measurement import Layers, Noise
 from pytest_tenpak.store.digest import canonical_json
@@ -261,7 +261,7 @@ def test_kill_leaves_the_old_file_or_the_new_one(tmp_path):
     path = tmp_path / "b.json"
     script = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from pathlib import Path\nfrom made_up import accepted\nfrom pytest_tenpak.baseline import Baseline\n"
+        "from pathlib import Path\nfrom made_up import accepted\nfrom pytest_tenpak.baselines.entry import Baseline\n"
         f"path = Path({str(path)!r})\n"
         "for i in range(10**6):\n"
         "    Baseline('t', {'cpu': accepted(nll=[float(i % 7)] * 2000)}).write(path)\n"

@@ -16,7 +16,7 @@ from commanding import Suite, suite  # noqa: F401
 from made_up import accepted, measured, reference
 
 import pytest_tenpak
-from pytest_tenpak.baseline import Baseline, Entry
+from pytest_tenpak.baselines.entry import Baseline, Entry
 from pytest_tenpak.store import eviction
 from pytest_tenpak.store.atomic import sweep_temporaries, write_atomically
 from pytest_tenpak.store.store import Store
@@ -134,7 +134,7 @@ def test_the_hook_is_declared_as_pre_commit_wants_it():
 
 def test_the_committed_baselines_follow_the_published_schema():
     """Anyone may validate them with the schema in the wheel, and no other tool of ours."""
-    schema = Path(pytest_tenpak.__file__).parent / "schemas" / "baseline-2.json"
+    schema = Path(pytest_tenpak.__file__).parent / "baselines" / "schemas" / "baseline-2.json"
     validator = jsonschema.Draft202012Validator(json.loads(schema.read_text(encoding="utf-8")))
     validator.check_schema(validator.schema)
     files = list((ROOT / "baselines").rglob("*.json"))

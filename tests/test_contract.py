@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from made_up import better, rewrite
 
-from pytest_tenpak.baseline import Anchor, Baseline, baseline_files
+from pytest_tenpak.baselines.entry import Anchor, Baseline, baseline_files
 
 TWO = """
 @pytest.mark.quantize(method="nf4")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from made_up import IDENTITY, accepted, better, measured, reference
 
-from pytest_tenpak.baseline import Baseline, Entry
+from pytest_tenpak.baselines.entry import Baseline, Entry
 from pytest_tenpak.checks import Limits, Status, Tolerances
 from pytest_tenpak.drift import baseline_goals, is_beyond_anchor
 from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import measured
 
-from pytest_tenpak.baseline import Entry
+from pytest_tenpak.baselines.entry import Entry
 from pytest_tenpak.checks import Limits, Status, Tolerances, Verdict
 from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule, estimate
 from pytest_tenpak.metrics.measurement import Divergence, Layers, Noise

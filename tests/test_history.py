@@ -12,9 +12,9 @@ import pytest
 from commanding import Suite, git, suite  # noqa: F401
 from made_up import accepted
 
-from pytest_tenpak import history
-from pytest_tenpak.baseline import Baseline
-from pytest_tenpak.history import read_history, trends
+from pytest_tenpak.baselines import history
+from pytest_tenpak.baselines.entry import Baseline
+from pytest_tenpak.baselines.history import read_history, trends
 
 FIRST = accepted()
 SECOND = accepted(nll=(9.0, 10.0, 11.5)).replacing(FIRST, "fewer bits")

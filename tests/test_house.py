@@ -136,7 +136,7 @@ def test_the_installed_wheel_is_tested():
     files = {str(file) for file in metadata.distribution("pytest-tenpak").files}
     assert {
         "pytest_tenpak/py.typed",
-        "pytest_tenpak/schemas/baseline-2.json",
+        "pytest_tenpak/baselines/schemas/baseline-2.json",
         "pytest_tenpak/corpora/shakespeare.txt",
         "pytest_tenpak/report/templates/report.html.j2",
     } <= files

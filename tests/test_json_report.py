@@ -9,12 +9,12 @@ import jsonschema
 import pytest
 from made_up import HOSTILE, outcome, summary, unmeasured
 
-from pytest_tenpak.baseline import Figures
+from pytest_tenpak.baselines.entry import Figures
+from pytest_tenpak.baselines.history import Past
 from pytest_tenpak.errors import ReportError
 from pytest_tenpak.metrics.intervals import Rule
 from pytest_tenpak.metrics.measurement import Layers, Noise, Robust
 from pytest_tenpak.report.json import document, read_document, render
-from pytest_tenpak.report.summary import Past
 from pytest_tenpak.store.strict_json import published_schema
 
 

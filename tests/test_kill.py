@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_tenpak.baseline import Baseline
+from pytest_tenpak.baselines.entry import Baseline
 
 pytestmark = pytest.mark.slow
 

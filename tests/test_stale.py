@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 from made_up import accepted
 
-from pytest_tenpak.baseline import Baseline
-from pytest_tenpak.marker import claimed_names, derived_name
+from pytest_tenpak.baselines.entry import Baseline
+from pytest_tenpak.baselines.names import derived_name
+from pytest_tenpak.marker import claimed_names
 
 #: Plugins that cost half a second of imports, or reorder tests.
 LEAN = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:asyncio")

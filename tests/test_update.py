@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from made_up import accepted, measured, reference
 
-from pytest_tenpak.baseline import Entry
+from pytest_tenpak.baselines.entry import Entry
 from pytest_tenpak.checks import Check, Limits, Status, Tolerances, Verdict
 from pytest_tenpak.update import Request, decide
 from pytest_tenpak.verdict import compare

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from .. import options
-from ..baseline import Baseline, baseline_files
+from ..baselines.entry import Baseline, baseline_files
+from ..baselines.file_format import SCHEMA_VERSION
+from ..baselines.names import portable_name
 from ..errors import BaselineError
-from ..schema import SCHEMA_VERSION
-from ..store.atomic import portable_name, sweep_temporaries
+from ..store.atomic import sweep_temporaries
 
 #: In a hook's environment neither what a conftest imports nor the plugins that an ini names are installed.
 PYTEST_OPTIONS = ("--noconftest", "-o", "addopts=", "-o", "required_plugins=")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from .. import options
-from ..baseline import Baseline, baseline_files
+from ..baselines.entry import Baseline, baseline_files
+from ..baselines.git import Repository
 from ..errors import BaselineError
-from ..git import Repository
 from ..report import changes
 
 

@@ -9,9 +9,9 @@ import pytest
 from tabulate import tabulate
 
 from .. import options
-from ..baseline import baseline_files
+from ..baselines.entry import baseline_files
+from ..baselines.history import Accepted, read_history
 from ..errors import BaselineError
-from ..history import Accepted, read_history
 from ..report.plain import short_name
 from ..report.plot import check_plot, write_plot
 from .show import is_wanted

@@ -10,9 +10,9 @@ import argparse
 import pytest
 
 from .. import options
+from ..baselines.unused import remove
 from ..errors import BaselineError
 from ..report.terminal import stale_lines
-from ..stale import remove
 from ..state import stale_key
 
 PYTEST_ARGUMENTS = True

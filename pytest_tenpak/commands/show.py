@@ -10,7 +10,7 @@ import pytest
 from tabulate import tabulate
 
 from .. import options
-from ..baseline import Baseline, Entry, baseline_files
+from ..baselines.entry import Baseline, Entry, baseline_files
 from ..errors import BaselineError
 
 _HEADERS = ("baseline", "device", "method", "bits/weight", "compression", "perplexity", "Δ reference", "KLD")

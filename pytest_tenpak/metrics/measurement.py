@@ -23,8 +23,6 @@ RATIOS = {
     "layers_vs_32bit": "quantized layers vs 32 bit",
 }
 HEADLINE = "whole_vs_16bit"
-#: Fields of an identity that have to agree for perplexities to compare at all, whatever the recipe.
-MEASURED_ON = ("model", "tokenizer", "corpus", "protocol")
 
 
 @dataclass(frozen=True)

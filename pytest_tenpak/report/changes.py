@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tabulate import tabulate
 
-from ..baseline import Baseline, Entry, Figures
-from ..drift import identity_changes
-from ..metrics.measurement import HEADLINE, MEASURED_ON, RATIOS
+from ..baselines.diff import Change, reason_of
+from ..baselines.entry import Entry, Figures
+from ..baselines.identity import MEASURED_ON, identity_changes
+from ..metrics.measurement import HEADLINE, RATIOS
 from .markdown import code
 from .plain import short_name, visible
-
-
-@dataclass(frozen=True)
-class Change:
-    """What became of one baseline on one device class; ``old`` or ``new`` is None where there is none.
-
-    ``moved_from`` is the name that the baseline had before, where its entries are the same.
-    """
-
-    name: str
-    device_class: str
-    old: Entry | None
-    new: Entry | None
-    moved_from: str = ""
-
-    @property
-    def kind(self) -> str:
-        """``new``, ``gone``, ``moved`` or ``changed``."""
-        if self.moved_from:
-            return "moved"
-        return "new" if self.old is None else "gone" if self.new is None else "changed"
 
 
 class Row(NamedTuple):
@@ -44,33 +23,6 @@ class Row(NamedTuple):
     new: str
     difference: str
     verdict: str
-
-
-def changes(old: Mapping[str, Baseline], new: Mapping[str, Baseline]) -> list[Change]:
-    """Every entry that is not the same in both states, in the order of names."""
-    rows = []
-    moved = _moved(old, new)
-    gone = set(moved.values())
-    for name in sorted({*old, *new} - gone):
-        before = old[moved.get(name, name)].entries if moved.get(name, name) in old else {}
-        after = new[name].entries if name in new else {}
-        for device_class in sorted({*before, *after}):
-            one, other = before.get(device_class), after.get(device_class)
-            if one != other or name in moved:
-                rows.append(Change(name, device_class, one, other, moved.get(name, "")))
-    return rows
-
-
-def _moved(old: Mapping[str, Baseline], new: Mapping[str, Baseline]) -> dict[str, str]:
-    """By new name, the old name of baselines that have another name and the same entries."""
-    gone = {name: baseline for name, baseline in old.items() if name not in new}
-    moved: dict[str, str] = {}
-    for name, baseline in new.items():
-        same = (before for before, entry in gone.items() if entry.entries == baseline.entries)
-        if name not in old and (before := next(same, None)) is not None:
-            moved[name] = before
-            del gone[before]
-    return moved
 
 
 # ---------------------------------------------------------------- figures
@@ -123,13 +75,6 @@ def _relative(was: float, now: float) -> str:
     if not was:
         return ""
     return f"{now / was:,.0f} times" if now / was >= 10 else f"{now / was - 1:+.2%}"
-
-
-def reason_of(entry: Entry, old: Entry | None) -> str:
-    """Why an entry took the place of ``old``, as it says itself; empty for a first one."""
-    if not entry.history or (old is not None and entry.history == old.history):
-        return ""
-    return entry.history[0].reason
 
 
 def remarks(old: Entry | None, new: Entry | None) -> list[str]:

@@ -9,13 +9,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..baseline import Figures
+from ..baselines.entry import Figures
+from ..baselines.history import Past
 from ..checks import Status
 from ..errors import ReportError
 from ..metrics.intervals import Rule
 from ..outcome import Outcome, Part
 from ..store.strict_json import parse_json, schema_fault
-from .summary import Past, Summary
+from .summary import Summary
 
 SCHEMA_VERSION = 1
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..baseline import Figures
+from ..baselines.entry import Figures
+from ..baselines.history import Past
 from ..errors import ReportError, UnavailableError
 from .plain import short_name
-from .summary import Past
 
 SUFFIXES = (".png", ".svg", ".html")
 #: What is drawn: a title for its axis, and the figure.

@@ -5,19 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..baseline import Figures
+from ..baselines.history import Past
 from ..metrics.intervals import DEFAULT_RULE, Rule
 from ..outcome import Outcome
-
-
-@dataclass(frozen=True)
-class Past:
-    """What a commit accepted for one baseline on one device class; ``date`` is ISO 8601."""
-
-    commit: str
-    date: str
-    device_class: str
-    figures: Figures
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from .baseline import baseline_files
-from .marker import derived_name
-from .schema import SCHEMA_VERSION
+from .entry import baseline_files
+from .file_format import SCHEMA_VERSION
+from .names import derived_name
 
 
 @dataclass(frozen=True)

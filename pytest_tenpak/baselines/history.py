@@ -6,14 +6,23 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .baseline import Baseline, Entry, baseline_files
-from .errors import BaselineError, GitError
+from ..errors import BaselineError, GitError
+from .diff import reason_of
+from .entry import Baseline, Entry, Figures, baseline_files
 from .git import Repository, Version
-from .report.changes import reason_of
-from .report.summary import Past
 
 #: How many versions of one baseline are read, the newest ones: reading a thousand would take seconds.
 VERSIONS = 32
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a commit accepted for one baseline on one device class; ``date`` is ISO 8601."""
+
+    commit: str
+    date: str
+    device_class: str
+    figures: Figures
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .errors import BaselineError
-from .store.digest import fingerprint, labelled
-from .store.strict_json import parse_json, schema_fault
+from ..errors import BaselineError
+from ..store.digest import fingerprint, labelled
+from ..store.strict_json import parse_json, schema_fault
 
 SCHEMA_VERSION = 2
 #: Decimals of every stored figure; identities keep theirs exactly.
@@ -31,7 +31,7 @@ def load(text: str, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as fault:
         conflict = "\n<<<<<<< " in f"\n{text}"
         refuse(path, "is not valid JSON", "it holds a merge conflict" if conflict else str(fault))
-    departure = schema_fault(plain, "pytest_tenpak", f"baseline-{_version(plain, path)}")
+    departure = schema_fault(plain, __package__, f"baseline-{_version(plain, path)}")
     if departure is not None:
         refuse(path, f"has a fault in {departure[0]}", departure[1])
     loaded: dict[str, Any] = plain

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import GitError
+from ..errors import GitError
 
 #: Before each commit of the log; no path begins so, since raw rows have a colon in front of them.
 _COMMIT = "\x02"

@@ -8,11 +8,11 @@ from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .metrics.intervals import perplexity
-from .metrics.measurement import HEADLINE, NO_LAYERS, Layers, Ledger, Measurement, Noise, Provenance
-from .schema import DECIMALS, check_digests, load, migrate, refuse, render
-from .store.atomic import write_atomically
-from .store.digest import labelled
+from ..metrics.intervals import perplexity
+from ..metrics.measurement import HEADLINE, NO_LAYERS, Layers, Ledger, Measurement, Noise, Provenance
+from ..store.atomic import write_atomically
+from ..store.digest import labelled
+from .file_format import DECIMALS, check_digests, load, migrate, refuse, render
 
 #: How many replaced figures an entry keeps.
 HISTORY_LENGTH = 10
