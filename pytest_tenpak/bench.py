@@ -11,7 +11,6 @@ from typing import Any
 
 from .device import Device
 from .errors import CheckpointError
-from .interpreters import Interpreters
 from .measure.corpus import Corpus
 from .metrics.intervals import Rule
 from .metrics.measurement import METRICS_VERSION, Ledger
@@ -22,12 +21,15 @@ from .models.safetensors_files import read_tensors, weights_digest
 from .outcome import Case
 from .progress import Progress
 from .protocol import Protocol
-from .quantizers import Backend, Quantizer, Registry, loading_backend, locate
+from .quantizers.base import Backend, Quantizer
+from .quantizers.interpreters import Interpreters, installed_versions
+from .quantizers.locate import locate
+from .quantizers.registry import Registry, loading_backend
 from .quantizers.rounding import GROUP, ROUNDING_VERSION
 from .store.digest import fingerprint
 from .store.store import Store
 from .update import Request
-from .worker import Bounds, installed_versions, run_job
+from .worker import Bounds, run_job
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,7 @@ def _source(quantizer: Quantizer, store: Store) -> str:
     """
     place = locate(quantizer)
     ours = place["module"].startswith(f"{__package__}.quantizers.")
-    files = sorted(Path(place["file"]).parent.glob("*.py")) if ours else [Path(place["file"])]
+    files = sorted(Path(place["file"]).parent.rglob("*.py")) if ours else [Path(place["file"])]
     return fingerprint({file.name: store.file_digest(file) for file in files})
 
 

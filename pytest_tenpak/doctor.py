@@ -9,10 +9,10 @@ from tabulate import tabulate
 from .bench import Run
 from .device import Device
 from .errors import TenpakError
-from .quantizers import Backend, Quantizer
+from .quantizers.base import Backend, Quantizer
+from .quantizers.interpreters import installed_versions
 from .store.eviction import sizes
 from .units import in_gib
-from .worker import installed_versions
 
 _HEADERS = ("method", "backend", "version", "runs here", "why not, or where")
 

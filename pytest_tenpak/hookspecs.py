@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
-    from .quantizers import Quantizer
+    from .quantizers.base import Quantizer
     from .report.summary import Summary
 
 

@@ -25,7 +25,8 @@ from .errors import TenpakError, UnavailableError
 from .measuring import measure
 from .models.convert import convert_gguf, copy_tokenizer
 from .progress import Progress
-from .quantizers import Job, relocate
+from .quantizers.base import Job
+from .quantizers.locate import relocate
 from .spec import QuantizeSpec
 
 _PROGRESS_SECONDS = 0.1

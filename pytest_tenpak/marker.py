@@ -12,8 +12,9 @@ from .checks import Limits, Tolerances
 from .errors import SpecError
 from .metrics.measurement import HEADLINE, RATIOS
 from .outcome import Case
-from .quantizers import Quantizer, Registry
+from .quantizers.base import Quantizer
 from .quantizers.presets import PRESETS
+from .quantizers.registry import Registry
 from .spec import CHECKPOINT, QuantizeSpec, nearest
 
 _BASELINE_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")

@@ -23,8 +23,8 @@ from .measure.trace import Plan, Trace
 from .metrics.intervals import Rule, looks
 from .progress import Progress
 from .protocol import Protocol, Window
-from .quantizers import relocate
 from .quantizers.loading import load_pretrained
+from .quantizers.locate import relocate
 from .quantizers.rounding import round_to_nearest
 from .spec import QuantizeSpec
 from .store.digest import fingerprint

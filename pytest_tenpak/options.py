@@ -11,9 +11,9 @@ import pytest
 
 from .arguments import ARGUMENTS
 from .errors import SpecError
-from .interpreters import parse_interpreters
 from .measure.divergence import MODES
 from .metrics.intervals import ALPHA
+from .quantizers.interpreters import parse_interpreters
 from .spec import Option, nearest
 from .units import parse_bytes
 from .update import UPDATES, Request

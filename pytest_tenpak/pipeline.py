@@ -31,11 +31,13 @@ from .models.safetensors_files import read_tensors
 from .noise import calibrate
 from .outcome import Case, Outcome, Part
 from .protocol import Protocol
-from .quantizers import Quantizer, loading_backend
+from .quantizers.base import Quantizer
+from .quantizers.interpreters import installed_versions
+from .quantizers.registry import loading_backend
 from .traced import Traced, measure_pair, measure_rounded, start_reference
 from .update import decide
 from .verdict import compare, goals_of, needs_rounding
-from .worker import installed_versions, run_job
+from .worker import run_job
 
 #: The share of passages that two texts may have in common by quoting each other.
 _OVERLAP = 0.01

@@ -34,9 +34,9 @@ def open_session(config: pytest.Config) -> GateSession:
         return config.stash[session_key]
     from .bench import Run
     from .device import choose_device, parse_device
-    from .interpreters import Interpreters
     from .metrics.intervals import Rule
-    from .quantizers import Registry
+    from .quantizers.interpreters import Interpreters
+    from .quantizers.registry import Registry
     from .session import GateSession
     from .units import GIB
     from .worker import Bounds

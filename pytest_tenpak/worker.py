@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -20,14 +19,13 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import TenpakError, WorkerError, error_from_dict
-from .interpreters import environment, installed_in
 from .jobs import OUT_OF_DISK, OUT_OF_MEMORY
 from .progress import Progress
+from .quantizers.interpreters import environment, installed_in
 from .store.store import Store
 from .units import in_gib
 
@@ -277,14 +275,3 @@ def _last_lines(log: Path) -> list[str]:
         stream.seek(max(0, log.stat().st_size - _LOG_BYTES))
         text = stream.read().decode("utf-8", errors="replace")
     return [line[-_LOG_WIDTH:] for line in text.splitlines()[-_LOG_LINES:]]
-
-
-def installed_versions(*distributions: str) -> dict[str, str]:
-    """Versions of what shapes every figure, and of ``distributions``; absent ones are left out."""
-    versions = {"python": platform.python_version()}
-    for name in ("pytest-tenpak", "torch", "transformers", "tokenizers", *distributions):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions

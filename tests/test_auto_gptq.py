@@ -13,8 +13,8 @@ pytestmark = pytest.mark.slow
 
 PRELUDE = """
 from contextlib import nullcontext
-from pytest_tenpak.quantizers import auto_gptq
-from pytest_tenpak.quantizers.kept import settle
+from pytest_tenpak.quantizers.backends import auto_gptq
+from pytest_tenpak.quantizers.normalize import settle
 """
 
 

@@ -13,7 +13,7 @@ def test_nf4():
 
 #: A recipe that depends on its seed as much as a bad day of GPTQ: noise of a size of its own on every layer.
 SEEDED = """
-from pytest_tenpak.quantizers import Quantizer
+from pytest_tenpak import Quantizer
 from pytest_tenpak.quantizers.loading import load_pretrained
 from pytest_tenpak.spec import Option
 

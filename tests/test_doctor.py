@@ -9,7 +9,7 @@ import pytest
 def test_the_doctor_lists_methods_backends_and_what_is_missing(project):
     """Ours and a conftest's, with the pip line for what is not there; no test runs."""
     project.pytester.makeconftest(
-        "from pytest_tenpak.quantizers import Quantizer\n"
+        "from pytest_tenpak import Quantizer\n"
         "class Own(Quantizer):\n"
         "    method = 'own'\n"
         "    requires = ('no-such-library',)\n"

@@ -4,7 +4,7 @@ import pytest
 
 #: NF4 whose scales were changed after quantizing, as a broken kernel or search would leave them.
 RUIN = """
-from pytest_tenpak.quantizers import Quantizer
+from pytest_tenpak import Quantizer
 from pytest_tenpak.quantizers.loading import load_pretrained
 
 class Broken(Quantizer):

@@ -10,7 +10,7 @@ from pytest_tenpak.errors import file_error
 from pytest_tenpak.store.store import MANIFEST
 
 CONFTEST = '''
-from pytest_tenpak.quantizers import Quantizer
+from pytest_tenpak import Quantizer
 from pytest_tenpak.quantizers.loading import load_pretrained
 
 

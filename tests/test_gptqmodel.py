@@ -212,7 +212,7 @@ import dataclasses, json, sys
 import torch
 import archived
 from gptqmodel.nn_modules.qlinear.torch_awq import AwqTorchLinear
-from pytest_tenpak.quantizers import gptqmodel as adapter
+from pytest_tenpak.quantizers.backends import gptqmodel as adapter
 from pytest_tenpak.spec import QuantizeSpec
 
 model, folder = sys.argv[1:]

@@ -9,11 +9,12 @@ import torch
 from tiny import random_model
 
 from pytest_tenpak.errors import CorpusError, SpecError, UnavailableError
-from pytest_tenpak.interpreters import Interpreters
 from pytest_tenpak.models.model import Model
-from pytest_tenpak.quantizers import Job, Registry, loading_backend
+from pytest_tenpak.quantizers.base import Job
 from pytest_tenpak.quantizers.calibration import draw_samples
+from pytest_tenpak.quantizers.interpreters import Interpreters
 from pytest_tenpak.quantizers.presets import PRESETS
+from pytest_tenpak.quantizers.registry import Registry, loading_backend
 from pytest_tenpak.quantizers.rounding import round_to_nearest
 from pytest_tenpak.spec import QuantizeSpec
 

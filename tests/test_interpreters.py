@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_tenpak.errors import SpecError, UnavailableError
-from pytest_tenpak.interpreters import Interpreters, installed_in, parse_interpreters
+from pytest_tenpak.quantizers.interpreters import Interpreters, installed_in, parse_interpreters
 
 
 @pytest.fixture(scope="module")

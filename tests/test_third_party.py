@@ -8,7 +8,7 @@ CONFTEST = '''
 import os, signal, sys, time
 import pytest
 from pytest_tenpak.errors import SpecError
-from pytest_tenpak.quantizers import Quantizer
+from pytest_tenpak import Quantizer
 from pytest_tenpak.quantizers.loading import load_pretrained
 from pytest_tenpak.spec import Option
 
@@ -150,7 +150,7 @@ def test_a_device_that_is_not_there(project, monkeypatch):
 @pytest.mark.parametrize(
     ("registered", "said"),
     [
-        ("object", "*only a subclass of pytest_tenpak.quantizers.Quantizer*"),
+        ("object", "*only a subclass of pytest_tenpak.Quantizer*"),
         ("Nf4", "*method name 'nf4' is taken*"),
     ],
 )

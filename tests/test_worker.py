@@ -23,7 +23,7 @@ from pytest_tenpak.worker import Bounds, _ending, run_job
 QUANTIZER = """
 import errno, os, signal, subprocess, sys, time
 from pathlib import Path
-from pytest_tenpak.quantizers import Quantizer
+from pytest_tenpak import Quantizer
 
 class Own(Quantizer):
     method = "own"

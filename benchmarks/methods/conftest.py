@@ -1,9 +1,7 @@
 """Plain rounding as a method of its own, so that it is saved, loaded back and measured like every other."""
 
-from pytest_tenpak.quantizers import Quantizer
-from pytest_tenpak.quantizers.loading import load_pretrained
+from pytest_tenpak import Option, Quantizer, load_pretrained
 from pytest_tenpak.quantizers.rounding import round_to_nearest
-from pytest_tenpak.spec import Option
 
 
 class RoundToNearest(Quantizer):

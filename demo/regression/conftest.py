@@ -1,7 +1,6 @@
 """A team's own recipe, registered as a method: twenty lines, and the gate covers it like any other."""
 
-from pytest_tenpak.quantizers import Quantizer
-from pytest_tenpak.quantizers.loading import load_pretrained
+from pytest_tenpak import Quantizer, load_pretrained
 
 
 class HouseRecipe(Quantizer):

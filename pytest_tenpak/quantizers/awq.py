@@ -8,7 +8,8 @@ from typing import ClassVar
 from ..errors import SpecError
 from ..models.model import Model
 from ..spec import Option, QuantizeSpec
-from . import autoawq, calibration, gptqmodel
+from . import calibration
+from .backends import autoawq, gptqmodel
 from .base import Backend
 from .grouped import Adapter, Grouped, options_for
 from .kernels import Kernel

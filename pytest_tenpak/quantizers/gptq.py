@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from ..spec import Option
-from . import auto_gptq, calibration, gptqmodel
+from . import calibration
+from .backends import auto_gptq, gptqmodel
 from .base import Backend
 from .grouped import Adapter, Grouped, options_for
 from .kernels import Kernel

@@ -15,8 +15,8 @@ from ..errors import SpecError, UnavailableError
 from ..models.model import Model
 from ..spec import Option, QuantizeSpec
 from .base import Job, Quantizer
-from .kept import settle
 from .kernels import AUTO, Kernel
+from .normalize import settle
 from .presets import presets_of
 
 #: Group sizes worth proposing where the asked one does not fit.

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import SpecError
-from ..models.decoder import decoder_layers
-from ..progress import Progress
-from ..spec import QuantizeSpec
-from .base import Job
-from .calibration import draw_samples
-from .kernels import AUTO, Kernel
-from .loading import architecture_of
+from ...errors import SpecError
+from ...models.decoder import decoder_layers
+from ...progress import Progress
+from ...spec import QuantizeSpec
+from ..base import Job
+from ..calibration import draw_samples
+from ..kernels import AUTO, Kernel
+from ..loading import architecture_of
 
 _HALF = ("bfloat16", "float16")
 _ANY = ("float32", *_HALF)

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from ..errors import SpecError
 
 _ABSENT = object()
 
@@ -40,24 +38,6 @@ def supplied(owner: Any, **names: Any) -> Iterator[None]:
     """Lend those of the names that ``owner`` lacks."""
     with lent(owner, **{name: value for name, value in names.items() if not hasattr(owner, name)}):
         yield
-
-
-def require_divisible(widths: Mapping[str, int], divisor: int, remedy: str, side: str = "input") -> None:
-    """Raise SpecError, naming the layer, unless ``divisor`` divides every width."""
-    for name, width in widths.items():
-        if width % divisor:
-            raise SpecError(
-                f"{divisor} does not divide the {side} width {width} of {name}",
-                given=f"{name}: {side} width {width}",
-                accepted=f"{side} widths that {divisor} divides",
-                remedy=remedy,
-            )
-
-
-def widths(layer: Any) -> tuple[int, int]:
-    """Input and output width of a linear layer, also of GPT-2's Conv1D, which keeps them the other way."""
-    rows, columns = layer.weight.shape
-    return (rows, columns) if type(layer).__name__ == "Conv1D" else (columns, rows)
 
 
 def restore_dtype(model: Any, source: Path) -> None:

@@ -12,25 +12,24 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import SpecError, UnavailableError
-from ..models.decoder import decoder_layers
-from ..spec import QuantizeSpec
+from ...errors import SpecError, UnavailableError
+from ...models.decoder import decoder_layers
+from ...spec import QuantizeSpec
+from ..base import Job
+from ..calibration import draw_samples
+from ..kernels import AUTO, Kernel
+from ..layer_progress import follow
+from ..loading import architecture_of, load_pretrained
+from ..shapes import require_divisible, widths
 from .archived import (
     adopt_generation,
     copy_generation,
     halve_scales,
     lent,
-    require_divisible,
     restore_dtype,
     set_dtype,
     supplied,
-    widths,
 )
-from .base import Job
-from .calibration import draw_samples
-from .kernels import AUTO, Kernel
-from .layers import follow
-from .loading import architecture_of, load_pretrained
 
 NAME = "autoawq"
 

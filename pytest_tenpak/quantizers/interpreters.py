@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from .errors import SpecError, UnavailableError
+from ..errors import SpecError, UnavailableError
 
 OLDEST = (3, 10)
 _SECONDS = 120
@@ -186,3 +186,14 @@ def _bad(text: str) -> SpecError:
 def _normal(name: str) -> str:
     """A distribution's name as package indexes compare it."""
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def installed_versions(*distributions: str) -> dict[str, str]:
+    """Versions of what shapes every figure, and of ``distributions``; absent ones are left out."""
+    versions = {"python": platform.python_version()}
+    for name in ("pytest-tenpak", "torch", "transformers", "tokenizers", *distributions):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

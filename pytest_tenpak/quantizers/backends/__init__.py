@@ -1,0 +1,1 @@
+"""One module a library: what speaks to it, inside a worker process."""
