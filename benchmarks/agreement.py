@@ -54,9 +54,9 @@ class Row:
 @cache
 def ours(task: Task, name: str, stride: int | None = None) -> tuple[float, float]:
     """(Perplexity, ΣNLL) as a gate would measure it."""
-    from pytest_tenpak.measure.perplexity import measure_windows
-    from pytest_tenpak.measure.stream import tokenize
-    from pytest_tenpak.protocol import Protocol
+    from pytest_tenpak.evaluation.perplexity import measure_windows
+    from pytest_tenpak.evaluation.protocol import Protocol
+    from pytest_tenpak.evaluation.tokenize import tokenize
 
     protocol = Protocol.resolve(name, CONTEXT, stride, CONTEXT)
     stream = tokenize(task.tokenizer, task.documents, protocol)

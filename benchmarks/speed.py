@@ -78,9 +78,9 @@ def bare(task: Task) -> Callable[[], float]:
 
 def ours(task: Task) -> Callable[[], float]:
     """pytest-tenpak, protocol ``rolling``."""
-    from pytest_tenpak.measure.perplexity import measure_windows
-    from pytest_tenpak.measure.stream import tokenize
-    from pytest_tenpak.protocol import Protocol
+    from pytest_tenpak.evaluation.perplexity import measure_windows
+    from pytest_tenpak.evaluation.protocol import Protocol
+    from pytest_tenpak.evaluation.tokenize import tokenize
 
     protocol = Protocol.resolve("rolling", CONTEXT, None, CONTEXT)
 
@@ -94,12 +94,12 @@ def ours(task: Task) -> Callable[[], float]:
 
 def ours_beside_a_reference(task: Task) -> Callable[[], float]:
     """The same with the exact KL divergence from a reference, here the model itself, as gates have it."""
-    from pytest_tenpak.measure.divergence import EXACT, Comparer, Keeper
-    from pytest_tenpak.measure.perplexity import Scorer
-    from pytest_tenpak.measure.stream import tokenize
-    from pytest_tenpak.measure.trace import Plan, Trace
+    from pytest_tenpak.evaluation.divergence import EXACT, Comparer, Keeper
+    from pytest_tenpak.evaluation.perplexity import Scorer
+    from pytest_tenpak.evaluation.protocol import Protocol
+    from pytest_tenpak.evaluation.tokenize import tokenize
+    from pytest_tenpak.evaluation.trace import Plan, Trace
     from pytest_tenpak.metrics.intervals import perplexity
-    from pytest_tenpak.protocol import Protocol
 
     protocol = Protocol.resolve("rolling", CONTEXT, None, CONTEXT)
     stream = tokenize(task.tokenizer, task.passages, protocol)

@@ -13,7 +13,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from pytest_tenpak.measure.corpus import load_corpus
+from pytest_tenpak.evaluation.corpus import load_corpus
 from pytest_tenpak.models.convert import convert_gguf
 from pytest_tenpak.models.locate import locate_model
 from pytest_tenpak.store.store import Store

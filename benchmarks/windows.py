@@ -20,12 +20,12 @@ import torch
 from tqdm import tqdm
 from transformers import AutoTokenizer, BitsAndBytesConfig
 
-from pytest_tenpak.measure.corpus import DEFAULT, load_corpus
-from pytest_tenpak.measure.perplexity import measure_windows
-from pytest_tenpak.measure.stream import tokenize
+from pytest_tenpak.evaluation.corpus import DEFAULT, load_corpus
+from pytest_tenpak.evaluation.perplexity import measure_windows
+from pytest_tenpak.evaluation.protocol import Protocol, Window
+from pytest_tenpak.evaluation.tokenize import tokenize
 from pytest_tenpak.models.convert import convert_gguf
 from pytest_tenpak.models.locate import locate_model
-from pytest_tenpak.protocol import Protocol, Window
 from pytest_tenpak.quantizers.loading import load_pretrained
 
 OUT = Path(__file__).with_name("windows.json")

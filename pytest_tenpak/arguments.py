@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .measure.corpus import CALIBRATION, DEFAULT
+from .evaluation.corpus import CALIBRATION, DEFAULT
+from .evaluation.protocol import PROTOCOLS
 from .metrics.measurement import HEADLINE, RATIOS
-from .protocol import PROTOCOLS
 from .spec import Option
 
 #: Arguments of every marker, beside the options that its method declares.

@@ -11,7 +11,8 @@ from typing import Any
 
 from .device import Device
 from .errors import CheckpointError
-from .measure.corpus import Corpus
+from .evaluation.corpus import Corpus
+from .evaluation.protocol import Protocol
 from .metrics.intervals import Rule
 from .metrics.measurement import METRICS_VERSION, Ledger
 from .models.ledger import ledger, quantized_layers
@@ -20,7 +21,6 @@ from .models.model import Model
 from .models.safetensors_files import read_tensors, weights_digest
 from .outcome import Case
 from .progress import Progress
-from .protocol import Protocol
 from .quantizers.base import Backend, Quantizer
 from .quantizers.interpreters import Interpreters, installed_versions
 from .quantizers.locate import locate

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from .errors import MeasurementError
+from .evaluation import divergence, perplexity
+from .evaluation.decoder_layers import compare_layers, keep_layers
+from .evaluation.protocol import Protocol, Window
+from .evaluation.tokenize import tokenize
+from .evaluation.trace import Plan, Trace
 from .goals import Goal, first_settled, limit_of
-from .measure import divergence, perplexity
-from .measure.layers import compare_layers, keep_layers
-from .measure.stream import tokenize
-from .measure.trace import Plan, Trace
 from .metrics.intervals import Rule, looks
 from .progress import Progress
-from .protocol import Protocol, Window
 from .quantizers.loading import load_pretrained
 from .quantizers.locate import relocate
 from .quantizers.rounding import round_to_nearest

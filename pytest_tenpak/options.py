@@ -11,7 +11,7 @@ import pytest
 
 from .arguments import ARGUMENTS
 from .errors import SpecError
-from .measure.divergence import MODES
+from .evaluation.divergence import MODES
 from .metrics.intervals import ALPHA
 from .quantizers.interpreters import parse_interpreters
 from .spec import Option, nearest

@@ -22,15 +22,15 @@ from .errors import (
     UnavailableError,
     file_error,
 )
+from .evaluation.corpus import Corpus, load_corpus, overlap
+from .evaluation.protocol import Protocol
 from .goals import Goal
-from .measure.corpus import Corpus, load_corpus, overlap
 from .metrics.measurement import Windows
 from .models.locate import locate_model
 from .models.model import Model, describe_model
 from .models.safetensors_files import read_tensors
 from .noise import calibrate
 from .outcome import Case, Outcome, Part
-from .protocol import Protocol
 from .quantizers.base import Quantizer
 from .quantizers.interpreters import installed_versions
 from .quantizers.registry import loading_backend

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .bench import Bench, Subject
+from .evaluation.trace import Trace
 from .goals import FIRST_STRETCH, Goal, first_settled, limit_of
-from .measure.trace import Trace
 from .metrics.measurement import Layers, Ledger, Measurement, Provenance, Windows
 from .worker import run_job
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from pytest_tenpak.measure.corpus import load_corpus
+from pytest_tenpak.evaluation.corpus import load_corpus
 from pytest_tenpak.progress import ignore
 from pytest_tenpak.quantizers.base import Job
 from pytest_tenpak.quantizers.loading import load_pretrained

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_tenpak.measure.corpus import load_corpus
+from pytest_tenpak.evaluation.corpus import load_corpus
 from pytest_tenpak.store.store import Store
 
 #: What CI systems and xdist set, and what would change how pytest or the gate behaves.

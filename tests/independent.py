@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from pytest_tenpak.measure.corpus import load_corpus
+from pytest_tenpak.evaluation.corpus import load_corpus
 from pytest_tenpak.models.locate import installed_file
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_tenpak.errors import CorpusError
-from pytest_tenpak.measure.corpus import CALIBRATION, DEFAULT, Corpus, load_corpus, overlap
+from pytest_tenpak.evaluation.corpus import CALIBRATION, DEFAULT, Corpus, load_corpus, overlap
 
 
 def test_the_packaged_text_is_the_one_its_readme_names(tmp_path):
@@ -40,7 +40,7 @@ def test_a_text_file_is_one_document_to_the_byte(tmp_path):
 
 def test_a_file_inside_an_installed_package(tmp_path):
     """package:NAME/FILE, found without importing the package."""
-    assert load_corpus("package:pytest_tenpak/corpora/shakespeare.txt", tmp_path).documents
+    assert load_corpus("package:pytest_tenpak/evaluation/corpora/shakespeare.txt", tmp_path).documents
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from tiny import VOCABULARY, random_model
 from traces import SIDE_BY_SIDE, TOKENS, letter, run
 
 from pytest_tenpak.errors import MeasurementError
-from pytest_tenpak.measure import divergence, perplexity
-from pytest_tenpak.measure.divergence import EXACT, LOWER_BOUND, kind_of
-from pytest_tenpak.measure.perplexity import Scorer
-from pytest_tenpak.protocol import Protocol
+from pytest_tenpak.evaluation import divergence, perplexity
+from pytest_tenpak.evaluation.divergence import EXACT, LOWER_BOUND, kind_of
+from pytest_tenpak.evaluation.perplexity import Scorer
+from pytest_tenpak.evaluation.protocol import Protocol
 
 #: A letter that the text has none of, and the two special tokens: no target is one of them.
 NEVER = [letter("Z"), 256, 257]

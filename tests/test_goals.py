@@ -12,8 +12,8 @@ from tiny import random_model
 from traces import TOKENS, begin, run
 
 from pytest_tenpak import measuring
+from pytest_tenpak.evaluation.perplexity import Scorer
 from pytest_tenpak.goals import FIRST_STRETCH, Goal, first_settled, limit_of
-from pytest_tenpak.measure.perplexity import Scorer
 from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule, estimate, looks
 from pytest_tenpak.metrics.measurement import Windows
 from pytest_tenpak.progress import ignore
@@ -231,7 +231,7 @@ def test_a_first_stretch_is_a_look_within_a_quarter(planned):
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """A reference's trace over windows of 16 tokens, and a scorer of another model."""
-    from pytest_tenpak.protocol import Protocol
+    from pytest_tenpak.evaluation.protocol import Protocol
 
     plan = Protocol.resolve("gptq", 16, None, 256).windows(len(TOKENS))
     reference = run(random_model("llama"), tmp_path_factory.mktemp("reference"), plan, keep="exact")

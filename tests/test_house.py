@@ -137,7 +137,7 @@ def test_the_installed_wheel_is_tested():
     assert {
         "pytest_tenpak/py.typed",
         "pytest_tenpak/baselines/schemas/baseline-2.json",
-        "pytest_tenpak/corpora/shakespeare.txt",
+        "pytest_tenpak/evaluation/corpora/shakespeare.txt",
         "pytest_tenpak/report/templates/report.html.j2",
     } <= files
 

@@ -5,8 +5,8 @@ import torch
 from tiny import FAMILIES, random_model
 from traces import TOKENS
 
-from pytest_tenpak.measure.layers import TOKENS as RUN
-from pytest_tenpak.measure.layers import compare_layers, keep_layers
+from pytest_tenpak.evaluation.decoder_layers import TOKENS as RUN
+from pytest_tenpak.evaluation.decoder_layers import compare_layers, keep_layers
 from pytest_tenpak.metrics.measurement import Layers
 from pytest_tenpak.models.decoder import decoder_layers
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from tiny import FAMILIES, byte_tokenizer, random_model
 
-from pytest_tenpak.measure import perplexity
-from pytest_tenpak.protocol import Protocol
+from pytest_tenpak.evaluation import perplexity
+from pytest_tenpak.evaluation.protocol import Protocol
 
 TOKENS = byte_tokenizer()("O, she doth teach the torches to burn bright! " * 12)["input_ids"]
 

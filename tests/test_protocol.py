@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_tenpak.errors import CorpusError, SpecError
-from pytest_tenpak.protocol import Protocol
+from pytest_tenpak.evaluation.protocol import Protocol
 
 protocols = st.tuples(
     st.sampled_from(["gptq", "llamacpp", "sliding"]), st.integers(2, 40), st.integers(1, 40)

@@ -9,8 +9,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from pytest_tenpak.errors import MeasurementError
-from pytest_tenpak.measure.stream import tokenize
-from pytest_tenpak.protocol import Protocol
+from pytest_tenpak.evaluation.protocol import Protocol
+from pytest_tenpak.evaluation.tokenize import tokenize
 
 JOINED = Protocol.resolve("gptq", 64, None, 64)
 ROLLING = Protocol.resolve("rolling", 64, None, 64)

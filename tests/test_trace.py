@@ -10,8 +10,8 @@ from scipy.stats import trim_mean
 from tiny import VOCABULARY, random_model
 from traces import SIDE_BY_SIDE, TOKENS, letter, run
 
-from pytest_tenpak.measure.perplexity import Block
-from pytest_tenpak.measure.trace import Plan, Trace
+from pytest_tenpak.evaluation.perplexity import Block
+from pytest_tenpak.evaluation.trace import Plan, Trace
 from pytest_tenpak.metrics.intervals import estimate
 
 COUNT = len(SIDE_BY_SIDE)

@@ -56,7 +56,7 @@ def save(model: Any, folder: Path) -> Path:
 
 def save_trained_llama(folder: Path, steps: int = 120) -> Path:
     """Train a small Llama on the packaged corpus until it has learned English spelling, and save it."""
-    from pytest_tenpak.measure.corpus import load_corpus
+    from pytest_tenpak.evaluation.corpus import load_corpus
 
     text = load_corpus("shakespeare", Path()).documents[0]
     ids = torch.tensor(byte_tokenizer()(text, verbose=False)["input_ids"])

@@ -7,10 +7,10 @@ from typing import Any
 
 from tiny import byte_tokenizer
 
-from pytest_tenpak.measure import divergence
-from pytest_tenpak.measure.perplexity import Scorer
-from pytest_tenpak.measure.trace import Plan, Trace
-from pytest_tenpak.protocol import Protocol, Window
+from pytest_tenpak.evaluation import divergence
+from pytest_tenpak.evaluation.perplexity import Scorer
+from pytest_tenpak.evaluation.protocol import Protocol, Window
+from pytest_tenpak.evaluation.trace import Plan, Trace
 from pytest_tenpak.store.digest import fingerprint
 
 _TOKENIZER = byte_tokenizer()

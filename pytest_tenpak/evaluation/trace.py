@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..metrics.intervals import estimate, units_of
 from ..metrics.measurement import Divergence, Robust, Windows
-from ..protocol import within
 from ..store.atomic import write_atomically
+from .protocol import within
 
 if TYPE_CHECKING:
     from .perplexity import Block

@@ -14,7 +14,7 @@ from ..models.locate import installed_file
 from ..spec import nearest
 from ..store.digest import fingerprint, labelled
 
-#: Packaged texts by name: the file in ``pytest_tenpak/corpora`` (its README names the source).
+#: Packaged texts by name: the file in ``pytest_tenpak/evaluation/corpora`` (its README names the source).
 PACKAGED = {
     "shakespeare": "shakespeare.txt",
     "shakespeare-calibration": "shakespeare-calibration.txt",
@@ -49,7 +49,7 @@ def load_corpus(reference: str, root: Path) -> Corpus:
     Raises CorpusError when it does not exist, is empty, is not UTF-8, or cannot be reached.
     """
     if reference in PACKAGED:
-        text = resources.files("pytest_tenpak").joinpath(f"corpora/{PACKAGED[reference]}")
+        text = resources.files(__package__).joinpath(f"corpora/{PACKAGED[reference]}")
         documents = [text.read_text(encoding="utf-8")]
     elif reference.startswith("hub:"):
         documents = _from_hub(reference)

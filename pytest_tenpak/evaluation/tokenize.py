@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import MeasurementError
-from ..protocol import Protocol
+from .protocol import Protocol
 
 
 @dataclass(frozen=True)

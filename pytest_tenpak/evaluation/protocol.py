@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
-from .errors import CorpusError, SpecError
+from ..errors import CorpusError, SpecError
 
 PROTOCOLS = ("gptq", "llamacpp", "sliding", "rolling")
 #: Documents of a corpus are joined with this before they are tokenized.

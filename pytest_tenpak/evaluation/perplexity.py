@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 from ..metrics.measurement import Windows
 from ..progress import Progress, ignore
-from ..protocol import Window
 from ..store.digest import fingerprint
+from .protocol import Window
 
 #: Bytes of the largest float32 logits tensor that is ever held. On a CPU each product with the head packs
 #: the whole head anew, so few large chunks are faster than many small ones.

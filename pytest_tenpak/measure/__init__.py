@@ -1,1 +1,0 @@
-"""Measuring: the corpus, perplexity by window, and the ledger of bytes."""
