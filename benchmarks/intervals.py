@@ -20,10 +20,10 @@ import numpy as np
 from scipy.special import stdtrit
 from tabulate import tabulate
 
-from pytest_tenpak.goals import Goal, first_settled
 from pytest_tenpak.metrics import intervals as statistics
 from pytest_tenpak.metrics.intervals import ALPHA, BOOTSTRAP_BELOW, Rule, anytime_t, estimate, looks
 from pytest_tenpak.metrics.measurement import Windows
+from pytest_tenpak.verdict.criteria import Goal, first_settled
 
 WINDOWS = Path(__file__).with_name("windows.json")
 LEVELS = (0.1, 0.05, 0.001)

@@ -14,7 +14,6 @@ import time
 
 from pytest_tenpak.baselines.entry import Entry, Figures
 from pytest_tenpak.baselines.history import Past
-from pytest_tenpak.checks import Limits, Tolerances
 from pytest_tenpak.metrics.measurement import (
     Divergence,
     Layers,
@@ -28,8 +27,9 @@ from pytest_tenpak.outcome import Case, Outcome, Part
 from pytest_tenpak.report.html import render
 from pytest_tenpak.report.summary import Summary
 from pytest_tenpak.spec import QuantizeSpec
-from pytest_tenpak.update import Request, decide
-from pytest_tenpak.verdict import compare
+from pytest_tenpak.verdict.checks import Limits, Tolerances
+from pytest_tenpak.verdict.compare import compare
+from pytest_tenpak.verdict.update import Request, decide
 
 WINDOWS, TOKENS, LAYERS, COMMITS = 2000, 255, 32, 100
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from pytest_tenpak.checks import Status
 from pytest_tenpak.report.html import render
 from pytest_tenpak.report.json import read_document
 from pytest_tenpak.report.summary import Summary
 from pytest_tenpak.report.terminal import summary_lines
+from pytest_tenpak.verdict.checks import Status
 
 #: Name, width, height, colour scheme.
 VIEWS = (("light", 1180, 1990, "light"), ("dark", 1180, 1990, "dark"), ("narrow", 375, 1480, "light"))

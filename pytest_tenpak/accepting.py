@@ -8,14 +8,14 @@ from pathlib import Path
 
 from .baselines.entry import Baseline, Entry
 from .baselines.identity import question_changes
-from .checks import Check, Status, Verdict
-from .drift import against_baseline
 from .keeping import baseline_path, keep
 from .metrics.intervals import Rule
 from .outcome import Outcome, Part
 from .store.store import Store
-from .update import Request, decide
-from .verdict import are_paired
+from .verdict.against_baseline import against_baseline
+from .verdict.checks import Check, Status, Verdict
+from .verdict.compare import are_paired
+from .verdict.update import Request, decide
 
 #: What the update rule tells a run to name, as ``tenpak accept`` calls it.
 _OPTIONS = {

@@ -13,6 +13,7 @@ from .device import Device
 from .errors import CheckpointError
 from .evaluation.corpus import Corpus
 from .evaluation.protocol import Protocol
+from .execution.process import Bounds, run_job
 from .metrics.intervals import Rule
 from .metrics.measurement import METRICS_VERSION, Ledger
 from .models.ledger import ledger, quantized_layers
@@ -28,8 +29,7 @@ from .quantizers.registry import Registry, loading_backend
 from .quantizers.rounding import GROUP, ROUNDING_VERSION
 from .store.digest import fingerprint
 from .store.store import Store
-from .update import Request
-from .worker import Bounds, run_job
+from .verdict.update import Request
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from .reporting import annotated, asked_for, deliver, require
 from .state import EXPECTED_KEY, STALE_KEY, USAGE_KEY, note_stale, open_session, session_key, stale_key
 
 if TYPE_CHECKING:
-    from .checks import Status
     from .report.summary import Summary
     from .report.terminal import Paint
+    from .verdict.checks import Status
 
 
 class Collector:
@@ -136,7 +136,7 @@ class Collector:
             (reporter.write_line if reporter else print)(line)
 
     def _paint(self) -> Paint:
-        from .checks import Status
+        from .verdict.checks import Status
 
         writer = self._config.get_terminal_writer()
         colours = {Status.PASSED: "green", Status.IMPROVED: "green", Status.NEW: "yellow"}

@@ -8,7 +8,6 @@ from typing import Any
 
 from .arguments import ARGUMENTS
 from .baselines.names import derived_name, name_on
-from .checks import Limits, Tolerances
 from .errors import SpecError
 from .metrics.measurement import HEADLINE, RATIOS
 from .outcome import Case
@@ -16,6 +15,7 @@ from .quantizers.base import Quantizer
 from .quantizers.presets import PRESETS
 from .quantizers.registry import Registry
 from .spec import CHECKPOINT, QuantizeSpec, nearest
+from .verdict.checks import Limits, Tolerances
 
 _BASELINE_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 

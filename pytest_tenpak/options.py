@@ -16,7 +16,7 @@ from .metrics.intervals import ALPHA
 from .quantizers.interpreters import parse_interpreters
 from .spec import Option, nearest
 from .units import parse_bytes
-from .update import UPDATES, Request
+from .verdict.update import UPDATES, Request
 
 if TYPE_CHECKING:
     from .store.store import Store

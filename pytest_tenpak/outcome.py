@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .baselines.names import name_on
-from .checks import Check, Limits, Status, Tolerances, Verdict
 from .metrics.measurement import Measurement, Noise
 from .spec import QuantizeSpec
-from .update import Update
+from .verdict.checks import Check, Limits, Status, Tolerances, Verdict
+from .verdict.update import Update
 
 
 @dataclass(frozen=True)

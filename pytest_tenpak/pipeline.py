@@ -11,7 +11,6 @@ from typing import Any
 from .baselines.entry import Baseline, Entry
 from .baselines.identity import question_changes, same_weights
 from .bench import Bench, Run, Subject
-from .checks import Check, Status, Verdict
 from .device import Device
 from .errors import (
     CheckpointError,
@@ -24,7 +23,7 @@ from .errors import (
 )
 from .evaluation.corpus import Corpus, load_corpus, overlap
 from .evaluation.protocol import Protocol
-from .goals import Goal
+from .execution.process import run_job
 from .metrics.measurement import Windows
 from .models.locate import locate_model
 from .models.model import Model, describe_model
@@ -35,9 +34,10 @@ from .quantizers.base import Quantizer
 from .quantizers.interpreters import installed_versions
 from .quantizers.registry import loading_backend
 from .traced import Traced, measure_pair, measure_rounded, start_reference
-from .update import decide
-from .verdict import compare, goals_of, needs_rounding
-from .worker import run_job
+from .verdict.checks import Check, Status, Verdict
+from .verdict.compare import compare, goals_of, needs_rounding
+from .verdict.criteria import Goal
+from .verdict.update import decide
 
 #: The share of passages that two texts may have in common by quoting each other.
 _OVERLAP = 0.01

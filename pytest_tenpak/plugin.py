@@ -338,8 +338,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 def _skipped(case: Case, report: pytest.TestReport) -> Outcome:
     """The outcome of a gate that its suite skips before anything is measured."""
-    from .checks import Status
     from .outcome import Outcome
+    from .verdict.checks import Status
 
     told = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     return Outcome.not_measured(case, Status.ERROR, told, f"{case.nodeid}: {told}", skipped=True)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from .bench import Run
-from .checks import Verdict
 from .device import Device
 from .metrics.measurement import Measurement
 from .outcome import Outcome
 from .spec import CHECKPOINT
+from .verdict.checks import Verdict
 
 
 class Quantized:

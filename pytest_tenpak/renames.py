@@ -11,9 +11,9 @@ from pathlib import Path
 from .baselines.entry import Baseline
 from .baselines.identity import identity_changes
 from .baselines.names import derived_name
-from .checks import Status
 from .errors import BaselineError
 from .outcome import Outcome
+from .verdict.checks import Status
 
 
 def propose(outcome: Outcome, baselines: Path, root: Path, stale: Sequence[str]) -> Outcome:

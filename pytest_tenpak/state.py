@@ -34,12 +34,12 @@ def open_session(config: pytest.Config) -> GateSession:
         return config.stash[session_key]
     from .bench import Run
     from .device import choose_device, parse_device
+    from .execution.process import Bounds
     from .metrics.intervals import Rule
     from .quantizers.interpreters import Interpreters
     from .quantizers.registry import Registry
     from .session import GateSession
     from .units import GIB
-    from .worker import Bounds
 
     interpreters = Interpreters(options.read(config, "python"))
     registry = Registry(interpreters=interpreters)

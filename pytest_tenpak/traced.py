@@ -10,9 +10,9 @@ from typing import Any
 
 from .bench import Bench, Subject
 from .evaluation.trace import Trace
-from .goals import FIRST_STRETCH, Goal, first_settled, limit_of
+from .execution.process import run_job
 from .metrics.measurement import Layers, Ledger, Measurement, Provenance, Windows
-from .worker import run_job
+from .verdict.criteria import FIRST_STRETCH, Goal, first_settled, limit_of
 
 #: Scored tokens that the round-to-nearest floor is measured on at most: it is a yardstick for ruins.
 _ROUNDED_TOKENS = 8192

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_tenpak.baselines.entry import Baseline, Entry
-from pytest_tenpak.checks import Check, Limits, Status, Tolerances, Verdict
 from pytest_tenpak.metrics.measurement import (
     Divergence,
     Layers,
@@ -21,8 +20,9 @@ from pytest_tenpak.metrics.measurement import (
 from pytest_tenpak.outcome import Case, Outcome, Part
 from pytest_tenpak.report.summary import Summary
 from pytest_tenpak.spec import QuantizeSpec
-from pytest_tenpak.update import Request, Update, decide
-from pytest_tenpak.verdict import compare
+from pytest_tenpak.verdict.checks import Check, Limits, Status, Tolerances, Verdict
+from pytest_tenpak.verdict.compare import compare
+from pytest_tenpak.verdict.update import Request, Update, decide
 
 IDENTITY = {
     "spec": {"method": "nf4", "options": {"bits": 4, "threshold": 1e-9}},

@@ -7,12 +7,12 @@ import pytest
 from made_up import IDENTITY, accepted, better, measured, reference
 
 from pytest_tenpak.baselines.entry import Baseline, Entry
-from pytest_tenpak.checks import Limits, Status, Tolerances
-from pytest_tenpak.drift import baseline_goals, is_beyond_anchor
 from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule
 from pytest_tenpak.metrics.measurement import Layers, Noise
-from pytest_tenpak.update import Request, decide
-from pytest_tenpak.verdict import compare, goals_of
+from pytest_tenpak.verdict.against_baseline import baseline_goals, is_beyond_anchor
+from pytest_tenpak.verdict.checks import Limits, Status, Tolerances
+from pytest_tenpak.verdict.compare import compare, goals_of
+from pytest_tenpak.verdict.update import Request, decide
 
 #: 64 windows of 4 tokens, unlike one another, so that intervals mean something.
 NLL = tuple(9 + 0.5 * math.sin(n) for n in range(64))

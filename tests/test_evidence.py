@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from made_up import measured
 
 from pytest_tenpak.baselines.entry import Entry
-from pytest_tenpak.checks import Limits, Status, Tolerances, Verdict
 from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule, estimate
 from pytest_tenpak.metrics.measurement import Divergence, Layers, Noise
 from pytest_tenpak.outcome import Part
-from pytest_tenpak.verdict import compare, goals_of
+from pytest_tenpak.verdict.checks import Limits, Status, Tolerances, Verdict
+from pytest_tenpak.verdict.compare import compare, goals_of
 
 NO_LIMITS, DEFAULT = Limits(), Tolerances()
 TOKENS = 100

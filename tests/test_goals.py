@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from tiny import random_model
 from traces import TOKENS, begin, run
 
-from pytest_tenpak import measuring
 from pytest_tenpak.evaluation.perplexity import Scorer
-from pytest_tenpak.goals import FIRST_STRETCH, Goal, first_settled, limit_of
+from pytest_tenpak.execution import measure as measuring
 from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule, estimate, looks
 from pytest_tenpak.metrics.measurement import Windows
 from pytest_tenpak.progress import ignore
+from pytest_tenpak.verdict.criteria import FIRST_STRETCH, Goal, first_settled, limit_of
 
 PLANNED = 100
 GRID = looks(PLANNED)

@@ -16,10 +16,10 @@ import pytest
 
 from pytest_tenpak.baselines.entry import Figures
 from pytest_tenpak.baselines.history import Past
-from pytest_tenpak.checks import Check, Status, Verdict
 from pytest_tenpak.metrics.measurement import Layers
 from pytest_tenpak.report import charts
 from pytest_tenpak.report.html import pareto, render
+from pytest_tenpak.verdict.checks import Check, Status, Verdict
 
 
 def seen(summary):

@@ -6,9 +6,9 @@ import pytest
 from made_up import accepted, measured, reference
 
 from pytest_tenpak.baselines.entry import Entry
-from pytest_tenpak.checks import Check, Limits, Status, Tolerances, Verdict
-from pytest_tenpak.update import Request, decide
-from pytest_tenpak.verdict import compare
+from pytest_tenpak.verdict.checks import Check, Limits, Status, Tolerances, Verdict
+from pytest_tenpak.verdict.compare import compare
+from pytest_tenpak.verdict.update import Request, decide
 
 
 def verdict_of(status: str, kind: str = "tolerance") -> Verdict:

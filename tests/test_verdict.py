@@ -8,8 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from made_up import IDENTITY, accepted, measured, reference
 
-from pytest_tenpak.checks import Limits, Status, Tolerances, Verdict
-from pytest_tenpak.verdict import compare, needs_rounding
+from pytest_tenpak.verdict.checks import Limits, Status, Tolerances, Verdict
+from pytest_tenpak.verdict.compare import compare, needs_rounding
 
 NO_LIMITS = Limits()
 DEFAULT = Tolerances()

@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from pytest_tenpak.errors import TenpakError, UnavailableError, WorkerError
+from pytest_tenpak.execution.process import Bounds, _ending, run_job
 from pytest_tenpak.progress import ignore
 from pytest_tenpak.store.store import Store
 from pytest_tenpak.units import GIB
-from pytest_tenpak.worker import Bounds, _ending, run_job
 
 QUANTIZER = """
 import errno, os, signal, subprocess, sys, time
@@ -189,7 +189,7 @@ import json, sys
 from pathlib import Path
 from pytest_tenpak.store.store import Store
 from pytest_tenpak.progress import ignore
-from pytest_tenpak.worker import run_job
+from pytest_tenpak.execution.process import run_job
 run_job(Store(Path(sys.argv[1])), "quantize", json.loads(sys.argv[2]), ignore)
 """
 
@@ -298,7 +298,7 @@ def test_nothing_of_this_environment_leaks_into_another(bench, other, monkeypatc
     monkeypatch.setenv("PYTHONPATH", str(Path(pytest.__file__).parents[1]))
     monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
     body = """
-        import torch, transformers, importlib.util, pytest_tenpak.jobs, json
+        import torch, transformers, importlib.util, pytest_tenpak.execution.main, json
         found = [name for name in ("pytest", "psutil", "platformdirs") if importlib.util.find_spec(name)]
         seen = {"path": sys.path, "executable": sys.executable, "found": found, "prefix": sys.prefix}
         seen["variables"] = [n for n in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV") if n in os.environ]

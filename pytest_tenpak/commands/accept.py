@@ -17,7 +17,7 @@ from ..outcome import Outcome
 from ..report.json import read_document
 from ..report.plain import short_name, visible
 from ..spec import nearest
-from ..update import UPDATES, Request
+from ..verdict.update import UPDATES, Request
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checks import Status
 from ..outcome import Outcome
+from ..verdict.checks import Status
 from .markdown import STEP_SUMMARY_BYTES, render
 from .plain import short_name, visible, visible_lines
 from .summary import Summary

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Sequence
 
 from tabulate import tabulate
 
-from ..checks import Check, Status
 from ..metrics.measurement import HEADLINE, RATIOS, Noise
 from ..outcome import Outcome, Part
+from ..verdict.checks import Check, Status
 from .plain import short_name, visible, visible_lines
 from .summary import Summary
 

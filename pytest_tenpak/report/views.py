@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..checks import Check
 from ..metrics.intervals import Rule, estimate
 from ..metrics.measurement import RATIOS, Divergence, Layers, Ledger, Measurement, Provenance
 from ..outcome import Outcome, Part
+from ..verdict.checks import Check
 from . import charts
 from .plain import short_name, visible_lines
 from .summary import Summary

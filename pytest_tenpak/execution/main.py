@@ -21,13 +21,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import TenpakError, UnavailableError
-from .measuring import measure
-from .models.convert import convert_gguf, copy_tokenizer
-from .progress import Progress
-from .quantizers.base import Job
-from .quantizers.locate import relocate
-from .spec import QuantizeSpec
+from ..errors import TenpakError, UnavailableError
+from ..models.convert import convert_gguf, copy_tokenizer
+from ..progress import Progress
+from ..quantizers.base import Job
+from ..quantizers.locate import relocate
+from ..spec import QuantizeSpec
+from .measure import measure
 
 _PROGRESS_SECONDS = 0.1
 #: Exit codes that say what was used up; they need neither memory nor disk to be said.

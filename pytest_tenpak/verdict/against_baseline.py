@@ -10,13 +10,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from .baselines.entry import Entry
-from .baselines.identity import question_changes, same_weights
+from ..baselines.entry import Entry
+from ..baselines.identity import question_changes, same_weights
+from ..metrics.intervals import Rule, perplexity
+from ..metrics.measurement import HEADLINE, RATIOS, Layers, Ledger, Measurement, Noise
 from .checks import Check, Status, Tolerances
+from .criteria import Goal
 from .evidence import evidence_of, interval_of
-from .goals import Goal
-from .metrics.intervals import Rule, perplexity
-from .metrics.measurement import HEADLINE, RATIOS, Layers, Ledger, Measurement, Noise
 
 #: Movements of layers below this are the rounding of stored figures.
 _ROUNDING = 2e-6

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
-from .baselines.entry import Entry
-from .baselines.identity import MEASURED_ON
+from ..baselines.entry import Entry
+from ..baselines.identity import MEASURED_ON
+from .against_baseline import is_beyond_anchor
 from .checks import Status, Tolerances, Verdict
-from .drift import is_beyond_anchor
 
 #: Entries before and after, one pair for each corpus; None where there is none.
 Changes: TypeAlias = Sequence[tuple["Entry | None", "Entry | None"]]

@@ -2,7 +2,7 @@
 
 A crash, an out-of-memory kill or a leaked allocation of a backend ends one job, not pytest. The two
 sides speak through files in a job folder: ``job.json`` in, ``progress.jsonl`` and ``answer.json`` out,
-``log.txt`` for whatever the libraries print. No pickles. The other side is ``jobs.py``.
+``log.txt`` for whatever the libraries print. No pickles. The other side is ``main.py``.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .errors import TenpakError, WorkerError, error_from_dict
-from .jobs import OUT_OF_DISK, OUT_OF_MEMORY
-from .progress import Progress
-from .quantizers.interpreters import environment, installed_in
-from .store.store import Store
-from .units import in_gib
+from ..errors import TenpakError, WorkerError, error_from_dict
+from ..progress import Progress
+from ..quantizers.interpreters import environment, installed_in
+from ..store.store import Store
+from ..units import in_gib
+from .main import OUT_OF_DISK, OUT_OF_MEMORY
 
 _POLL_SECONDS = 0.1
 _MEMORY_POLL_SECONDS = 0.5
@@ -41,7 +41,7 @@ spec = importlib.util.spec_from_file_location(
 )
 sys.modules[spec.name] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules[spec.name])
-from pytest_tenpak.jobs import main
+from pytest_tenpak.execution.main import main
 main(folder)
 """
 
@@ -130,8 +130,8 @@ def _job_folder(store: Store, kind: str, payload: Mapping[str, Any], python: Pat
 
 def _command(folder: Path, python: Path | None) -> list[str]:
     if python is None:
-        return [sys.executable, "-m", f"{__package__}.jobs", str(folder)]
-    return [str(python), "-c", _BOOTSTRAP, str(Path(__file__).parent), str(folder)]
+        return [sys.executable, "-m", f"{__package__}.main", str(folder)]
+    return [str(python), "-c", _BOOTSTRAP, str(Path(__file__).parents[1]), str(folder)]
 
 
 def _environment(python: Path | None) -> dict[str, str]:

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from .metrics.intervals import Estimate, Rule, estimate, looks
-from .metrics.measurement import Windows
+from ..metrics.intervals import Estimate, Rule, estimate, looks
+from ..metrics.measurement import Windows
 
 #: As a limit of windows: as many as a clear verdict takes.
 FIRST_STRETCH = 0

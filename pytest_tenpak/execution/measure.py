@@ -1,6 +1,6 @@
 """The measuring half of a worker process: load a model, and add windows to its trace.
 
-May run in another interpreter, as all of ``jobs.py``: no module that is imported here needs more at its top
+May run in another interpreter, as all of ``main.py``: no module that is imported here needs more at its top
 than the standard library.
 """
 
@@ -14,20 +14,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .errors import MeasurementError
-from .evaluation import divergence, perplexity
-from .evaluation.decoder_layers import compare_layers, keep_layers
-from .evaluation.protocol import Protocol, Window
-from .evaluation.tokenize import tokenize
-from .evaluation.trace import Plan, Trace
-from .goals import Goal, first_settled, limit_of
-from .metrics.intervals import Rule, looks
-from .progress import Progress
-from .quantizers.loading import load_pretrained
-from .quantizers.locate import relocate
-from .quantizers.rounding import round_to_nearest
-from .spec import QuantizeSpec
-from .store.digest import fingerprint
+from ..errors import MeasurementError
+from ..evaluation import divergence, perplexity
+from ..evaluation.decoder_layers import compare_layers, keep_layers
+from ..evaluation.protocol import Protocol, Window
+from ..evaluation.tokenize import tokenize
+from ..evaluation.trace import Plan, Trace
+from ..metrics.intervals import Rule, looks
+from ..progress import Progress
+from ..quantizers.loading import load_pretrained
+from ..quantizers.locate import relocate
+from ..quantizers.rounding import round_to_nearest
+from ..spec import QuantizeSpec
+from ..store.digest import fingerprint
+from ..verdict.criteria import Goal, first_settled, limit_of
 
 #: Scored tokens in one block of a trace: what is kept of each is held in memory until the block is whole.
 _BLOCK_TOKENS = 32768

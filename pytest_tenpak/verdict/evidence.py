@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .goals import Answer, Goal
-from .metrics.intervals import Estimate, Rule
-from .metrics.measurement import Measurement
+from ..metrics.intervals import Estimate, Rule
+from ..metrics.measurement import Measurement
+from .criteria import Answer, Goal
 
 
 def interval_of(answer: Answer, shown: Estimate) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from .baselines.entry import Entry
-from .baselines.identity import question_changes
+from ..baselines.entry import Entry
+from ..baselines.identity import question_changes
+from ..metrics.intervals import DEFAULT_RULE, Rule, perplexity
+from ..metrics.measurement import RATIOS, Measurement, Noise, Windows
+from .against_baseline import against_baseline, baseline_goals
 from .checks import Check, Limits, Status, Tolerances, Verdict
-from .drift import against_baseline, baseline_goals
+from .criteria import Goal
 from .evidence import evidence_of, interval_of
-from .goals import Goal
-from .metrics.intervals import DEFAULT_RULE, Rule, perplexity
-from .metrics.measurement import RATIOS, Measurement, Noise, Windows
 
 #: Nats per token that every quantization may lose, however little round-to-nearest loses: about 10 % of
 #: perplexity. Eight bits lose so little that multiples of it would be noise.
