@@ -14,6 +14,9 @@ import time
 
 from pytest_tenpak.baselines.entry import Entry, Figures
 from pytest_tenpak.baselines.history import Past
+from pytest_tenpak.gate.case import Case
+from pytest_tenpak.gate.outcome import Outcome, Part
+from pytest_tenpak.gate.summary import Summary
 from pytest_tenpak.metrics.measurement import (
     Divergence,
     Layers,
@@ -23,9 +26,7 @@ from pytest_tenpak.metrics.measurement import (
     Robust,
     Windows,
 )
-from pytest_tenpak.outcome import Case, Outcome, Part
 from pytest_tenpak.report.html import render
-from pytest_tenpak.report.summary import Summary
 from pytest_tenpak.spec import QuantizeSpec
 from pytest_tenpak.verdict.checks import Limits, Tolerances
 from pytest_tenpak.verdict.compare import compare

@@ -18,9 +18,9 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from pytest_tenpak.gate.summary import Summary
 from pytest_tenpak.report.html import render
 from pytest_tenpak.report.json import read_document
-from pytest_tenpak.report.summary import Summary
 from pytest_tenpak.report.terminal import summary_lines
 from pytest_tenpak.verdict.checks import Status
 

@@ -16,7 +16,7 @@ from .reporting import annotated, asked_for, deliver, require
 from .state import EXPECTED_KEY, STALE_KEY, USAGE_KEY, note_stale, open_session, session_key, stale_key
 
 if TYPE_CHECKING:
-    from .report.summary import Summary
+    from .gate.summary import Summary
     from .report.terminal import Paint
     from .verdict.checks import Status
 
@@ -60,7 +60,7 @@ class Collector:
         plain = getattr(report, "tenpak_outcome", None)
         if plain is None:
             return
-        from .outcome import Outcome
+        from .gate.outcome import Outcome
 
         outcome = Outcome.from_dict(plain)
         if report.skipped and hasattr(report, "wasxfail"):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .arguments import ARGUMENTS
 from .errors import SpecError
 from .evaluation.divergence import MODES
+from .gate.arguments import ARGUMENTS
 from .metrics.intervals import ALPHA
 from .quantizers.interpreters import parse_interpreters
 from .spec import Option, nearest

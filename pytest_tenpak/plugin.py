@@ -16,7 +16,8 @@ from .errors import TenpakError
 from .state import EXPECTED_KEY, STALE_KEY, USAGE_KEY, note_stale, open_session, session_key
 
 if TYPE_CHECKING:
-    from .outcome import Case, Outcome
+    from .gate.case import Case
+    from .gate.outcome import Outcome
     from .quantized import Quantized
 
 MARKERS = ("quantize", "tenpak_quantize")
@@ -57,7 +58,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """Answer ``--tenpak-doctor`` and run nothing."""
     if not config.getoption("tenpak_doctor"):
         return None
-    from .doctor import diagnose
+    from .gate.doctor import diagnose
 
     try:
         print(*diagnose(open_session(config).run), sep="\n")
@@ -73,7 +74,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Several markers on one test make several tests, one case each."""
     markers = _markers(metafunc.definition)
     if len(markers) > 1:
-        from .marker import marker_ids
+        from .gate.marker import marker_ids
 
         metafunc.fixturenames.append(_MARKER_PARAM)
         ids = marker_ids([marker.kwargs for marker in markers])
@@ -123,7 +124,7 @@ def _selected(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.It
     wanted = options.read(config, "methods")
     if not wanted:
         return marked
-    from .marker import methods_of, require_methods
+    from .gate.marker import methods_of, require_methods
 
     require_methods(wanted, open_session(config).run.registry)
     kept = [item for item in marked if wanted & methods_of(_marker_of(item).kwargs)]
@@ -134,7 +135,7 @@ def _selected(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.It
 
 def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
     """Give every marked item its case; returns what is wrong with markers and options."""
-    from .marker import read_marker
+    from .gate.marker import read_marker
 
     problems: list[str] = []
     names: dict[str, str] = {}
@@ -191,7 +192,7 @@ def _claims(item: pytest.Item) -> Iterable[str]:
     """The names of the baselines that a test answers to; raises TenpakError where its marker is wrong."""
     if not _markers(item):
         return ()
-    from .marker import claimed_names
+    from .gate.marker import claimed_names
 
     return claimed_names(_marker_of(item).kwargs, item.stash.get(_nodeid, item.nodeid))
 
@@ -338,7 +339,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 def _skipped(case: Case, report: pytest.TestReport) -> Outcome:
     """The outcome of a gate that its suite skips before anything is measured."""
-    from .outcome import Outcome
+    from .gate.outcome import Outcome
     from .verdict.checks import Status
 
     told = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)

@@ -48,7 +48,7 @@ class GateRows:
         plain = getattr(report, "tenpak_outcome", None)
         if plain is None or report.failed:
             return
-        from .outcome import Outcome
+        from .gate.outcome import Outcome
         from .report.terminal import table
 
         data[:] = [*(f"{escape(line)}\n" for line in table([Outcome.from_dict(plain)])), "\n", *data]

@@ -6,10 +6,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from .bench import Run
-from .device import Device
+from .gate.device import Device
+from .gate.outcome import Outcome
+from .gate.run import Run
 from .metrics.measurement import Measurement
-from .outcome import Outcome
 from .spec import CHECKPOINT
 from .verdict.checks import Verdict
 

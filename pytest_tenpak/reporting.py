@@ -16,7 +16,7 @@ from .errors import TenpakError, UnavailableError
 from .report.written import REPORTS, write_report
 
 if TYPE_CHECKING:
-    from .report.summary import Summary
+    from .gate.summary import Summary
 
 #: The plugin that annotates every failing test of a run, gates among them.
 _ANNOTATES_FAILURES = "pytest_github_actions_annotate_failures"

@@ -14,8 +14,8 @@ import pytest
 from . import options
 
 if TYPE_CHECKING:
+    from .gate.session import GateSession
     from .progress import Progress
-    from .session import GateSession
 
 #: Keys of what an xdist worker sends its controller when it ends.
 USAGE_KEY = "tenpak_usage_error"
@@ -32,13 +32,13 @@ def open_session(config: pytest.Config) -> GateSession:
     """The run's gate session, made when the first gate is met."""
     if session_key in config.stash:
         return config.stash[session_key]
-    from .bench import Run
-    from .device import choose_device, parse_device
     from .execution.process import Bounds
+    from .gate.device import choose_device, parse_device
+    from .gate.run import Run
+    from .gate.session import GateSession
     from .metrics.intervals import Rule
     from .quantizers.interpreters import Interpreters
     from .quantizers.registry import Registry
-    from .session import GateSession
     from .units import GIB
 
     interpreters = Interpreters(options.read(config, "python"))

@@ -8,6 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_tenpak.baselines.entry import Baseline, Entry
+from pytest_tenpak.gate.case import Case
+from pytest_tenpak.gate.outcome import Outcome, Part
+from pytest_tenpak.gate.summary import Summary
 from pytest_tenpak.metrics.measurement import (
     Divergence,
     Layers,
@@ -17,8 +20,6 @@ from pytest_tenpak.metrics.measurement import (
     Robust,
     Windows,
 )
-from pytest_tenpak.outcome import Case, Outcome, Part
-from pytest_tenpak.report.summary import Summary
 from pytest_tenpak.spec import QuantizeSpec
 from pytest_tenpak.verdict.checks import Check, Limits, Status, Tolerances, Verdict
 from pytest_tenpak.verdict.compare import compare

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from made_up import measured
 
 from pytest_tenpak.baselines.entry import Entry
+from pytest_tenpak.gate.outcome import Part
 from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule, estimate
 from pytest_tenpak.metrics.measurement import Divergence, Layers, Noise
-from pytest_tenpak.outcome import Part
 from pytest_tenpak.verdict.checks import Limits, Status, Tolerances, Verdict
 from pytest_tenpak.verdict.compare import compare, goals_of
 

@@ -11,7 +11,7 @@ import pytest
 
 import pytest_tenpak
 from pytest_tenpak import options
-from pytest_tenpak.arguments import ARGUMENTS
+from pytest_tenpak.gate.arguments import ARGUMENTS
 from pytest_tenpak.quantizers.registry import Registry
 
 ROOT = Path(__file__).parent.parent

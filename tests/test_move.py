@@ -6,10 +6,11 @@ import pytest
 from made_up import accepted
 from test_stale import Suite
 
-from pytest_tenpak import cli, renames
+from pytest_tenpak import cli
 from pytest_tenpak.baselines.entry import Baseline
 from pytest_tenpak.baselines.move import move
 from pytest_tenpak.errors import BaselineError
+from pytest_tenpak.gate import renames
 
 OLD, NEW = "test_a.py::test_old", "test_b.py::TestMany::test_new[nf4-a=1]"
 

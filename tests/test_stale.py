@@ -11,7 +11,7 @@ from made_up import accepted
 
 from pytest_tenpak.baselines.entry import Baseline
 from pytest_tenpak.baselines.names import derived_name
-from pytest_tenpak.marker import claimed_names
+from pytest_tenpak.gate.marker import claimed_names
 
 #: Plugins that cost half a second of imports, or reorder tests.
 LEAN = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:asyncio")

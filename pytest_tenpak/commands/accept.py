@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from .. import options
-from ..accepting import Told, accept
 from ..errors import SpecError
+from ..gate.accept import Told, accept
+from ..gate.outcome import Outcome
 from ..metrics.intervals import DEFAULT_RULE
-from ..outcome import Outcome
 from ..report.json import read_document
 from ..report.plain import short_name, visible
 from ..spec import nearest

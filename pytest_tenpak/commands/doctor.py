@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from ..doctor import diagnose
+from ..gate.doctor import diagnose
 from ..state import open_session
 
 PYTEST_ARGUMENTS = True

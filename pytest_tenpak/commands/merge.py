@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from ..errors import TenpakError
+from ..gate.summary import Summary
 from ..report.github import Actions
 from ..report.json import read_document
 from ..report.merging import merge, shard_names
 from ..report.plain import visible_lines
-from ..report.summary import Summary
 from ..report.terminal import summary_lines
 from ..report.written import REPORTS, write_report
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..outcome import Outcome
+from ..gate.outcome import Outcome
+from ..gate.summary import Summary
 from ..verdict.checks import Status
 from .markdown import STEP_SUMMARY_BYTES, render
 from .plain import short_name, visible, visible_lines
-from .summary import Summary
 from .terminal import absent, gains, headlines, remedy, title
 
 #: How many annotations of a kind GitHub shows of one step.

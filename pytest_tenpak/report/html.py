@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 from ..baselines.history import Past
 from ..baselines.identity import MEASURED_ON
 from ..errors import UnavailableError
+from ..gate.outcome import Outcome, Part
+from ..gate.summary import Summary
 from ..metrics.measurement import HEADLINE, RATIOS, Provenance
-from ..outcome import Outcome, Part
 from . import charts
 from .plain import NAME_LENGTH, short_name, shortened, visible, visible_lines
-from .summary import Summary
 from .terminal import HEADERS, counts, figures_row, percent, verdict_words
 from .views import MARKS, CaseView, Figure, case_view, tone
 

@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 from ..baselines.entry import Figures
 from ..baselines.history import Past
 from ..errors import ReportError
+from ..gate.outcome import Outcome, Part
+from ..gate.summary import Summary
 from ..metrics.intervals import Rule
-from ..outcome import Outcome, Part
 from ..store.strict_json import parse_json, schema_fault
 from ..verdict.checks import Status
-from .summary import Summary
 
 SCHEMA_VERSION = 1
 

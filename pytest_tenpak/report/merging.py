@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..outcome import Outcome
-from .summary import Summary
+from ..gate.outcome import Outcome
+from ..gate.summary import Summary
 
 
 def merge(shards: Mapping[str, Summary]) -> Summary:

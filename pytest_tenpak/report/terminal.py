@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Sequence
 
 from tabulate import tabulate
 
+from ..gate.outcome import Outcome, Part
+from ..gate.summary import Summary
 from ..metrics.measurement import HEADLINE, RATIOS, Noise
-from ..outcome import Outcome, Part
 from ..verdict.checks import Check, Status
 from .plain import short_name, visible, visible_lines
-from .summary import Summary
 
 #: ``paint(text, status)``: colours a verdict where the terminal has colours.
 Paint = Callable[[str, Status], str]

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ..gate.outcome import Outcome, Part
+from ..gate.summary import Summary
 from ..metrics.intervals import Rule, estimate
 from ..metrics.measurement import RATIOS, Divergence, Layers, Ledger, Measurement, Provenance
-from ..outcome import Outcome, Part
 from ..verdict.checks import Check
 from . import charts
 from .plain import short_name, visible_lines
-from .summary import Summary
 from .terminal import check_row, headline, loaded, notes, percent, remedy, told, verdict_words
 
 #: The signs of a verdict, beside its word and its colour.

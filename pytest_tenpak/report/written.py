@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+from ..gate.summary import Summary
 from ..store.atomic import write_atomically
-from .summary import Summary
 
 #: Each report's module, imported when it is asked for, and the function that gives its text.
 _RENDERERS = {

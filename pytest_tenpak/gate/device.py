@@ -8,8 +8,8 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from .errors import SpecError, UnavailableError
-from .store.store import Store
+from ..errors import SpecError, UnavailableError
+from ..store.store import Store
 
 _PROBE = """
 import torch

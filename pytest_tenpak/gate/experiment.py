@@ -2,69 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..errors import CheckpointError
+from ..evaluation.corpus import Corpus
+from ..evaluation.protocol import Protocol
+from ..execution.process import run_job
+from ..metrics.measurement import METRICS_VERSION, Ledger
+from ..models.ledger import ledger, quantized_layers
+from ..models.locate import TOKENIZER_FILES
+from ..models.model import Model
+from ..models.safetensors_files import read_tensors, weights_digest
+from ..quantizers.base import Backend, Quantizer
+from ..quantizers.interpreters import installed_versions
+from ..quantizers.locate import locate
+from ..quantizers.registry import loading_backend
+from ..quantizers.rounding import GROUP, ROUNDING_VERSION
+from ..store.digest import fingerprint
+from ..store.store import Store
+from .case import Case
 from .device import Device
-from .errors import CheckpointError
-from .evaluation.corpus import Corpus
-from .evaluation.protocol import Protocol
-from .execution.process import Bounds, run_job
-from .metrics.intervals import Rule
-from .metrics.measurement import METRICS_VERSION, Ledger
-from .models.ledger import ledger, quantized_layers
-from .models.locate import TOKENIZER_FILES
-from .models.model import Model
-from .models.safetensors_files import read_tensors, weights_digest
-from .outcome import Case
-from .progress import Progress
-from .quantizers.base import Backend, Quantizer
-from .quantizers.interpreters import Interpreters, installed_versions
-from .quantizers.locate import locate
-from .quantizers.registry import Registry, loading_backend
-from .quantizers.rounding import GROUP, ROUNDING_VERSION
-from .store.digest import fingerprint
-from .store.store import Store
-from .verdict.update import Request
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the cases of one pytest run share.
-
-    ``root`` is where relative paths start. ``request`` is what shall happen to baselines, ``reasons`` holds
-    the tests that have a reason of their own. ``borrows``: a case without an entry for its device class is
-    compared with the nearest one. ``rule`` is how decisions are made, ``divergence`` how much
-    of the reference is kept for them, ``noise`` how many requantizations to calibrate by (0: do not).
-    ``narrate(title)`` opens a progress display.
-    """
-
-    root: Path
-    store: Store
-    registry: Registry
-    baselines: Path
-    choose_device: Callable[[], Device]
-    request: Request
-    reasons: Mapping[str, str]
-    borrows: bool
-    in_ci: bool
-    skip_unavailable: bool
-    batch_size: int
-    rule: Rule
-    divergence: str
-    noise: int
-    bounds: Bounds
-    interpreters: Interpreters
-    narrate: Callable[[str], AbstractContextManager[Progress]]
-
-    def request_for(self, nodeid: str) -> Request:
-        """What was asked for one test's baseline."""
-        reason = self.reasons.get(nodeid, self.request.reason)
-        return replace(self.request, reason=reason, reanchor=self.request.reanchor and reason is not None)
+from .run import Run
 
 
 @dataclass(frozen=True)

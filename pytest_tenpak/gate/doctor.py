@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from tabulate import tabulate
 
-from .bench import Run
+from ..errors import TenpakError
+from ..quantizers.base import Backend, Quantizer
+from ..quantizers.interpreters import installed_versions
+from ..store.eviction import sizes
+from ..units import in_gib
 from .device import Device
-from .errors import TenpakError
-from .quantizers.base import Backend, Quantizer
-from .quantizers.interpreters import installed_versions
-from .store.eviction import sizes
-from .units import in_gib
+from .run import Run
 
 _HEADERS = ("method", "backend", "version", "runs here", "why not, or where")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..baselines.history import Past
 from ..metrics.intervals import DEFAULT_RULE, Rule
-from ..outcome import Outcome
+from .outcome import Outcome
 
 
 @dataclass(frozen=True)

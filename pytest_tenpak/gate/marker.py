@@ -6,16 +6,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..baselines.names import derived_name, name_on
+from ..errors import SpecError
+from ..metrics.measurement import HEADLINE, RATIOS
+from ..quantizers.base import Quantizer
+from ..quantizers.presets import PRESETS
+from ..quantizers.registry import Registry
+from ..spec import CHECKPOINT, QuantizeSpec, nearest
+from ..verdict.checks import Limits, Tolerances
 from .arguments import ARGUMENTS
-from .baselines.names import derived_name, name_on
-from .errors import SpecError
-from .metrics.measurement import HEADLINE, RATIOS
-from .outcome import Case
-from .quantizers.base import Quantizer
-from .quantizers.presets import PRESETS
-from .quantizers.registry import Registry
-from .spec import CHECKPOINT, QuantizeSpec, nearest
-from .verdict.checks import Limits, Tolerances
+from .case import Case
 
 _BASELINE_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 

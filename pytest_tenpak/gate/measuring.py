@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .bench import Bench, Subject
-from .evaluation.trace import Trace
-from .execution.process import run_job
-from .metrics.measurement import Layers, Ledger, Measurement, Provenance, Windows
-from .verdict.criteria import FIRST_STRETCH, Goal, first_settled, limit_of
+from ..evaluation.trace import Trace
+from ..execution.process import run_job
+from ..metrics.measurement import Layers, Ledger, Measurement, Provenance, Windows
+from ..verdict.criteria import FIRST_STRETCH, Goal, first_settled, limit_of
+from .experiment import Bench, Subject
 
 #: Scored tokens that the round-to-nearest floor is measured on at most: it is a yardstick for ruins.
 _ROUNDED_TOKENS = 8192

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .evaluation.corpus import CALIBRATION, DEFAULT
-from .evaluation.protocol import PROTOCOLS
-from .metrics.measurement import HEADLINE, RATIOS
-from .spec import Option
+from ..evaluation.corpus import CALIBRATION, DEFAULT
+from ..evaluation.protocol import PROTOCOLS
+from ..metrics.measurement import HEADLINE, RATIOS
+from ..spec import Option
 
 #: Arguments of every marker, beside the options that its method declares.
 ARGUMENTS: tuple[Option, ...] = (

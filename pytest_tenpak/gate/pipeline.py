@@ -8,11 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .baselines.entry import Baseline, Entry
-from .baselines.identity import question_changes, same_weights
-from .bench import Bench, Run, Subject
-from .device import Device
-from .errors import (
+from ..baselines.entry import Baseline, Entry
+from ..baselines.identity import question_changes, same_weights
+from ..errors import (
     CheckpointError,
     CorpusError,
     ModelError,
@@ -21,23 +19,27 @@ from .errors import (
     UnavailableError,
     file_error,
 )
-from .evaluation.corpus import Corpus, load_corpus, overlap
-from .evaluation.protocol import Protocol
-from .execution.process import run_job
-from .metrics.measurement import Windows
-from .models.locate import locate_model
-from .models.model import Model, describe_model
-from .models.safetensors_files import read_tensors
+from ..evaluation.corpus import Corpus, load_corpus, overlap
+from ..evaluation.protocol import Protocol
+from ..execution.process import run_job
+from ..metrics.measurement import Windows
+from ..models.locate import locate_model
+from ..models.model import Model, describe_model
+from ..models.safetensors_files import read_tensors
+from ..quantizers.base import Quantizer
+from ..quantizers.interpreters import installed_versions
+from ..quantizers.registry import loading_backend
+from ..verdict.checks import Check, Status, Verdict
+from ..verdict.compare import compare, goals_of, needs_rounding
+from ..verdict.criteria import Goal
+from ..verdict.update import decide
+from .case import Case
+from .device import Device
+from .experiment import Bench, Subject
+from .measuring import Traced, measure_pair, measure_rounded, start_reference
 from .noise import calibrate
-from .outcome import Case, Outcome, Part
-from .quantizers.base import Quantizer
-from .quantizers.interpreters import installed_versions
-from .quantizers.registry import loading_backend
-from .traced import Traced, measure_pair, measure_rounded, start_reference
-from .verdict.checks import Check, Status, Verdict
-from .verdict.compare import compare, goals_of, needs_rounding
-from .verdict.criteria import Goal
-from .verdict.update import decide
+from .outcome import Outcome, Part
+from .run import Run
 
 #: The share of passages that two texts may have in common by quoting each other.
 _OVERLAP = 0.01

@@ -6,11 +6,11 @@ import math
 import statistics
 from dataclasses import replace
 
-from .bench import Bench, Subject
-from .errors import MeasurementError, SpecError
-from .metrics.measurement import Layers, Measurement, Noise
-from .spec import QuantizeSpec
-from .traced import Traced
+from ..errors import MeasurementError, SpecError
+from ..metrics.measurement import Layers, Measurement, Noise
+from ..spec import QuantizeSpec
+from .experiment import Bench, Subject
+from .measuring import Traced
 
 #: Windows that the runtime noise is measured on at most: the weights are the same, and so nearly the figures.
 _RUNTIME_WINDOWS = 16

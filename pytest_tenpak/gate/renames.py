@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .baselines.entry import Baseline
-from .baselines.identity import identity_changes
-from .baselines.names import derived_name
-from .errors import BaselineError
+from ..baselines.entry import Baseline
+from ..baselines.identity import identity_changes
+from ..baselines.names import derived_name
+from ..errors import BaselineError
+from ..verdict.checks import Status
 from .outcome import Outcome
-from .verdict.checks import Status
 
 
 def propose(outcome: Outcome, baselines: Path, root: Path, stale: Sequence[str]) -> Outcome:

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .baselines.entry import Baseline, Entry
-from .baselines.identity import question_changes
-from .keeping import baseline_path, keep
-from .metrics.intervals import Rule
+from ..baselines.entry import Baseline, Entry
+from ..baselines.identity import question_changes
+from ..metrics.intervals import Rule
+from ..store.store import Store
+from ..verdict.against_baseline import against_baseline
+from ..verdict.checks import Check, Status, Verdict
+from ..verdict.compare import are_paired
+from ..verdict.update import Request, decide
 from .outcome import Outcome, Part
-from .store.store import Store
-from .verdict.against_baseline import against_baseline
-from .verdict.checks import Check, Status, Verdict
-from .verdict.compare import are_paired
-from .verdict.update import Request, decide
+from .write_baseline import baseline_path, keep
 
 #: What the update rule tells a run to name, as ``tenpak accept`` calls it.
 _OPTIONS = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from .baselines.history import trends
-from .bench import Run
-from .keeping import keep
-from .outcome import Case, Outcome
+from ..baselines.history import trends
+from .case import Case
+from .outcome import Outcome
 from .pipeline import evaluate
 from .renames import propose
-from .report.summary import Summary
+from .run import Run
+from .summary import Summary
+from .write_baseline import keep
 
 
 class GateSession:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from .baselines.entry import Baseline, Entry
-from .errors import BaselineError
+from ..baselines.entry import Baseline, Entry
+from ..errors import BaselineError
+from ..store.atomic import sweep_temporaries
+from ..store.digest import fingerprint
+from ..store.store import Store
 from .outcome import Outcome, Part
-from .store.atomic import sweep_temporaries
-from .store.digest import fingerprint
-from .store.store import Store
 
 
 def baseline_path(folder: Path, name: str) -> Path:
