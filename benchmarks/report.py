@@ -26,7 +26,7 @@ from pytest_tenpak.metrics.measurement import (
     Robust,
     Windows,
 )
-from pytest_tenpak.report.html import render
+from pytest_tenpak.reports.html.page import render
 from pytest_tenpak.spec import QuantizeSpec
 from pytest_tenpak.verdict.checks import Limits, Tolerances
 from pytest_tenpak.verdict.compare import compare

@@ -19,9 +19,9 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from pytest_tenpak.gate.summary import Summary
-from pytest_tenpak.report.html import render
-from pytest_tenpak.report.json import read_document
-from pytest_tenpak.report.terminal import summary_lines
+from pytest_tenpak.reports.html.page import render
+from pytest_tenpak.reports.run_document import read_document
+from pytest_tenpak.reports.terminal import summary_lines
 from pytest_tenpak.verdict.checks import Status
 
 #: Name, width, height, colour scheme.

@@ -17,7 +17,7 @@ from .state import EXPECTED_KEY, STALE_KEY, USAGE_KEY, note_stale, open_session,
 
 if TYPE_CHECKING:
     from .gate.summary import Summary
-    from .report.terminal import Paint
+    from .reports.terminal import Paint
     from .verdict.checks import Status
 
 
@@ -98,7 +98,7 @@ class Collector:
 
     def _refuse_stale(self) -> None:
         """What ``--tenpak-fail-stale`` fails for: stale baselines, and a folder that cannot be judged."""
-        from .report.plain import visible
+        from .reports.escaping import visible
 
         folder = options.baseline_folder(self._config).resolve()
         if not folder.is_relative_to(self._config.rootpath.resolve()):
@@ -113,12 +113,12 @@ class Collector:
         """The table of all gates, how many ran, what became of baselines, and which are stale."""
         summary, stale = self._summary, self._config.stash.get(stale_key, ())
         if summary is not None and (summary.outcomes or summary.problems):
-            from .report.terminal import summary_lines
+            from .reports.terminal import summary_lines
 
             lines = summary_lines(summary, self._paint())
         elif stale:
-            from .report.plain import visible_lines
-            from .report.terminal import stale_lines
+            from .reports.escaping import visible_lines
+            from .reports.terminal import stale_lines
 
             # Without gates, or where they are only collected, there is no more to say.
             problems = (line for problem in self._problems for line in visible_lines(problem))

@@ -280,7 +280,7 @@ def _fixture_model(request: pytest.FixtureRequest) -> str | None:
 
 def _properties(outcome: Outcome) -> list[tuple[str, object]]:
     """Scalars for JUnit and whoever else reads ``user_properties``."""
-    from .report.json import figures_of
+    from .reports.run_document import figures_of
 
     figures = (figures_of(outcome, outcome.parts[0]) if outcome.parts else None) or {}
     compression = figures.get("compression", {}).get("whole_vs_16bit")
@@ -304,7 +304,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Fail a marked test in its call phase: after its own body, whose failures stay its own."""
     if _case not in item.stash:
         return (yield)
-    from .report.terminal import failure
+    from .reports.terminal import failure
 
     if _outcome not in item.stash:
         pytest.fail("a marked test must be gated, but this kind of test has no fixtures", pytrace=False)

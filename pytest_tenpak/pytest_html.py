@@ -28,7 +28,7 @@ class GateRows:
 
     def pytest_html_results_table_row(self, report: Any, cells: list[str]) -> None:
         """Make a gate's id inert, which pytest-html shows as the HTML that it may be, and add the link."""
-        from .report.plain import short_name
+        from .reports.escaping import short_name
 
         if not any(marker in getattr(report, "keywords", ()) for marker in self._markers):
             return
@@ -49,6 +49,6 @@ class GateRows:
         if plain is None or report.failed:
             return
         from .gate.outcome import Outcome
-        from .report.terminal import table
+        from .reports.terminal import table
 
         data[:] = [*(f"{escape(line)}\n" for line in table([Outcome.from_dict(plain)])), "\n", *data]

@@ -13,7 +13,7 @@ import pytest
 
 from . import options
 from .errors import TenpakError, UnavailableError
-from .report.written import REPORTS, write_report
+from .reports.files import REPORTS, write_report
 
 if TYPE_CHECKING:
     from .gate.summary import Summary
@@ -31,7 +31,7 @@ def asked_for(config: pytest.Config) -> dict[str, str]:
 def require(config: pytest.Config) -> None:
     """Refuse a report that cannot be made here; raises UnavailableError."""
     if options.read(config, "html") is not None:
-        from .report.html import require
+        from .reports.html.page import require
 
         try:
             require()
@@ -44,7 +44,7 @@ def deliver(summary: Summary, config: pytest.Config) -> Summary:
 
     Each report is on its own: what one raises is a problem that the next ones, and the run, hear of.
     """
-    from .report.github import Actions
+    from .reports.github import Actions
 
     problems = list(summary.problems)
 
@@ -80,7 +80,7 @@ def annotated(summary: Summary, config: pytest.Config) -> list[str]:
 
     Failures are left to the plugin that annotates those of all tests, where it is there.
     """
-    from .report.github import Actions
+    from .reports.github import Actions
 
     actions = Actions.of(os.environ)
     plugins = (name for name, plugin in config.pluginmanager.list_name_plugin() if plugin is not None)

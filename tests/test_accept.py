@@ -11,7 +11,7 @@ from made_up import IDENTITY, accepted, case, outcome, summary, unmeasured
 
 from pytest_tenpak.baselines.entry import Baseline
 from pytest_tenpak.metrics.measurement import Layers
-from pytest_tenpak.report.json import render
+from pytest_tenpak.reports.run_document import render
 
 NODEID = "test_a.py::test_a"
 #: The entry that the made-up outcomes are compared with.

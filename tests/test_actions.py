@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from actions import ACTION, WORKFLOWS, Runner, named, read
 
-from pytest_tenpak.report.markdown import COMMENT_MARKER
+from pytest_tenpak.reports.markdown import COMMENT_MARKER
 
 SECRET = "never-shown"
 

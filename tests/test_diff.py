@@ -9,7 +9,7 @@ from made_up import IDENTITY, accepted, better, measured, reference
 
 from pytest_tenpak.baselines.diff import changes
 from pytest_tenpak.baselines.entry import Baseline, Entry
-from pytest_tenpak.report.changes import figure_rows, markdown, remarks, text
+from pytest_tenpak.reports.baseline_diff import figure_rows, markdown, remarks, text
 
 WORSE = accepted(nll=(9.0, 10.0, 11.5), weights="e", torch="2.14.0")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from made_up import HOSTILE, outcome, summary, unmeasured
 
-from pytest_tenpak.report.github import Actions
-from pytest_tenpak.report.markdown import STEP_SUMMARY_BYTES, render
+from pytest_tenpak.reports.github import Actions
+from pytest_tenpak.reports.markdown import STEP_SUMMARY_BYTES, render
 
 ACTIONS = Actions(None, None)
 

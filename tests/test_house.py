@@ -138,7 +138,7 @@ def test_the_installed_wheel_is_tested():
         "pytest_tenpak/py.typed",
         "pytest_tenpak/baselines/schemas/baseline-2.json",
         "pytest_tenpak/evaluation/corpora/shakespeare.txt",
-        "pytest_tenpak/report/templates/report.html.j2",
+        "pytest_tenpak/reports/html/templates/report.html.j2",
     } <= files
 
 

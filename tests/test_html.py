@@ -17,8 +17,8 @@ import pytest
 from pytest_tenpak.baselines.entry import Figures
 from pytest_tenpak.baselines.history import Past
 from pytest_tenpak.metrics.measurement import Layers
-from pytest_tenpak.report import charts
-from pytest_tenpak.report.html import pareto, render
+from pytest_tenpak.reports.html import charts
+from pytest_tenpak.reports.html.page import pareto, render
 from pytest_tenpak.verdict.checks import Check, Status, Verdict
 
 
@@ -224,7 +224,7 @@ def test_axes_have_room_for_one_figure():
 
 IMPORTS = """
 import sys, made_up
-from pytest_tenpak.report.html import render
+from pytest_tenpak.reports.html.page import render
 render(made_up.summary(made_up.outcome()))
 print(sorted({"torch", "transformers", "matplotlib", "pytest"} & set(sys.modules)))
 """

@@ -14,7 +14,7 @@ from pytest_tenpak.baselines.history import Past
 from pytest_tenpak.errors import ReportError
 from pytest_tenpak.metrics.intervals import Rule
 from pytest_tenpak.metrics.measurement import Layers, Noise, Robust
-from pytest_tenpak.report.json import document, read_document, render
+from pytest_tenpak.reports.run_document import document, read_document, render
 from pytest_tenpak.store.strict_json import published_schema
 
 
@@ -38,20 +38,20 @@ def full():
 
 
 def valid(plain) -> bool:
-    return jsonschema.Draft202012Validator(published_schema("pytest_tenpak", "run-1")).is_valid(plain)
+    return jsonschema.Draft202012Validator(published_schema("pytest_tenpak.reports", "run-1")).is_valid(plain)
 
 
 def test_the_schema_is_one():
     """Draft 2020-12, with an id of its own."""
-    jsonschema.Draft202012Validator.check_schema(published_schema("pytest_tenpak", "run-1"))
-    assert published_schema("pytest_tenpak", "run-1")["$id"] == "urn:pytest-tenpak:run-1"
+    jsonschema.Draft202012Validator.check_schema(published_schema("pytest_tenpak.reports", "run-1"))
+    assert published_schema("pytest_tenpak.reports", "run-1")["$id"] == "urn:pytest-tenpak:run-1"
 
 
 def test_a_document_is_valid_and_reads_back_as_the_run(tmp_path):
     """Version and rule are in it; every field comes back."""
     run = full()
     plain = json.loads(render(run))
-    jsonschema.Draft202012Validator(published_schema("pytest_tenpak", "run-1")).validate(plain)
+    jsonschema.Draft202012Validator(published_schema("pytest_tenpak.reports", "run-1")).validate(plain)
     assert plain["tenpak"] == metadata.version("pytest-tenpak")
     assert plain["rule"] == {"alpha": 0.01, "fixed": True}
     assert (plain["ran"], plain["missing"]) == (3, ["test_a.py::test_z"])

@@ -6,8 +6,8 @@ import pytest
 from made_up import HOSTILE, outcome, summary, unmeasured
 from markdown_it import MarkdownIt
 
-from pytest_tenpak.report.markdown import COMMENT_BYTES, COMMENT_MARKER, code, render, render_comment
-from pytest_tenpak.report.plain import short_name, shortened, visible, visible_lines
+from pytest_tenpak.reports.escaping import short_name, shortened, visible, visible_lines
+from pytest_tenpak.reports.markdown import COMMENT_BYTES, COMMENT_MARKER, code, render, render_comment
 
 NASTY = pytest.mark.parametrize("nodeid", HOSTILE.values(), ids=HOSTILE)
 

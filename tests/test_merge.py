@@ -11,9 +11,9 @@ import pytest
 from made_up import outcome, summary, unmeasured
 
 from pytest_tenpak.metrics.intervals import Rule
-from pytest_tenpak.report.json import read_document, render
-from pytest_tenpak.report.merging import merge, shard_names
-from pytest_tenpak.report.terminal import summary_lines
+from pytest_tenpak.reports.merge import merge, shard_names
+from pytest_tenpak.reports.run_document import read_document, render
+from pytest_tenpak.reports.terminal import summary_lines
 
 A, B = outcome("t::a"), outcome("t::b")
 

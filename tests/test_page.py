@@ -9,7 +9,7 @@ import browser
 import made_up
 import pytest
 
-from pytest_tenpak.report.html import render
+from pytest_tenpak.reports.html.page import render
 
 #: Ids that would run, break out, disguise themselves, or fill the screen, were they not made inert.
 HOSTILE = (

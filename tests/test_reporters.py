@@ -10,7 +10,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from pytest_tenpak.report.json import read_document
+from pytest_tenpak.reports.run_document import read_document
 from pytest_tenpak.store.strict_json import published_schema
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "reports.md"
@@ -101,7 +101,7 @@ def test_every_report_of_a_real_run(project, distributed, actions):
     result = project.run(*paths, "--junit-xml=junit.xml", *distributed)
     result.assert_outcomes(passed=1, failed=1)
     plain = json.loads((project.path / "out/run.json").read_text())
-    jsonschema.Draft202012Validator(published_schema("pytest_tenpak", "run-1")).validate(plain)
+    jsonschema.Draft202012Validator(published_schema("pytest_tenpak.reports", "run-1")).validate(plain)
     run = read_document(project.path / "out/run.json")
     assert {one.title: str(one.status) for one in run.outcomes} == {
         "test_gate.py::test_fails": "error",
@@ -142,7 +142,7 @@ def test_a_report_that_cannot_be_written_fails_the_run(suite, report):
 
 def test_a_page_is_written_where_it_was_asked_for(suite):
     """--tenpak-html."""
-    pytest.importorskip("pytest_tenpak.report.html")
+    pytest.importorskip("pytest_tenpak.reports.html.page")
     suite.run(FAILS, "--tenpak-html=page.html").assert_outcomes(failed=1)
     assert "test_gate.py::test_fails" in (suite.path / "page.html").read_text()
 

@@ -3,7 +3,7 @@
 import pytest
 from made_up import HOSTILE, outcome, summary, unmeasured
 
-from pytest_tenpak.report.terminal import failure, summary_lines
+from pytest_tenpak.reports.terminal import failure, summary_lines
 
 
 @pytest.mark.parametrize("nodeid", HOSTILE.values(), ids=HOSTILE)

@@ -14,8 +14,8 @@ from ..errors import SpecError
 from ..gate.accept import Told, accept
 from ..gate.outcome import Outcome
 from ..metrics.intervals import DEFAULT_RULE
-from ..report.json import read_document
-from ..report.plain import short_name, visible
+from ..reports.escaping import short_name, visible
+from ..reports.run_document import read_document
 from ..spec import nearest
 from ..verdict.update import UPDATES, Request
 

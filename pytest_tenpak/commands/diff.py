@@ -11,7 +11,7 @@ from .. import options
 from ..baselines.entry import Baseline, baseline_files
 from ..baselines.git import Repository
 from ..errors import BaselineError
-from ..report import changes
+from ..reports import baseline_diff as changes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

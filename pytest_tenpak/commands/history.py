@@ -12,8 +12,8 @@ from .. import options
 from ..baselines.entry import baseline_files
 from ..baselines.history import Accepted, read_history
 from ..errors import BaselineError
-from ..report.plain import short_name
-from ..report.plot import check_plot, write_plot
+from ..reports.escaping import short_name
+from ..reports.plot import check_plot, write_plot
 from .show import is_wanted
 
 _HEADERS = (

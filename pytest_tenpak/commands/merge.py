@@ -13,12 +13,12 @@ import pytest
 
 from ..errors import TenpakError
 from ..gate.summary import Summary
-from ..report.github import Actions
-from ..report.json import read_document
-from ..report.merging import merge, shard_names
-from ..report.plain import visible_lines
-from ..report.terminal import summary_lines
-from ..report.written import REPORTS, write_report
+from ..reports.escaping import visible_lines
+from ..reports.files import REPORTS, write_report
+from ..reports.github import Actions
+from ..reports.merge import merge, shard_names
+from ..reports.run_document import read_document
+from ..reports.terminal import summary_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

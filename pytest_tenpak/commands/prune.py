@@ -12,7 +12,7 @@ import pytest
 from .. import options
 from ..baselines.unused import remove
 from ..errors import BaselineError
-from ..report.terminal import stale_lines
+from ..reports.terminal import stale_lines
 from ..state import stale_key
 
 PYTEST_ARGUMENTS = True

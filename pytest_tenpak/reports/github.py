@@ -9,8 +9,8 @@ from pathlib import Path
 from ..gate.outcome import Outcome
 from ..gate.summary import Summary
 from ..verdict.checks import Status
+from .escaping import short_name, visible, visible_lines
 from .markdown import STEP_SUMMARY_BYTES, render
-from .plain import short_name, visible, visible_lines
 from .terminal import absent, gains, headlines, remedy, title
 
 #: How many annotations of a kind GitHub shows of one step.

@@ -15,16 +15,16 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata, resources
 from typing import Any, NamedTuple
 
-from ..baselines.history import Past
-from ..baselines.identity import MEASURED_ON
-from ..errors import UnavailableError
-from ..gate.outcome import Outcome, Part
-from ..gate.summary import Summary
-from ..metrics.measurement import HEADLINE, RATIOS, Provenance
+from ...baselines.history import Past
+from ...baselines.identity import MEASURED_ON
+from ...errors import UnavailableError
+from ...gate.outcome import Outcome, Part
+from ...gate.summary import Summary
+from ...metrics.measurement import HEADLINE, RATIOS, Provenance
+from ..escaping import NAME_LENGTH, short_name, shortened, visible, visible_lines
+from ..terminal import HEADERS, counts, figures_row, percent, verdict_words
 from . import charts
-from .plain import NAME_LENGTH, short_name, shortened, visible, visible_lines
-from .terminal import HEADERS, counts, figures_row, percent, verdict_words
-from .views import MARKS, CaseView, Figure, case_view, tone
+from .case import MARKS, CaseView, Figure, case_view, tone
 
 #: The most points of a baseline's past that are drawn.
 _POINTS = 32
@@ -73,7 +73,7 @@ def render(summary: Summary) -> str:
     from markupsafe import Markup
 
     environment = Environment(
-        loader=PackageLoader("pytest_tenpak", "report/templates"),
+        loader=PackageLoader(__package__),
         autoescape=True,
         finalize=_inert,
         undefined=StrictUndefined,

@@ -11,8 +11,8 @@ from ..baselines.diff import Change, reason_of
 from ..baselines.entry import Entry, Figures
 from ..baselines.identity import MEASURED_ON, identity_changes
 from ..metrics.measurement import HEADLINE, RATIOS
+from .escaping import short_name, visible
 from .markdown import code
-from .plain import short_name, visible
 
 
 class Row(NamedTuple):

@@ -11,7 +11,7 @@ from ..gate.outcome import Outcome, Part
 from ..gate.summary import Summary
 from ..metrics.measurement import HEADLINE, RATIOS, Noise
 from ..verdict.checks import Check, Status
-from .plain import short_name, visible, visible_lines
+from .escaping import short_name, visible, visible_lines
 
 #: ``paint(text, status)``: colours a verdict where the terminal has colours.
 Paint = Callable[[str, Status], str]

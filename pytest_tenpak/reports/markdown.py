@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ..gate.outcome import Outcome
 from ..gate.summary import Summary
 from ..metrics.measurement import HEADLINE, RATIOS
-from .plain import short_name, visible_lines
+from .escaping import short_name, visible_lines
 from .terminal import HEADERS, absent, counts, failure, notes, stale_lines, table_rows
 
 #: What GitHub takes of one step's summaries, and of one comment (characters, of which UTF-8 has no more

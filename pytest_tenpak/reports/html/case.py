@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..gate.outcome import Outcome, Part
-from ..gate.summary import Summary
-from ..metrics.intervals import Rule, estimate
-from ..metrics.measurement import RATIOS, Divergence, Layers, Ledger, Measurement, Provenance
-from ..verdict.checks import Check
+from ...gate.outcome import Outcome, Part
+from ...gate.summary import Summary
+from ...metrics.intervals import Rule, estimate
+from ...metrics.measurement import RATIOS, Divergence, Layers, Ledger, Measurement, Provenance
+from ...verdict.checks import Check
+from ..escaping import short_name, visible_lines
+from ..terminal import check_row, headline, loaded, notes, percent, remedy, told, verdict_words
 from . import charts
-from .plain import short_name, visible_lines
-from .terminal import check_row, headline, loaded, notes, percent, remedy, told, verdict_words
 
 #: The signs of a verdict, beside its word and its colour.
 MARKS = {"passed": "✓", "improved": "▲", "new": "◆", "accepted": "✓", "failed": "✗", "skipped": "–"}

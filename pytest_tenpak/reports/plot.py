@@ -11,7 +11,7 @@ from typing import Any
 from ..baselines.entry import Figures
 from ..baselines.history import Past
 from ..errors import ReportError, UnavailableError
-from .plain import short_name
+from .escaping import short_name
 
 SUFFIXES = (".png", ".svg", ".html")
 #: What is drawn: a title for its axis, and the figure.

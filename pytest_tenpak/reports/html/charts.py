@@ -14,7 +14,7 @@ from html import escape
 from itertools import accumulate, groupby
 from typing import NamedTuple
 
-from .plain import NAME_LENGTH, short_name
+from ..escaping import NAME_LENGTH, short_name
 
 #: One size of chart, so that its letters are as large everywhere; the page sets how many stand in a row.
 WIDTH, HEIGHT = 360, 190

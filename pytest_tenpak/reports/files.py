@@ -10,10 +10,10 @@ from ..store.atomic import write_atomically
 
 #: Each report's module, imported when it is asked for, and the function that gives its text.
 _RENDERERS = {
-    "html": ("html", "render"),
+    "html": ("html.page", "render"),
     "md": ("markdown", "render"),
     "md_comment": ("markdown", "render_comment"),
-    "json": ("json", "render"),
+    "json": ("run_document", "render"),
 }
 #: JSON comes last: it knows what went wrong with the others.
 REPORTS = tuple(_RENDERERS)

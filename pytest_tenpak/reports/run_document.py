@@ -101,7 +101,7 @@ def read_document(path: Path) -> Summary:
     except (ValueError, RecursionError) as fault:
         _refuse(path, "is not valid JSON", str(fault))
     _check_version(path, plain)
-    departure = schema_fault(plain, "pytest_tenpak", f"run-{SCHEMA_VERSION}")
+    departure = schema_fault(plain, __package__, f"run-{SCHEMA_VERSION}")
     if departure is not None:
         _refuse(path, f"has a fault in {departure[0]}", departure[1])
     try:
