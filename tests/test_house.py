@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import pytest_tenpak
-from pytest_tenpak import options
 from pytest_tenpak.gate.arguments import ARGUMENTS
+from pytest_tenpak.plugin import options
 from pytest_tenpak.quantizers.registry import Registry
 
 ROOT = Path(__file__).parent.parent

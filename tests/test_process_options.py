@@ -37,7 +37,7 @@ import pytest
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config):
-    from pytest_tenpak.state import open_session
+    from pytest_tenpak.plugin.run_state import open_session
     run = open_session(config).run
     print("seen", run.bounds, run.store.limit_bytes, run.interpreters.python("auto-gptq"))
 """

@@ -4,7 +4,7 @@ from textwrap import dedent
 
 import pytest
 
-from pytest_tenpak.source import marker_line
+from pytest_tenpak.plugin.marker_location import marker_line
 
 FILE = dedent("""\
     import pytest

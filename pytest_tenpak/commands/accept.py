@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from .. import options
 from ..errors import SpecError
 from ..gate.accept import Told, accept
 from ..gate.outcome import Outcome
 from ..metrics.intervals import DEFAULT_RULE
+from ..plugin import options
 from ..reports.escaping import short_name, visible
 from ..reports.run_document import read_document
 from ..spec import nearest

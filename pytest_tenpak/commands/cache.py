@@ -8,7 +8,7 @@ import pytest
 from tabulate import tabulate
 
 from ..errors import SpecError
-from ..options import cache_store
+from ..plugin.options import cache_store
 from ..spec import nearest
 from ..store import eviction
 from ..store.store import Store

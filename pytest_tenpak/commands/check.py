@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from .. import options
 from ..baselines.entry import Baseline, baseline_files
 from ..baselines.file_format import SCHEMA_VERSION
 from ..baselines.names import portable_name
 from ..errors import BaselineError
+from ..plugin import options
 from ..store.atomic import sweep_temporaries
 
 #: In a hook's environment neither what a conftest imports nor the plugins that an ini names are installed.

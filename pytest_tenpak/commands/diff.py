@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from .. import options
 from ..baselines.entry import Baseline, baseline_files
 from ..baselines.git import Repository
 from ..errors import BaselineError
+from ..plugin import options
 from ..reports import baseline_diff as changes
 
 

@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from ..gate.doctor import diagnose
-from ..state import open_session
+from ..plugin.run_state import open_session
 
 PYTEST_ARGUMENTS = True
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tabulate import tabulate
 
-from .. import options
 from ..baselines.entry import baseline_files
 from ..baselines.history import Accepted, read_history
 from ..errors import BaselineError
+from ..plugin import options
 from ..reports.escaping import short_name
 from ..reports.plot import check_plot, write_plot
 from .show import is_wanted

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from .. import options
 from ..baselines.move import move
 from ..baselines.names import derived_name
 from ..errors import BaselineError
+from ..plugin import options
 
 _FORMS = "a test's id, or a baseline's name or path"
 

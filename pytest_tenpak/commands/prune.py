@@ -9,11 +9,11 @@ import argparse
 
 import pytest
 
-from .. import options
 from ..baselines.unused import remove
 from ..errors import BaselineError
+from ..plugin import options
+from ..plugin.run_state import stale_key
 from ..reports.terminal import stale_lines
-from ..state import stale_key
 
 PYTEST_ARGUMENTS = True
 COLLECTS = True

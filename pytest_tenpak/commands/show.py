@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tabulate import tabulate
 
-from .. import options
 from ..baselines.entry import Baseline, Entry, baseline_files
 from ..errors import BaselineError
+from ..plugin import options
 
 _HEADERS = ("baseline", "device", "method", "bits/weight", "compression", "perplexity", "Δ reference", "KLD")
 

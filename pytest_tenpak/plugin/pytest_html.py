@@ -28,7 +28,7 @@ class GateRows:
 
     def pytest_html_results_table_row(self, report: Any, cells: list[str]) -> None:
         """Make a gate's id inert, which pytest-html shows as the HTML that it may be, and add the link."""
-        from .reports.escaping import short_name
+        from ..reports.escaping import short_name
 
         if not any(marker in getattr(report, "keywords", ()) for marker in self._markers):
             return
@@ -48,7 +48,7 @@ class GateRows:
         plain = getattr(report, "tenpak_outcome", None)
         if plain is None or report.failed:
             return
-        from .gate.outcome import Outcome
-        from .reports.terminal import table
+        from ..gate.outcome import Outcome
+        from ..reports.terminal import table
 
         data[:] = [*(f"{escape(line)}\n" for line in table([Outcome.from_dict(plain)])), "\n", *data]

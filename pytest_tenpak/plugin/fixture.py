@@ -6,12 +6,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from .gate.device import Device
-from .gate.outcome import Outcome
-from .gate.run import Run
-from .metrics.measurement import Measurement
-from .spec import CHECKPOINT
-from .verdict.checks import Verdict
+from ..gate.device import Device
+from ..gate.outcome import Outcome
+from ..gate.run import Run
+from ..metrics.measurement import Measurement
+from ..spec import CHECKPOINT
+from ..verdict.checks import Verdict
 
 
 class Quantized:
@@ -49,7 +49,7 @@ class Quantized:
     @cached_property
     def model(self) -> Any:
         """The reloaded model, in evaluation mode, on the run's device."""
-        from .quantizers.loading import load_pretrained
+        from ..quantizers.loading import load_pretrained
 
         spec = self._outcome.case.spec
         load = (

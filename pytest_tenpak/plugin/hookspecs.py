@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
-    from .gate.summary import Summary
-    from .quantizers.base import Quantizer
+    from ..gate.summary import Summary
+    from ..quantizers.base import Quantizer
 
 
 def pytest_tenpak_register_quantizers(register: Callable[[type[Quantizer]], None]) -> None:

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .errors import SpecError
-from .evaluation.divergence import MODES
-from .gate.arguments import ARGUMENTS
-from .metrics.intervals import ALPHA
-from .quantizers.interpreters import parse_interpreters
-from .spec import Option, nearest
-from .units import parse_bytes
-from .verdict.update import UPDATES, Request
+from ..errors import SpecError
+from ..evaluation.divergence import MODES
+from ..gate.arguments import ARGUMENTS
+from ..metrics.intervals import ALPHA
+from ..quantizers.interpreters import parse_interpreters
+from ..spec import Option, nearest
+from ..units import parse_bytes
+from ..verdict.update import UPDATES, Request
 
 if TYPE_CHECKING:
-    from .store.store import Store
+    from ..store.store import Store
 
 
 @dataclass(frozen=True)
@@ -306,7 +306,7 @@ def cache_store(config: pytest.Config) -> Store:
     """The cache of checkpoints and measurements."""
     from platformdirs import user_cache_path
 
-    from .store.store import Store
+    from ..store.store import Store
 
     named = read(config, "cache_dir")
     root = config.rootpath / Path(named).expanduser() if named else user_cache_path("pytest-tenpak")

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ..errors import TenpakError
 from . import hookspecs, options
-from .census import Census
-from .collector import Collector
-from .errors import TenpakError
-from .state import EXPECTED_KEY, STALE_KEY, USAGE_KEY, note_stale, open_session, session_key
+from .collection import Census
+from .controller import Collector
+from .run_state import EXPECTED_KEY, STALE_KEY, USAGE_KEY, note_stale, open_session, session_key
 
 if TYPE_CHECKING:
-    from .gate.case import Case
-    from .gate.outcome import Outcome
-    from .quantized import Quantized
+    from ..gate.case import Case
+    from ..gate.outcome import Outcome
+    from .fixture import Quantized
 
 MARKERS = ("quantize", "tenpak_quantize")
 _MARKER_PARAM = "_tenpak_marker"
@@ -58,7 +58,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """Answer ``--tenpak-doctor`` and run nothing."""
     if not config.getoption("tenpak_doctor"):
         return None
-    from .gate.doctor import diagnose
+    from ..gate.doctor import diagnose
 
     try:
         print(*diagnose(open_session(config).run), sep="\n")
@@ -74,7 +74,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Several markers on one test make several tests, one case each."""
     markers = _markers(metafunc.definition)
     if len(markers) > 1:
-        from .gate.marker import marker_ids
+        from ..gate.marker import marker_ids
 
         metafunc.fixturenames.append(_MARKER_PARAM)
         ids = marker_ids([marker.kwargs for marker in markers])
@@ -124,7 +124,7 @@ def _selected(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.It
     wanted = options.read(config, "methods")
     if not wanted:
         return marked
-    from .gate.marker import methods_of, require_methods
+    from ..gate.marker import methods_of, require_methods
 
     require_methods(wanted, open_session(config).run.registry)
     kept = [item for item in marked if wanted & methods_of(_marker_of(item).kwargs)]
@@ -135,7 +135,7 @@ def _selected(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.It
 
 def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
     """Give every marked item its case; returns what is wrong with markers and options."""
-    from .gate.marker import read_marker
+    from ..gate.marker import read_marker
 
     problems: list[str] = []
     names: dict[str, str] = {}
@@ -182,7 +182,7 @@ def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
 
 def _place(item: pytest.Item, marker: pytest.Mark) -> tuple[str, int]:
     """The test's file, and the marker's line in it."""
-    from .source import marker_line
+    from .marker_location import marker_line
 
     file, first, _ = item.location
     return file, marker_line(item.config.rootpath / file, (first or 0) + 1, marker.name, marker.kwargs)
@@ -192,7 +192,7 @@ def _claims(item: pytest.Item) -> Iterable[str]:
     """The names of the baselines that a test answers to; raises TenpakError where its marker is wrong."""
     if not _markers(item):
         return ()
-    from .gate.marker import claimed_names
+    from ..gate.marker import claimed_names
 
     return claimed_names(_marker_of(item).kwargs, item.stash.get(_nodeid, item.nodeid))
 
@@ -203,7 +203,7 @@ def _markers(item: Any) -> list[pytest.Mark]:
 
 def _marker_of(item: pytest.Item) -> pytest.Mark:
     """The marker an item is gated by: the only one, or the one that pytest_generate_tests gave it."""
-    from .errors import SpecError
+    from ..errors import SpecError
 
     markers = _markers(item)
     callspec: Any = getattr(item, "callspec", None)
@@ -248,7 +248,7 @@ def tenpak_model(pytestconfig: pytest.Config) -> Any:
 @pytest.fixture
 def quantized(request: pytest.FixtureRequest) -> Quantized:
     """The quantized model of a marked test: model, tokenizer, generate, measurement, verdict, checkpoint."""
-    from .quantized import Quantized
+    from .fixture import Quantized
 
     item = request.node
     if _case not in item.stash:
@@ -264,8 +264,8 @@ def quantized(request: pytest.FixtureRequest) -> Quantized:
 
 def _fixture_model(request: pytest.FixtureRequest) -> str | None:
     """What the fixture ``tenpak_model`` gives, a pair of its own saved as a directory first."""
-    from .errors import ModelError
-    from .models.convert import save_pair
+    from ..errors import ModelError
+    from ..models.convert import save_pair
 
     model = request.getfixturevalue("tenpak_model")
     if isinstance(model, tuple) and len(model) == 2:
@@ -280,7 +280,7 @@ def _fixture_model(request: pytest.FixtureRequest) -> str | None:
 
 def _properties(outcome: Outcome) -> list[tuple[str, object]]:
     """Scalars for JUnit and whoever else reads ``user_properties``."""
-    from .reports.run_document import figures_of
+    from ..reports.run_document import figures_of
 
     figures = (figures_of(outcome, outcome.parts[0]) if outcome.parts else None) or {}
     compression = figures.get("compression", {}).get("whole_vs_16bit")
@@ -304,7 +304,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Fail a marked test in its call phase: after its own body, whose failures stay its own."""
     if _case not in item.stash:
         return (yield)
-    from .reports.terminal import failure
+    from ..reports.terminal import failure
 
     if _outcome not in item.stash:
         pytest.fail("a marked test must be gated, but this kind of test has no fixtures", pytrace=False)
@@ -339,8 +339,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 def _skipped(case: Case, report: pytest.TestReport) -> Outcome:
     """The outcome of a gate that its suite skips before anything is measured."""
-    from .gate.outcome import Outcome
-    from .verdict.checks import Status
+    from ..gate.outcome import Outcome
+    from ..verdict.checks import Status
 
     told = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     return Outcome.not_measured(case, Status.ERROR, told, f"{case.nodeid}: {told}", skipped=True)

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ..errors import TenpakError
 from . import options
-from .errors import TenpakError
-from .reporting import annotated, asked_for, deliver, require
-from .state import EXPECTED_KEY, STALE_KEY, USAGE_KEY, note_stale, open_session, session_key, stale_key
+from .delivery import annotated, asked_for, deliver, require
+from .run_state import EXPECTED_KEY, STALE_KEY, USAGE_KEY, note_stale, open_session, session_key, stale_key
 
 if TYPE_CHECKING:
-    from .gate.summary import Summary
-    from .reports.terminal import Paint
-    from .verdict.checks import Status
+    from ..gate.summary import Summary
+    from ..reports.terminal import Paint
+    from ..verdict.checks import Status
 
 
 class Collector:
@@ -60,7 +60,7 @@ class Collector:
         plain = getattr(report, "tenpak_outcome", None)
         if plain is None:
             return
-        from .gate.outcome import Outcome
+        from ..gate.outcome import Outcome
 
         outcome = Outcome.from_dict(plain)
         if report.skipped and hasattr(report, "wasxfail"):
@@ -98,7 +98,7 @@ class Collector:
 
     def _refuse_stale(self) -> None:
         """What ``--tenpak-fail-stale`` fails for: stale baselines, and a folder that cannot be judged."""
-        from .reports.escaping import visible
+        from ..reports.escaping import visible
 
         folder = options.baseline_folder(self._config).resolve()
         if not folder.is_relative_to(self._config.rootpath.resolve()):
@@ -113,12 +113,12 @@ class Collector:
         """The table of all gates, how many ran, what became of baselines, and which are stale."""
         summary, stale = self._summary, self._config.stash.get(stale_key, ())
         if summary is not None and (summary.outcomes or summary.problems):
-            from .reports.terminal import summary_lines
+            from ..reports.terminal import summary_lines
 
             lines = summary_lines(summary, self._paint())
         elif stale:
-            from .reports.escaping import visible_lines
-            from .reports.terminal import stale_lines
+            from ..reports.escaping import visible_lines
+            from ..reports.terminal import stale_lines
 
             # Without gates, or where they are only collected, there is no more to say.
             problems = (line for problem in self._problems for line in visible_lines(problem))
@@ -136,7 +136,7 @@ class Collector:
             (reporter.write_line if reporter else print)(line)
 
     def _paint(self) -> Paint:
-        from .verdict.checks import Status
+        from ..verdict.checks import Status
 
         writer = self._config.get_terminal_writer()
         colours = {Status.PASSED: "green", Status.IMPROVED: "green", Status.NEW: "yellow"}

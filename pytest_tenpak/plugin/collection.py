@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ..errors import TenpakError
 from . import options
-from .errors import TenpakError
 
 #: Options under which pytest leaves out what it could collect, or a run is part of one that goes on later.
 _PARTIAL = ("lf", "stepwise")
@@ -60,7 +60,7 @@ class Census:
                 claims.update(claims_of(item))
             except TenpakError:
                 self._left_out.add(item.nodeid)
-        from .baselines.unused import Collected, find_stale
+        from ..baselines.unused import Collected, find_stale
 
         homes = [config.rootpath / home for home in config.getini("testpaths") or [""]]
         whole = {file for file in self._seen if config.rootpath / file in self._modules}

@@ -14,8 +14,8 @@ import pytest
 from . import options
 
 if TYPE_CHECKING:
-    from .gate.session import GateSession
-    from .progress import Progress
+    from ..gate.session import GateSession
+    from ..progress import Progress
 
 #: Keys of what an xdist worker sends its controller when it ends.
 USAGE_KEY = "tenpak_usage_error"
@@ -32,14 +32,14 @@ def open_session(config: pytest.Config) -> GateSession:
     """The run's gate session, made when the first gate is met."""
     if session_key in config.stash:
         return config.stash[session_key]
-    from .execution.process import Bounds
-    from .gate.device import choose_device, parse_device
-    from .gate.run import Run
-    from .gate.session import GateSession
-    from .metrics.intervals import Rule
-    from .quantizers.interpreters import Interpreters
-    from .quantizers.registry import Registry
-    from .units import GIB
+    from ..execution.process import Bounds
+    from ..gate.device import choose_device, parse_device
+    from ..gate.run import Run
+    from ..gate.session import GateSession
+    from ..metrics.intervals import Rule
+    from ..quantizers.interpreters import Interpreters
+    from ..quantizers.registry import Registry
+    from ..units import GIB
 
     interpreters = Interpreters(options.read(config, "python"))
     registry = Registry(interpreters=interpreters)
@@ -85,7 +85,7 @@ def note_stale(config: pytest.Config, stale: Iterable[str]) -> None:
 @contextmanager
 def _narrate(config: pytest.Config, title: str) -> Iterator[Progress]:
     """Show progress past pytest's capturing: a bar on a terminal, a line elsewhere, nothing in a worker."""
-    from . import progress
+    from .. import progress
 
     reporter = config.pluginmanager.getplugin("terminalreporter")
     capture = config.pluginmanager.getplugin("capturemanager")

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ..errors import TenpakError, UnavailableError
+from ..reports.files import REPORTS, write_report
 from . import options
-from .errors import TenpakError, UnavailableError
-from .reports.files import REPORTS, write_report
 
 if TYPE_CHECKING:
-    from .gate.summary import Summary
+    from ..gate.summary import Summary
 
 #: The plugin that annotates every failing test of a run, gates among them.
 _ANNOTATES_FAILURES = "pytest_github_actions_annotate_failures"
@@ -31,7 +31,7 @@ def asked_for(config: pytest.Config) -> dict[str, str]:
 def require(config: pytest.Config) -> None:
     """Refuse a report that cannot be made here; raises UnavailableError."""
     if options.read(config, "html") is not None:
-        from .reports.html.page import require
+        from ..reports.html.page import require
 
         try:
             require()
@@ -44,7 +44,7 @@ def deliver(summary: Summary, config: pytest.Config) -> Summary:
 
     Each report is on its own: what one raises is a problem that the next ones, and the run, hear of.
     """
-    from .reports.github import Actions
+    from ..reports.github import Actions
 
     problems = list(summary.problems)
 
@@ -80,7 +80,7 @@ def annotated(summary: Summary, config: pytest.Config) -> list[str]:
 
     Failures are left to the plugin that annotates those of all tests, where it is there.
     """
-    from .reports.github import Actions
+    from ..reports.github import Actions
 
     actions = Actions.of(os.environ)
     plugins = (name for name, plugin in config.pluginmanager.list_name_plugin() if plugin is not None)
