@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_tenpak.baselines.entry import Baseline, Entry
-from pytest_tenpak.cli import main
+from pytest_tenpak.cli.main import main
 
 #: Git as it is anywhere, and an author who commits at known times.
 GIT = {

@@ -6,9 +6,9 @@ import pytest
 from made_up import accepted
 from test_stale import Suite
 
-from pytest_tenpak import cli
 from pytest_tenpak.baselines.entry import Baseline
 from pytest_tenpak.baselines.move import move
+from pytest_tenpak.cli import main as cli
 from pytest_tenpak.errors import BaselineError
 from pytest_tenpak.gate import renames
 

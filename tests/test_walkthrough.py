@@ -70,7 +70,7 @@ def test_the_walk_through_does_what_it_says(project):
 
 def test_every_command_of_the_document_exists():
     """What it says `tenpak` can do, it can."""
-    from pytest_tenpak.cli import COMMANDS
+    from pytest_tenpak.cli.main import COMMANDS
 
     named = set(re.findall(r"`tenpak (\w+)", DOCUMENT.read_text(encoding="utf-8")))
     assert named <= set(COMMANDS)

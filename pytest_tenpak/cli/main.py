@@ -12,9 +12,9 @@ from types import ModuleType
 
 import pytest
 
-from .errors import TenpakError
+from ..errors import TenpakError
 
-#: Subcommands, each a module of ``commands``, in the order of the help text.
+#: Subcommands, each a module beside this one, in the order of the help text.
 COMMANDS = (
     "show",
     "diff",
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; gives the exit code."""
     parser = argparse.ArgumentParser(prog="tenpak", description="Gates for quantized language models.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    modules = {name: import_module(f"{__package__}.commands.{name}") for name in COMMANDS}
+    modules = {name: import_module(f"{__package__}.{name}") for name in COMMANDS}
     for name, module in modules.items():
         told = (module.__doc__ or "").partition("\n")[0]
         passes_on = getattr(module, "PYTEST_ARGUMENTS", False)
