@@ -6,7 +6,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from ..gate.device import Device
 from ..gate.outcome import Outcome
 from ..gate.run import Run
 from ..metrics.measurement import Measurement
@@ -57,7 +56,7 @@ class Quantized:
             if spec.method == CHECKPOINT
             else partial(self._run.registry[spec.method].load, spec)
         )
-        return load(self.checkpoint, self._device.torch_name, self.measurement.identity["dtype"])
+        return load(self.checkpoint, self._run.choose_device().torch_name, self.measurement.identity["dtype"])
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -75,10 +74,6 @@ class Quantized:
         ids = self.model.generate(**inputs, **{"do_sample": False, **options})
         said: str = self.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return said
-
-    @property
-    def _device(self) -> Device:
-        return self._run.choose_device()
 
     def _present(self, value: Measurement | None) -> Measurement:
         if value is None:

@@ -3,11 +3,11 @@
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from commanding import Suite, suite  # noqa: F401
 from made_up import IDENTITY, accepted, case, outcome, summary, unmeasured
+from places import DATA
 
 from pytest_tenpak.baselines.entry import Baseline
 from pytest_tenpak.metrics.measurement import Layers
@@ -150,7 +150,7 @@ def test_another_identity_is_replaced(suite):  # noqa: F811
 
 def test_an_update_migrates_a_version_1_file(suite):  # noqa: F811
     """It is read as it is; what is written is version 2, with the figures that it replaced as they were."""
-    old = Path(__file__).parent / "data" / "baseline-1.json"
+    old = DATA / "baseline-1.json"
     target = suite.folder / "test_a" / "test_a.json"
     target.parent.mkdir(parents=True)
     shutil.copy(old, target)

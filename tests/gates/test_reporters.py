@@ -9,11 +9,12 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from places import ROOT
 
 from pytest_tenpak.reports.run_document import read_document
 from pytest_tenpak.store.strict_json import published_schema
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "reports.md"
+DOCUMENT = ROOT / "docs" / "reports.md"
 
 #: A gate that fails before any work, since its model is not there; its marker is on line 4.
 FAILS = """

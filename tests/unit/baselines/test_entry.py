@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import accepted, measured, reference
+from places import SUPPORT
 
 from pytest_tenpak.baselines.entry import HISTORY_LENGTH, Baseline, Entry
 from pytest_tenpak.errors import BaselineError
@@ -260,7 +261,7 @@ def test_kill_leaves_the_old_file_or_the_new_one(tmp_path):
     """60 × kill -9 while baselines are written over and over: each is whole when read."""
     path = tmp_path / "b.json"
     script = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"import sys; sys.path.insert(0, {str(SUPPORT)!r})\n"
         "from pathlib import Path\nfrom made_up import accepted\nfrom pytest_tenpak.baselines.entry import Baseline\n"
         f"path = Path({str(path)!r})\n"
         "for i in range(10**6):\n"

@@ -6,12 +6,12 @@ import random
 import subprocess
 import sys
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT
 from scipy.stats import t as student
 
 from pytest_tenpak.metrics.intervals import (
@@ -26,7 +26,7 @@ from pytest_tenpak.metrics.intervals import (
     units_of,
 )
 
-WINDOWS = Path(__file__).parent.parent / "benchmarks" / "windows.json"
+WINDOWS = ROOT / "benchmarks" / "windows.json"
 #: Windows as they come: sums of differences in nats, a few hundred tokens each.
 rows = st.lists(st.tuples(st.floats(-500, 500), st.integers(100, 600)), min_size=8, max_size=40)
 rules = st.builds(Rule, st.sampled_from([0.001, 0.01, 0.05, 0.1]), st.booleans())

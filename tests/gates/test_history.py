@@ -6,11 +6,11 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from commanding import Suite, git, suite  # noqa: F401
 from made_up import accepted
+from places import DATA
 
 from pytest_tenpak.baselines import history
 from pytest_tenpak.baselines.entry import Baseline
@@ -102,7 +102,7 @@ def test_what_a_branch_accepted_is_told_once(suite):  # noqa: F811
 
 def test_older_versions_are_migrated_and_unreadable_ones_counted(suite):  # noqa: F811
     """A version 1 file gives its figures; what is damaged is left out, and the others stay."""
-    old = Path(__file__).parent / "data" / "baseline-1.json"
+    old = DATA / "baseline-1.json"
     target = suite.folder / "a.json"
     target.parent.mkdir()
     shutil.copy(old, target)

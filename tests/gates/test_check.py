@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 from commanding import Suite, suite  # noqa: F401
 from made_up import accepted, measured, reference
+from places import DATA, ROOT
 
 import pytest_tenpak
 from pytest_tenpak.baselines.entry import Baseline, Entry
@@ -21,8 +22,7 @@ from pytest_tenpak.store import eviction
 from pytest_tenpak.store.atomic import sweep_temporaries, write_atomically
 from pytest_tenpak.store.store import Store
 
-ROOT = Path(__file__).parent.parent
-VERSION_1 = Path(__file__).parent / "data" / "baseline-1.json"
+VERSION_1 = DATA / "baseline-1.json"
 
 
 def edit(path: Path, change) -> None:

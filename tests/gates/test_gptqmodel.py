@@ -5,9 +5,9 @@ in one command where the archived ones have an interpreter.
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT, SUPPORT
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +92,7 @@ def test_gptq_and_awq_are_quantized_loaded_back_and_gated(fluent_project):
 
 
 #: The benchmarks' method "rtn": the layers rounded to nearest, saved unpacked.
-RTN = (Path(__file__).parent.parent / "benchmarks" / "methods" / "conftest.py").read_text(encoding="utf-8")
+RTN = (ROOT / "benchmarks" / "methods" / "conftest.py").read_text(encoding="utf-8")
 
 
 def test_gptq_beats_round_to_nearest_and_awq_comes_near(fluent_project):
@@ -197,7 +197,7 @@ def test_an_architecture_that_gptqmodel_does_not_know_is_named(fluent_project, t
         "m = XGLMForCausalLM(XGLMConfig(vocab_size=258, d_model=64, ffn_dim=128, num_layers=1, attention_heads=2));"
         f"tiny.save(m, pathlib.Path({str(model)!r}))"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=SUPPORT, check=True)
     fluent_project.test(
         f"@pytest.mark.quantize(method='gptq', model={str(model)!r}, group_size=32, {CALIBRATION})\n"
         "def test_odd(): pass\n"
@@ -232,7 +232,7 @@ def test_awq_is_kept_from_float32_where_its_search_would_ruin_the_weights(fluent
     """GPTQModel copies by converting, which in float32 on CPU copies nothing; if that is mended, this tells."""
     ran = subprocess.run(
         [sys.executable, "-c", FLOAT32, str(fluent), str(tmp_path)],
-        cwd=Path(__file__).parent,
+        cwd=SUPPORT,
         capture_output=True,
         text=True,
     )

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from places import SUPPORT
 
 from pytest_tenpak.baselines.entry import Baseline
 
@@ -59,7 +60,7 @@ def sizes(folder: Path) -> list[int]:
 def test_killing_the_sessions_writing_180_times_leaves_every_baseline_whole(tmp_path):
     """Whatever was being written, each file is the old one or the new, and what is left over is swept."""
     folder = tmp_path / "baselines"
-    command = [sys.executable, "-c", DRIVER, str(Path(__file__).parent), str(folder), str(tmp_path / "cache")]
+    command = [sys.executable, "-c", DRIVER, str(SUPPORT), str(folder), str(tmp_path / "cache")]
     seen = set()
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
         for turn in range(180):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from commanding import GIT
+from places import ROOT
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "baselines.md"
+DOCUMENT = ROOT / "docs" / "baselines.md"
 FIGURE = re.compile(r"(\b[0-9a-f]{9}\b|[-+]?\d[\d,.]*)")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -1,0 +1,75 @@
+"""What tests run things in: a user's project, and an interpreter with the archived backends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from places import ROOT, SUPPORT
+
+from pytest_tenpak.evaluation.corpus import load_corpus
+
+#: Products this small are ten times slower on two threads than on one where others use the machine too.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+#: What the projects measure on: 110 windows of 64 bytes of what the model was trained on.
+TEXT = load_corpus("shakespeare", Path()).documents[0][-7080:]
+
+
+class Archived:
+    """An interpreter with AutoGPTQ and AutoAWQ, which do not install beside everything else."""
+
+    def __init__(self, python: Path) -> None:
+        self.python = python
+
+    def run(self, code: str) -> dict[str, Any]:
+        """Run code there, in a process of its own; it ends by calling :func:`archived.answer`."""
+        paths = {"PYTHONPATH": f"{ROOT}{os.pathsep}{SUPPORT}"}
+        quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
+        ran = subprocess.run(
+            [self.python, "-c", "import archived\n" + dedent(code)],
+            env={**os.environ, **paths, **quiet, **ONE_THREAD},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr[-4000:]
+        figures: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+        return figures
+
+
+class Project:
+    """A user's project in a temporary folder, with a model, a corpus, and pytest to run."""
+
+    def __init__(self, pytester: pytest.Pytester, model: Path, cache: Path) -> None:
+        self.pytester = pytester
+        self.path = pytester.path
+        self.model = model
+        (self.path / "text.txt").write_text(TEXT, encoding="utf-8")
+        self.ini(model=model, cache_dir=cache, corpus="text.txt", context=64)
+
+    def ini(self, **settings: object) -> None:
+        """Write the project's ini file."""
+        self.settings = settings
+        rows = "".join(f"tenpak_{name} = {value}\n" for name, value in settings.items())
+        self.pytester.makeini(f"[pytest]\nasyncio_default_fixture_loop_scope = function\n{rows}")
+
+    def test(self, body: str, name: str = "test_gate") -> None:
+        """Write a test file."""
+        self.pytester.makepyfile(**{name: "import pytest\n" + dedent(body)})
+
+    def run(self, *args: str | os.PathLike[str]) -> pytest.RunResult:
+        """Run pytest in the project; plugins that reorder tests stay out unless a test asks for them."""
+        quiet = () if any("randomly" in str(arg) for arg in args) else ("-p", "no:randomly")
+        return self.pytester.runpytest_subprocess(*quiet, *args)
+
+    @property
+    def baselines(self) -> list[str]:
+        """Paths of all files below the baseline folder."""
+        root = self.path / "baselines"
+        return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())

@@ -1,0 +1,273 @@
+"""The house itself: imports point down, nothing heavy is imported unasked, the documents are complete."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from places import ROOT
+
+import pytest_tenpak
+from pytest_tenpak.gate.arguments import ARGUMENTS
+from pytest_tenpak.plugin import options
+from pytest_tenpak.quantizers.registry import Registry
+
+SOURCE = ROOT / "pytest_tenpak"
+
+#: What the modules of each package, or each module of the ground floor, may import of this package.
+GROUND = ("errors", "spec", "progress", "units")
+RULES: dict[str, set[str]] = {
+    "errors": set(),
+    "progress": set(),
+    "store": set(),
+    "metrics": set(),
+    "units": {"errors"},
+    "spec": {"errors", "store.digest"},
+    "models": {"errors", "store", "metrics"},
+    "baselines": {"errors", "store", "metrics"},
+    "quantizers": {"errors", "spec", "progress", "store", "models"},
+    "evaluation": {"errors", "spec", "progress", "store", "metrics", "models"},
+    "verdict": {"metrics", "baselines"},
+    "execution": {*GROUND, "store", "metrics", "models", "quantizers", "evaluation", "verdict.criteria"},
+}
+RULES["gate"] = {*RULES, "verdict"}
+RULES["reports"] = {"errors", "store", "metrics", "baselines", "verdict", "gate.outcome", "gate.summary"}
+RULES["plugin"] = {*RULES, "reports"}
+RULES["cli"] = {*RULES, "plugin"} - {"execution", "quantizers", "evaluation"}
+RULES["__main__"] = {"cli.main"}
+#: Of these, ``plugin`` has one module each that may import them.
+ONE_DOOR = {
+    "execution": "plugin.run_state",
+    "quantizers.registry": "plugin.run_state",
+    "gate.device": "plugin.run_state",
+    "quantizers.loading": "plugin.fixture",
+}
+HEAVY = {"torch", "transformers", "bitsandbytes", "datasets", "accelerate"}
+#: Where torch and its kin may be imported, when they are needed: what runs in a job's process, the fixture that
+#: loads a model for a test, and the conversion of a user's own.
+TORCH = ("quantizers", "evaluation", "execution", "models.convert", "models.decoder", "plugin.fixture")
+#: Who really starts processes.
+SUBPROCESS = {"execution.process", "quantizers.interpreters", "gate.device", "baselines.git"}
+
+
+class Import(NamedTuple):
+    """An import: who, what (a dotted module of ours, or a distribution's top name), and how."""
+
+    importer: str
+    imported: str
+    ours: bool
+    at_top: bool
+    typing_only: bool
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every module by its dotted name below the package; packages by their own."""
+    found = {}
+    for path in SOURCE.rglob("*.py"):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        found[".".join(parts)] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+MODULES = modules()
+
+
+@cache
+def imports() -> list[Import]:
+    """Every import of the package's modules."""
+    return list(_imports())
+
+
+def _imports() -> Iterator[Import]:
+    for name, tree in MODULES.items():
+        typing_only = {
+            node
+            for block in ast.walk(tree)
+            if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+            for node in ast.walk(block)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                for target, ours in targets(name, node):
+                    yield Import(name, target, ours, node in tree.body, node in typing_only)
+
+
+def targets(importer: str, node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, bool]]:
+    """What one statement imports; of ours the module, also where the statement names it behind a package."""
+    if isinstance(node, ast.Import):
+        yield from ((alias.name.partition(".")[0], False) for alias in node.names)
+    elif not node.level:
+        yield (node.module or "").partition(".")[0], False
+    else:
+        parts = importer.split(".")
+        base = [*parts[: len(parts) - node.level], *(node.module or "").split(".")]
+        whole = ".".join(part for part in base if part)
+        for alias in node.names:
+            inner = f"{whole}.{alias.name}".lstrip(".")
+            yield inner if inner in MODULES or f"{inner}.__init__" in MODULES else whole, True
+
+
+def room(module: str) -> str:
+    """The package, or the module of the ground floor, that a module belongs to."""
+    return module.partition(".")[0]
+
+
+def is_within(module: str, allowed: Iterable[str]) -> bool:
+    """Whether a module is one of those, or inside one."""
+    return any(module == one or module.startswith(f"{one}.") for one in allowed)
+
+
+def test_every_module_has_its_room():
+    """Nothing stands in the root but the ground floor, and every package has its rule."""
+    assert {room(name) for name in MODULES} - {"__init__"} == set(RULES)
+    assert {name for name in MODULES if "." not in name} == {*GROUND, "__init__", "__main__"}
+
+
+def test_imports_follow_the_rules_of_the_house():
+    """A module imports from its own package, and from those that the rules name: always downwards."""
+    for one in imports():
+        if not one.ours or one.typing_only or one.importer == "__init__":
+            continue
+        if room(one.importer) != room(one.imported):
+            assert is_within(one.imported, RULES[room(one.importer)]), (
+                f"{one.importer} imports {one.imported}"
+            )
+
+
+def test_no_module_imports_another_in_a_circle():
+    """Whatever is imported can be read before what imports it."""
+    graph = {name: {i.imported for i in imports() if i.ours and i.importer == name} for name in MODULES}
+    TopologicalSorter({name: {t for t in to if t in MODULES} for name, to in graph.items()}).prepare()
+
+
+def test_the_plugin_opens_one_door_to_each_heavy_part():
+    """Parts are put together in run_state.py, and models are loaded by the fixture, nowhere else."""
+    for one in imports():
+        if room(one.importer) == "plugin" and one.ours and not one.typing_only:
+            for part, door in ONE_DOOR.items():
+                assert not is_within(one.imported, (part,)) or one.importer == door, one
+
+
+def test_heavy_libraries_are_imported_only_where_they_work_and_only_when_needed():
+    """torch and its kin: in a job's process and what loads models, never at the top of a module."""
+    for one in imports():
+        if one.imported in HEAVY and not one.ours:
+            assert not one.at_top, one
+            assert is_within(one.importer, TORCH), one
+
+
+def test_only_plugin_and_cli_know_pytest():
+    """Everything below could serve another front end as well."""
+    for one in imports():
+        if one.imported in ("pytest", "_pytest"):
+            assert room(one.importer) in ("plugin", "cli"), one
+
+
+def test_only_who_starts_processes_imports_subprocess():
+    """So that whatever leaves this process is found in four places."""
+    assert {one.importer for one in imports() if one.imported == "subprocess"} == SUBPROCESS
+
+
+def test_a_job_in_another_interpreter_needs_nothing_but_the_standard_library():
+    """Whatever its entry module reaches at the top of modules is ours, or Python's own."""
+    reached, wanted = set(), ["execution.main"]
+    while wanted:
+        name = wanted.pop()
+        if name in reached:
+            continue
+        reached.add(name)
+        for one in imports():
+            if one.importer == name and one.at_top:
+                if one.ours:
+                    wanted.append(one.imported if one.imported in MODULES else f"{one.imported}.__init__")
+                else:
+                    assert one.imported in sys.stdlib_module_names, f"{name} imports {one.imported}"
+    assert len(reached) > 20
+
+
+def test_faces_of_packages_import_nothing():
+    """Importing one module of a package costs that module, and not its neighbours."""
+    for name, tree in MODULES.items():
+        if name.endswith(".__init__"):
+            assert not [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))], (
+                name
+            )
+
+
+@pytest.mark.parametrize("module", ["_pytest", "xdist"])
+def test_no_private_modules_of_others(module):
+    """pytest's public names only."""
+    assert not [one for one in imports() if one.imported == module]
+
+
+def ran(code: str, *args: str, cwd: Path | None = None) -> str:
+    command = [sys.executable, "-c", code, *args]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=cwd).stdout
+
+
+LOADED = """
+import sys, pytest
+code = pytest.main(["-q", "-p", "no:randomly", *sys.argv[1:]])
+print("torch" in sys.modules, "transformers" in sys.modules, "jsonschema" in sys.modules, int(code))
+"""
+
+
+def test_without_a_marked_test_nothing_heavy_is_imported(tmp_path):
+    """A suite that has no gates pays almost nothing."""
+    (tmp_path / "test_plain.py").write_text("def test_plain(): pass\n")
+    assert ran(LOADED, str(tmp_path), cwd=tmp_path).splitlines()[-1] == "False False False 0"
+
+
+def test_a_run_answered_from_the_cache_does_not_import_torch(project):
+    """Nor does a gate whose measurements are known."""
+    project.test("@pytest.mark.quantize(method='nf4')\ndef test_nf4(): pass\n")
+    project.run().assert_outcomes(passed=1)
+    assert ran(LOADED, cwd=project.path).splitlines()[-1] == "False False True 0"
+
+
+def test_the_installed_wheel_is_tested():
+    """Not the source tree, unless it was installed as editable on purpose."""
+    direct = metadata.distribution("pytest-tenpak").read_text("direct_url.json") or ""
+    if '"editable"' in direct:
+        pytest.skip("editable install")
+    assert not Path(pytest_tenpak.__file__).is_relative_to(ROOT / "pytest_tenpak")
+    files = {str(file) for file in metadata.distribution("pytest-tenpak").files}
+    assert {
+        "pytest_tenpak/py.typed",
+        "pytest_tenpak/baselines/schemas/baseline-2.json",
+        "pytest_tenpak/evaluation/corpora/shakespeare.txt",
+        "pytest_tenpak/reports/html/templates/report.html.j2",
+    } <= files
+
+
+def test_the_readme_names_every_marker_argument_option_and_method():
+    """Tables in README are complete: arguments, each method's options, options and ini keys."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    registry = Registry()
+    names = [argument.name for argument in ARGUMENTS]
+    names += [option.name for method in registry for option in registry[method].options]
+    names += [*registry, *(setting.flag for setting in (options.MODEL, *options.DEFAULTS, *options.RUN))]
+    missing = [name for name in names if f"`{name}`" not in readme]
+    assert missing == []
+
+
+def test_the_help_lists_every_option(pytester):
+    """pytest --help shows the group."""
+    text = pytester.runpytest_subprocess("--help").stdout.str()
+    for setting in (options.MODEL, *options.DEFAULTS, *options.RUN):
+        assert setting.flag in text
+        assert not setting.ini or re.search(rf"{setting.key} \(string\)", text)
+
+
+def test_markers_are_registered(pytester):
+    """--markers explains both names."""
+    text = pytester.runpytest_subprocess("--markers").stdout.str()
+    assert "@pytest.mark.quantize(method" in text
+    assert "@pytest.mark.tenpak_quantize(method" in text
