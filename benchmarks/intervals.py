@@ -23,7 +23,7 @@ from tabulate import tabulate
 from pytest_tenpak.metrics import intervals as statistics
 from pytest_tenpak.metrics.intervals import ALPHA, BOOTSTRAP_BELOW, Rule, anytime_t, estimate, looks
 from pytest_tenpak.metrics.measurement import Windows
-from pytest_tenpak.verdict.criteria import Goal, first_settled
+from pytest_tenpak.verdict.criteria import Criterion, first_decisive_look
 
 WINDOWS = Path(__file__).with_name("windows.json")
 LEVELS = (0.1, 0.05, 0.001)
@@ -85,9 +85,9 @@ def verdict(sums: Sequence[float], tokens: Sequence[int], bound: float, rule: Ru
     """As the plugin decides against a baseline, by its own functions."""
     total = len(sums)
     windows = Windows(tuple(sums), tuple(tokens), (0,) * total, "")
-    goal = Goal("ppl_tolerance", "nll", bound, against=(0.0,) * total, ends=True, unchanged=0.0)
-    count = first_settled([goal], windows, total, rule) or total
-    answer = goal.answer(windows.prefix(count), rule)
+    criterion = Criterion("ppl_tolerance", "nll", bound, against=(0.0,) * total, ends=True, unchanged=0.0)
+    count = first_decisive_look([criterion], windows, total, rule) or total
+    answer = criterion.answer(windows.prefix(count), rule)
     return Decision(answer.holds, count, answer.decisive)
 
 
@@ -122,7 +122,8 @@ def decide(pair: Pair, effect: float, tolerance: float, total: int, rule: Rule) 
         holds, broken = means + arms <= bound, means - arms > bound
         clear = holds | broken
         first = np.where(clear.any(axis=1), clear.argmax(axis=1), len(grid) - 1)[:, None]
-        # At the end the point estimate decides, but what is not told apart from no change breaks nothing.
+        # At the end the point estimate decides; what is not significantly different from no change
+        # breaks nothing.
         once = float(stdtrit(total - 1, 1 - rule.alpha / 2))
         value = np.take_along_axis(
             np.where(clear, holds, means <= np.maximum(bound, errors * once)), first, 1

@@ -69,7 +69,7 @@ class CorpusError(TenpakError):
 
 
 class OverlapError(TenpakError):
-    """The calibration text stands in the corpus: what would be measured is memory, and no answer."""
+    """The calibration text stands in the corpus: the perplexity would measure memory, not quality."""
 
 
 class CheckpointError(TenpakError):

@@ -1,4 +1,4 @@
-"""Stale baselines: files that no test of the suite answers to any more, as far as a collection can tell."""
+"""Unused baselines: files that no test of the suite answers to any more, as far as a collection can tell."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Collected:
     complete: bool
 
 
-def find_stale(folder: Path, root: Path, collected: Collected) -> tuple[str, ...] | None:
-    """The stale baselines, as paths below ``root``; None where a folder elsewhere cannot be judged.
+def find_unused(folder: Path, root: Path, collected: Collected) -> tuple[str, ...] | None:
+    """The unused baselines, as paths below ``root``; None where a folder elsewhere cannot be judged.
 
     A folder outside the rootdir may serve other suites, whose tests this one does not know.
     """
@@ -38,11 +38,11 @@ def find_stale(folder: Path, root: Path, collected: Collected) -> tuple[str, ...
     return tuple(
         str(path.relative_to(root))
         for name, path in baseline_files(folder).items()
-        if name not in collected.claims and _is_stale(name, _case_of(path), root, collected)
+        if name not in collected.claims and _is_unused(name, _case_of(path), root, collected)
     )
 
 
-def _is_stale(name: str, case: str | None, root: Path, collected: Collected) -> bool:
+def _is_unused(name: str, case: str | None, root: Path, collected: Collected) -> bool:
     """Whether the test of a baseline that nobody claims is gone, and not only out of sight."""
     if case is None:
         return False

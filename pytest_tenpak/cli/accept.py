@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ..errors import SpecError
-from ..gate.accept import Told, accept
+from ..gate.accept import Acceptance, accept
 from ..gate.outcome import Outcome
 from ..metrics.intervals import DEFAULT_RULE
 from ..plugin import options
@@ -42,7 +42,9 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     refused = 0
     for outcome in outcomes:
         if twice[outcome.case.nodeid, outcome.device_class] > 1:
-            told = Told.refused("the document has several outcomes of it: accept from one shard's document")
+            told = Acceptance.refused(
+                "the document has several outcomes of it: accept from one shard's document"
+            )
         else:
             told = accept(outcome, request, folder, store, summary.rule or DEFAULT_RULE)
         refused += told.is_refusal

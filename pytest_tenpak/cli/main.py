@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run_after_collection(module: ModuleType, known: argparse.Namespace, further: Sequence[str]) -> int:
     """Collect the suite, out of sight unless it fails, and carry a command out on what was found."""
     collection = _Collection()
-    quiet = ["--collect-only", "-q", "-o", "tenpak_fail_stale=false"]
+    quiet = ["--collect-only", "-q", "-o", "tenpak_fail_unused=false"]
     with redirect_stdout(io.StringIO()) as told:
         code = pytest.main([*quiet, *further], plugins=[collection])
     if collection.config is None or code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):

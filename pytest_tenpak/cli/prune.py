@@ -12,8 +12,8 @@ import pytest
 from ..baselines.unused import remove
 from ..errors import BaselineError
 from ..plugin import options
-from ..plugin.run_state import stale_key
-from ..reports.terminal import stale_lines
+from ..plugin.run_state import unused_key
+from ..reports.terminal import unused_lines
 
 PYTEST_ARGUMENTS = True
 COLLECTS = True
@@ -25,30 +25,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
-    """List what is stale (exit code 1 if anything is), or remove it."""
+    """List what is unused (exit code 1 if anything is), or remove it."""
     folder = options.baseline_folder(config)
     if not folder.is_dir():
         print(f"there are no baselines in {folder}")
         return 0
-    stale = config.stash.get(stale_key, None)
-    if stale is None:
+    unused = config.stash.get(unused_key, None)
+    if unused is None:
         raise BaselineError(
-            "which baselines are stale cannot be told",
+            "it cannot be said which baselines are unused",
             given=f"baselines in {folder}, tests below {config.rootpath}",
             accepted="a baseline folder below the rootdir, and a collection without --lf or --sw",
         )
-    if not stale:
-        print("no baseline is stale, as far as this collection can tell")
+    if not unused:
+        print("no baseline is unused as far as this collection can tell")
     elif not arguments.yes:
-        print(*stale_lines(stale), sep="\n")
+        print(*unused_lines(unused), sep="\n")
         return 1
     else:
-        _remove(stale, config)
+        _remove(unused, config)
     return 0
 
 
-def _remove(stale: tuple[str, ...], config: pytest.Config) -> None:
-    for shown in stale:
+def _remove(unused: tuple[str, ...], config: pytest.Config) -> None:
+    for shown in unused:
         try:
             remove(config.rootpath / shown, options.baseline_folder(config))
         except OSError as fault:

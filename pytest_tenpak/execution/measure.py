@@ -27,7 +27,7 @@ from ..quantizers.locate import relocate
 from ..quantizers.rounding import round_to_nearest
 from ..spec import QuantizeSpec
 from ..store.digest import fingerprint
-from ..verdict.criteria import Goal, first_settled, limit_of
+from ..verdict.criteria import Criterion, first_decisive_look, limit_of
 
 #: Scored tokens in one block of a trace: what is kept of each is held in memory until the block is whole.
 _BLOCK_TOKENS = 32768
@@ -94,13 +94,13 @@ def _score(
     payload: Mapping[str, Any],
     progress: Progress,
 ) -> None:
-    """Add windows to the trace, look by look, until the goals are settled or the limit is reached."""
+    """Add windows to the trace, look by look, until the criteria are settled or the limit is reached."""
     rule = Rule(*payload["rule"])
-    goals = [Goal.from_dict(plain) for plain in payload["goals"]]
+    criteria = [Criterion.from_dict(plain) for plain in payload["criteria"]]
     planned = trace.planned(payload["budget"])
     limit = limit_of(planned, payload["limit"])
     if payload["reference"] and beside is None:
-        goals, limit = [], min(limit, looks(planned)[0])
+        criteria, limit = [], min(limit, looks(planned)[0])
     scored = [window.scored for window in windows]
     observer: perplexity.Observer | None = None
     if payload["keep"]:
@@ -118,7 +118,9 @@ def _score(
             ends = min(start + step, stop, limit)
             told = partial(_tell, progress, sum(scored[:start]), total)
             trace.add(scorer.score(windows[start:ends], start, observer=observer, progress=told))
-        if first_settled(goals, trace.windows(payload["budget"]), planned, rule, payload["whole"], stop):
+        if first_decisive_look(
+            criteria, trace.windows(payload["budget"]), planned, rule, payload["whole"], stop
+        ):
             return
 
 

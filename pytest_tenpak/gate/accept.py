@@ -26,7 +26,7 @@ _OPTIONS = {
 
 
 @dataclass(frozen=True)
-class Told:
+class Acceptance:
     """What became of one outcome, and why."""
 
     what: str
@@ -34,7 +34,7 @@ class Told:
     is_refusal: bool = False
 
     @classmethod
-    def refused(cls, why: str) -> Told:
+    def refused(cls, why: str) -> Acceptance:
         """Asked for, and not done."""
         return cls("refused", why, True)
 
@@ -42,22 +42,22 @@ class Told:
         return f"{self.what}: {self.why}"
 
 
-def accept(outcome: Outcome, request: Request, folder: Path, store: Store, rule: Rule) -> Told:
+def accept(outcome: Outcome, request: Request, folder: Path, store: Store, rule: Rule) -> Acceptance:
     """Write an outcome's baselines if the update rule allows it; tells what was done.
 
     Limits and sanity are as the run judged them; whether it got worse is asked of the entries that are in
     ``folder`` now.
     """
     if outcome.skipped:
-        return Told("kept", "it was skipped")
+        return Acceptance("kept", "it was skipped")
     if not outcome.parts or outcome.status is Status.ERROR:
-        return Told.refused("it could not be measured")
+        return Acceptance.refused("it could not be measured")
     if not outcome.body_passed:
-        return Told.refused("the test failed by itself, whatever the gate says: mend it first")
+        return Acceptance.refused("the test failed by itself, whatever the gate says: mend it first")
     entries = [_read_entry(folder, part, outcome.device_class) for part in outcome.parts]
     verdict = _decided_again(outcome, entries, rule)
     if verdict.status is Status.NEW and not request.takes("new"):
-        return Told("kept", f"new, which --update={request.mode} does not take")
+        return Acceptance("kept", f"new, which --update={request.mode} does not take")
     candidates = [Entry.of(part.measurement, part.reference, part.noise) for part in outcome.parts]
     changes = list(zip(entries, candidates, strict=True))
     update = decide(verdict, request, False, changes, outcome.case.tolerances)
@@ -66,14 +66,14 @@ def accept(outcome: Outcome, request: Request, folder: Path, store: Store, rule:
     cut = next((part for part in outcome.parts if _is_cut_short(part)), None)
     if cut is not None and not request.fewer_windows:
         measured = f"{cut.measurement.windows.total_tokens:,} of {cut.measurement.budget:,} tokens"
-        return Told.refused(
+        return Acceptance.refused(
             f"the run stopped early, after {measured}: run it with --tenpak-update=failing (in CI too) or "
             "--tenpak-fixed to measure them all, or take what there is with --fewer-windows"
         )
     decided = replace(outcome, verdict=verdict, update=update)
     for part in outcome.parts:
         keep(decided, part, folder, store)
-    return Told("written", update.note)
+    return Acceptance("written", update.note)
 
 
 def _read_entry(folder: Path, part: Part, device_class: str) -> Entry | None:
@@ -98,20 +98,20 @@ def _checks(outcome: Outcome, part: Part, entry: Entry | None, rule: Rule) -> It
     return against_baseline(measurement, entry, paired, outcome.case.tolerances, rule, noise)
 
 
-def _why_not(verdict: Verdict, request: Request, note: str) -> Told:
+def _why_not(verdict: Verdict, request: Request, note: str) -> Acceptance:
     """Why nothing is written: nothing to write, not asked for, or not allowed."""
     if note:
         for option, ours in _OPTIONS.items():
             note = note.replace(option, ours)
-        return Told.refused(note)
+        return Acceptance.refused(note)
     broken = ", ".join(check.name for check in verdict.failing if check.kind != "tolerance")
     if broken:
-        return Told.refused(f"{broken} fails, and no baseline settles that")
+        return Acceptance.refused(f"{broken} fails, and no baseline settles that")
     if verdict.status.failing:
-        return Told("kept", f"{verdict.status}, which --update={request.mode} does not take")
+        return Acceptance("kept", f"{verdict.status}, which --update={request.mode} does not take")
     if verdict.status is Status.IMPROVED:
-        return Told("kept", "improved: --update=improved takes it")
-    return Told("kept", "it passes beside the baseline that is here")
+        return Acceptance("kept", "improved: --update=improved takes it")
+    return Acceptance("kept", "it passes beside the baseline that is here")
 
 
 def _is_cut_short(part: Part) -> bool:

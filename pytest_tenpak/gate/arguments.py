@@ -60,7 +60,7 @@ ARGUMENTS: tuple[Option, ...] = (
     ),
     Option("compression_tolerance", float, 0.001, "compression under the baseline, relative", minimum=0),
     Option(
-        "creep_limit",
+        "drift_limit",
         float,
         3.0,
         "how many tolerances small accepted steps may add up to since the anchor; 0: any number",

@@ -41,7 +41,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Experiment:
     """One case, on one corpus, with everything that its measurements have in common.
 
     ``threads`` is how many a worker measures with; 0 leaves it to torch. ``take`` numbers the draws of a

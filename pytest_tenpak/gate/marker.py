@@ -70,7 +70,7 @@ def read_marker(
             **{name: values[name] for name in ("max_ppl_delta", "max_kld", "min_top1", "max_rtn_factor")},
         ),
         tolerances=Tolerances(
-            creep=values["creep_limit"],
+            drift=values["drift_limit"],
             **{
                 name: values[f"{name}_tolerance"] for name in ("ppl", "same_weights", "layers", "compression")
             },

@@ -11,31 +11,31 @@ from typing import Any
 from ..evaluation.trace import Trace
 from ..execution.process import run_job
 from ..metrics.measurement import Layers, Ledger, Measurement, Provenance, Windows
-from ..verdict.criteria import FIRST_STRETCH, Goal, first_settled, limit_of
-from .experiment import Bench, Subject
+from ..verdict.criteria import FIRST_STRETCH, Criterion, first_decisive_look, limit_of
+from .experiment import Experiment, Subject
 
 #: Scored tokens that the round-to-nearest floor is measured on at most: it is a yardstick for ruins.
 _ROUNDED_TOKENS = 8192
 
 
 @dataclass(frozen=True)
-class Traced:
+class SubjectTrace:
     """One subject with the windows that were measured of it; ``beside`` is the reference's."""
 
-    bench: Bench
+    experiment: Experiment
     subject: Subject
     budget: int
-    beside: Traced | None = None
+    beside: SubjectTrace | None = None
 
     @cached_property
     def trace(self) -> Trace:
         """The windows on disk."""
-        made_from = self.bench.made_from(self.subject)
+        made_from = self.experiment.made_from(self.subject)
         if self.is_reference:
-            made_from["divergence"] = self.bench.run.divergence
+            made_from["divergence"] = self.experiment.run.divergence
         if self.beside:
             made_from["beside"] = self.beside.trace.folder.name
-        return Trace(self.bench.run.store.growing("traces", made_from))
+        return Trace(self.experiment.run.store.growing("traces", made_from))
 
     @property
     def is_reference(self) -> bool:
@@ -47,32 +47,32 @@ class Traced:
         """What was measured so far, within the budget."""
         return self.trace.windows(self.budget)
 
-    def extend(self, limit: int | None, goals: Sequence[Goal] = (), whole: bool = True) -> None:
+    def extend(self, limit: int | None, criteria: Sequence[Criterion] = (), whole: bool = True) -> None:
         """Measure on, in a fresh process, up to a limit as :func:`limit_of` understands it.
 
-        Or until the goals are settled; with ``whole``, only until one is broken. Nothing is measured
+        Or until the criteria are settled; with ``whole``, only until one is broken. Nothing is measured
         twice, and nothing at all where enough is there.
         """
-        run, trace = self.bench.run, self.trace
+        run, trace = self.experiment.run, self.trace
         with run.store.lock(f"extend-{trace.folder.name}"):
-            if self._is_enough(limit, goals, whole):
+            if self._is_enough(limit, criteria, whole):
                 return
             payload = {
-                **self.bench.payload(self.subject),
+                **self.experiment.payload(self.subject),
                 "trace": str(trace.folder),
                 "reference": str(self.beside.trace.folder) if self.beside else None,
                 "keep": self.is_reference,
                 "divergence": run.divergence,
                 "budget": self.budget,
                 "limit": limit,
-                "goals": [goal.to_dict() for goal in goals],
+                "criteria": [criterion.to_dict() for criterion in criteria],
                 "rule": list(run.rule),
                 "whole": whole,
             }
             self._run(payload)
         run.store.tidy()
 
-    def _is_enough(self, limit: int | None, goals: Sequence[Goal], whole: bool) -> bool:
+    def _is_enough(self, limit: int | None, criteria: Sequence[Criterion], whole: bool) -> bool:
         if self.trace.plan is None:
             return False
         planned = self.trace.planned(self.budget)
@@ -80,10 +80,12 @@ class Traced:
             return True
         if self.beside and self.beside.trace.stream != self.trace.stream:
             return self.trace.count > 0
-        return first_settled(goals, self.windows, planned, self.bench.run.rule, whole) is not None
+        return (
+            first_decisive_look(criteria, self.windows, planned, self.experiment.run.rule, whole) is not None
+        )
 
     def _run(self, payload: dict[str, Any]) -> None:
-        run, quantizer, spec = self.bench.run, self.subject.quantizer, self.bench.case.spec
+        run, quantizer, spec = self.experiment.run, self.subject.quantizer, self.experiment.case.spec
         python = run.interpreters.python(quantizer.backend(spec).name) if quantizer else None
         title = f"measuring the {self.subject.what}" + (f", {spec.title}" if quantizer else "")
         with run.narrate(title) as progress:
@@ -91,18 +93,18 @@ class Traced:
 
     def measurement(self, count: int) -> Measurement:
         """The first ``count`` windows, with everything else that is known of the subject."""
-        subject, trace, bench = self.subject, self.trace, self.bench
+        subject, trace, experiment = self.subject, self.trace, self.experiment
         facts = trace.facts
         made = {"quantizer threads": str(subject.facts["threads"])} if "threads" in subject.facts else {}
         windows = self.windows.prefix(count)
         robust, divergence = (None, None) if windows.nonfinite else trace.summary(windows)
-        weights = bench.weights(subject)
+        weights = experiment.weights(subject)
         return Measurement(
             windows=windows,
             ledger=Ledger(**weights["ledger"]),
-            identity=bench.identity(subject),
+            identity=experiment.identity(subject),
             weights_digest=weights["digest"],
-            provenance=Provenance(bench.versions(subject), {**facts["device"], **made}),
+            provenance=Provenance(experiment.versions(subject), {**facts["device"], **made}),
             loader=facts["loader"],
             budget=trace.tokens(trace.planned(self.budget)),
             robust=robust,
@@ -111,35 +113,38 @@ class Traced:
         )
 
 
-def start_reference(bench: Bench, whole: bool) -> Traced:
+def start_reference(experiment: Experiment, whole: bool) -> SubjectTrace:
     """The reference with its first windows measured: all where the whole budget is wanted at one look."""
-    reference = Traced(bench, Subject("reference", bench.model.path), bench.case.max_tokens)
-    reference.extend(None if whole or bench.run.rule.fixed else FIRST_STRETCH)
+    reference = SubjectTrace(
+        experiment, Subject("reference", experiment.model.path), experiment.case.max_tokens
+    )
+    reference.extend(None if whole or experiment.run.rule.fixed else FIRST_STRETCH)
     return reference
 
 
 def measure_pair(
-    reference: Traced,
+    reference: SubjectTrace,
     subject: Subject,
-    goals_against: Callable[[Windows], Sequence[Goal]],
+    criteria_against: Callable[[Windows], Sequence[Criterion]],
     whole: bool,
 ) -> tuple[Measurement, Measurement]:
-    """Measure ``subject`` beside the reference, until its goals are settled or the budget is spent.
+    """Measure ``subject`` beside the reference, until its criteria are settled or the budget is spent.
 
-    ``goals_against(windows)`` gives the goals, paired with the reference's windows so far. What is clear
-    takes a quarter of the budget, of the reference too; ``whole`` spends all of it unless a goal is broken.
+    ``criteria_against(windows)`` gives the criteria, paired with the reference's windows so far. What is
+    clear takes a quarter of the budget, of the reference too; ``whole`` spends all of it unless a criterion
+    is broken.
     """
-    bench = reference.bench
-    traced = Traced(bench, subject, reference.budget, beside=reference)
+    experiment = reference.experiment
+    traced = SubjectTrace(experiment, subject, reference.budget, beside=reference)
     planned = reference.trace.planned(reference.budget)
     while True:
         ours = reference.windows
-        goals = goals_against(ours)
-        traced.extend(len(ours.tokens), goals, whole)
+        criteria = criteria_against(ours)
+        traced.extend(len(ours.tokens), criteria, whole)
         if traced.trace.stream != reference.trace.stream:
             count = min(len(traced.windows.tokens), len(ours.tokens))
             break
-        settled = first_settled(goals, traced.windows, planned, bench.run.rule, whole)
+        settled = first_decisive_look(criteria, traced.windows, planned, experiment.run.rule, whole)
         if settled or len(ours.tokens) == planned:
             count = settled or planned
             break
@@ -147,11 +152,13 @@ def measure_pair(
     return traced.measurement(count), reference.measurement(count)
 
 
-def measure_rounded(bench: Bench, checkpoint: Path, count: int) -> Measurement | None:
+def measure_rounded(experiment: Experiment, checkpoint: Path, count: int) -> Measurement | None:
     """The floor: round-to-nearest on at most ``count`` windows and 8,192 tokens; None: nothing to round."""
-    subject = bench.rounded(checkpoint)
+    subject = experiment.rounded(checkpoint)
     if subject is None:
         return None
-    traced = Traced(bench, subject, min(bench.case.max_tokens or _ROUNDED_TOKENS, _ROUNDED_TOKENS))
+    traced = SubjectTrace(
+        experiment, subject, min(experiment.case.max_tokens or _ROUNDED_TOKENS, _ROUNDED_TOKENS)
+    )
     traced.extend(count)
     return traced.measurement(min(count, traced.trace.planned(traced.budget)))

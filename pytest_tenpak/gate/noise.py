@@ -9,8 +9,8 @@ from dataclasses import replace
 from ..errors import MeasurementError, SpecError
 from ..metrics.measurement import Layers, Measurement, Noise
 from ..spec import QuantizeSpec
-from .experiment import Bench, Subject
-from .measuring import Traced
+from .experiment import Experiment, Subject
+from .measuring import SubjectTrace
 
 #: Windows that the runtime noise is measured on at most: the weights are the same, and so nearly the figures.
 _RUNTIME_WINDOWS = 16
@@ -20,7 +20,7 @@ _DTYPES = ("bfloat16", "float16", "float32")
 _BATCHES, _THREADS = (1, 4), (1, 2)
 
 
-def calibrate(reference: Traced, subject: Subject, measurement: Measurement, wanted: int) -> Noise:
+def calibrate(reference: SubjectTrace, subject: Subject, measurement: Measurement, wanted: int) -> Noise:
     """Requantize ``wanted`` times with other samples and seeds, and run the same weights differently.
 
     A method that takes no seed and gives the same weights again needs no more than that one time.
@@ -29,10 +29,12 @@ def calibrate(reference: Traced, subject: Subject, measurement: Measurement, wan
     assert quantizer is not None
     found = [measurement]
     for take in range(1, wanted + 1):
-        bench = _requantizing(reference.bench, take)
-        again = _measured(Traced(bench, bench.quantize(quantizer), reference.budget, reference), measurement)
+        experiment = _requantizing(reference.experiment, take)
+        again = _measured(
+            SubjectTrace(experiment, experiment.quantize(quantizer), reference.budget, reference), measurement
+        )
         found.append(again)
-        if "seed" not in bench.case.spec.options and again.weights_digest == measurement.weights_digest:
+        if "seed" not in experiment.case.spec.options and again.weights_digest == measurement.weights_digest:
             break
     if not all(math.isfinite(one.perplexity) and not one.layers.nonfinite for one in found):
         raise MeasurementError(
@@ -50,15 +52,15 @@ def calibrate(reference: Traced, subject: Subject, measurement: Measurement, wan
     )
 
 
-def _requantizing(bench: Bench, take: int) -> Bench:
-    """The bench for another draw of the same recipe: another seed, where it has one."""
-    spec = bench.case.spec
+def _requantizing(experiment: Experiment, take: int) -> Experiment:
+    """The experiment for another draw of the same recipe: another seed, where it has one."""
+    spec = experiment.case.spec
     if "seed" in spec.options:
         spec = QuantizeSpec(spec.method, {**spec.options, "seed": spec.options["seed"] + take})
-    return replace(bench, case=replace(bench.case, spec=spec), take=take)
+    return replace(experiment, case=replace(experiment.case, spec=spec), take=take)
 
 
-def _measured(traced: Traced, beside: Measurement) -> Measurement:
+def _measured(traced: SubjectTrace, beside: Measurement) -> Measurement:
     count = len(beside.windows.tokens)
     traced.extend(count)
     return traced.measurement(count)
@@ -69,21 +71,24 @@ def _farthest(old: Layers, new: Layers) -> float:
     return max((abs(one - other) for one, other in pairs), default=0.0)
 
 
-def _runtime(reference: Traced, subject: Subject, measurement: Measurement) -> dict[str, float]:
+def _runtime(reference: SubjectTrace, subject: Subject, measurement: Measurement) -> dict[str, float]:
     """By what is changed, the largest difference of ln perplexity of the same weights."""
-    bench = reference.bench
+    experiment = reference.experiment
     ways = [
-        *(("batch_size", replace(bench, run=replace(bench.run, batch_size=size))) for size in _BATCHES),
-        *(("threads", replace(bench, threads=count)) for count in _THREADS),
         *(
-            ("dtype", replace(bench, case=replace(bench.case, dtype=dtype)))
-            for dtype in _other(bench, subject)
+            ("batch_size", replace(experiment, run=replace(experiment.run, batch_size=size)))
+            for size in _BATCHES
+        ),
+        *(("threads", replace(experiment, threads=count)) for count in _THREADS),
+        *(
+            ("dtype", replace(experiment, case=replace(experiment.case, dtype=dtype)))
+            for dtype in _other(experiment, subject)
         ),
     ]
     usual = measurement.windows.prefix(_RUNTIME_WINDOWS)
     moved: dict[str, float] = {}
     for name, way in ways:
-        traced = Traced(way, subject, reference.budget)
+        traced = SubjectTrace(way, subject, reference.budget)
         traced.extend(len(usual.tokens))
         found = traced.windows.prefix(len(usual.tokens)).perplexity
         if math.isfinite(found):  # a type may overflow where another does not: no noise, and no error here
@@ -91,12 +96,14 @@ def _runtime(reference: Traced, subject: Subject, measurement: Measurement) -> d
     return moved
 
 
-def _other(bench: Bench, subject: Subject) -> list[str]:
+def _other(experiment: Experiment, subject: Subject) -> list[str]:
     """Another type that the quantizer's checkpoint can be measured in, if there is one."""
     for dtype in _DTYPES:
         try:
-            if dtype != bench.dtype and subject.quantizer:
-                subject.quantizer.check(bench.case.spec, bench.model, bench.device.family, dtype)
+            if dtype != experiment.dtype and subject.quantizer:
+                subject.quantizer.check(
+                    experiment.case.spec, experiment.model, experiment.device.family, dtype
+                )
                 return [dtype]
         except SpecError:
             continue

@@ -30,13 +30,13 @@ from ..quantizers.base import Quantizer
 from ..quantizers.interpreters import installed_versions
 from ..quantizers.registry import loading_backend
 from ..verdict.checks import Check, Status, Verdict
-from ..verdict.compare import compare, goals_of, needs_rounding
-from ..verdict.criteria import Goal
+from ..verdict.compare import compare, criteria_of, needs_rounding
+from ..verdict.criteria import Criterion
 from ..verdict.update import decide
 from .case import Case
 from .device import Device
-from .experiment import Bench, Subject
-from .measuring import Traced, measure_pair, measure_rounded, start_reference
+from .experiment import Experiment, Subject
+from .measuring import SubjectTrace, measure_pair, measure_rounded, start_reference
 from .noise import calibrate
 from .outcome import Outcome, Part
 from .run import Run
@@ -65,17 +65,17 @@ def _evaluate(case: Case, run: Run) -> Outcome:
     device = run.choose_device()
     entries = [_read_entry(case, corpus, run, device) for corpus in case.corpus]
     request = run.request_for(case.nodeid)
-    benches = _set_up(case, run, device)
-    source = _find_checkpoint(case, run) if case.checkpoint else _check_quantizer(benches[0])
-    for bench in benches:
-        _refuse_overlap(bench)
+    experiments = _set_up(case, run, device)
+    source = _find_checkpoint(case, run) if case.checkpoint else _check_quantizer(experiments[0])
+    for experiment in experiments:
+        _refuse_overlap(experiment)
     # A first baseline, and an updated one, should hold all windows that the budget allows.
     creates = any(entry is None or (elsewhere and request.mode) for entry, elsewhere in entries)
     whole = creates or run.noise > 0 or request.mode not in (None, "new")
     # The references come first: a corpus that cannot be measured on is found before hours of quantizing.
-    references = [start_reference(bench, whole) for bench in benches]
-    bench = benches[0]
-    subject = bench.quantize(source) if isinstance(source, Quantizer) else Subject("checkpoint", source)
+    references = [start_reference(experiment, whole) for experiment in experiments]
+    experiment = experiments[0]
+    subject = experiment.quantize(source) if isinstance(source, Quantizer) else Subject("checkpoint", source)
     answers = [_answer(*row, subject, whole) for row in zip(references, entries, strict=True)]
     verdict = Verdict(tuple(check for _, checks in answers for check in checks))
     parts = tuple(part for part, _ in answers)
@@ -98,13 +98,13 @@ def _evaluate(case: Case, run: Run) -> Outcome:
     )
 
 
-def _set_up(case: Case, run: Run, device: Device) -> list[Bench]:
-    """A bench for each corpus."""
+def _set_up(case: Case, run: Run, device: Device) -> list[Experiment]:
+    """One experiment for each corpus."""
     model = find_model(case.model, run)
     calibration = _load_calibration(case.calibration, case, run) if case.calibration else None
     protocol = Protocol.resolve(case.protocol, case.context, case.stride, model.maximum)
     return [
-        Bench(case, run, device, model, load_corpus(corpus, run.root), calibration, protocol)
+        Experiment(case, run, device, model, load_corpus(corpus, run.root), calibration, protocol)
         for corpus in case.corpus
     ]
 
@@ -113,28 +113,28 @@ def _read_entry(case: Case, corpus: str, run: Run, device: Device) -> tuple[Entr
     """The baseline entry to compare with, and its device class where that is not the run's own."""
     baseline = Baseline.read(run.baselines / f"{case.baseline_name(corpus)}.json")
     own = baseline.entries.get(device.device_class) if baseline else None
-    if baseline is None or own or not run.borrows:
+    if baseline is None or own or not run.compare_across_devices:
         return own, ""
     elsewhere, entry = baseline.nearest(device.device_class) or ("", None)
     return entry, elsewhere
 
 
 def _answer(
-    reference: Traced, held: tuple[Entry | None, str], subject: Subject, whole: bool
+    reference: SubjectTrace, held: tuple[Entry | None, str], subject: Subject, whole: bool
 ) -> tuple[Part, list[Check]]:
     """Measure on one corpus and decide: what was measured there, and its checks."""
-    bench, (entry, elsewhere) = reference.bench, held
-    case, run = bench.case, bench.run
-    changed = entry and question_changes(entry, bench.identity(subject), elsewhere)
+    experiment, (entry, elsewhere) = reference.experiment, held
+    case, run = experiment.case, experiment.run
+    changed = entry and question_changes(entry, experiment.identity(subject), elsewhere)
     comparable = None if changed else entry
-    same = comparable is not None and same_weights(bench.weights(subject)["digest"], comparable)
+    same = comparable is not None and same_weights(experiment.weights(subject)["digest"], comparable)
 
     wants_all = whole or comparable is None
 
-    def goals(windows: Windows) -> list[Goal]:
+    def criteria(windows: Windows) -> list[Criterion]:
         # Where all windows are wanted, only a broken limit may end it early: no update settles that.
         old = None if wants_all else comparable
-        return goals_of(
+        return criteria_of(
             case.limits,
             case.tolerances,
             windows,
@@ -145,14 +145,14 @@ def _answer(
             elsewhere,
         )
 
-    measurement, measured_reference = measure_pair(reference, subject, goals, wants_all)
+    measurement, measured_reference = measure_pair(reference, subject, criteria, wants_all)
     noise = None
     fine = math.isfinite(measurement.perplexity) and not measurement.layers.nonfinite
     if run.noise and subject.quantizer and fine:
         noise = calibrate(reference, subject, measurement, run.noise)
     rounded = None
     if needs_rounding(measurement, measured_reference, case.limits):
-        rounded = measure_rounded(bench, subject.directory, len(measurement.windows.tokens))
+        rounded = measure_rounded(experiment, subject.directory, len(measurement.windows.tokens))
     verdict = compare(
         measurement,
         measured_reference,
@@ -165,7 +165,7 @@ def _answer(
         elsewhere,
     )
     changes = tuple(entry.provenance.differences(measurement.provenance)) if entry else ()
-    corpus = bench.corpus.name
+    corpus = experiment.corpus.name
     part = Part(corpus, case.baseline_name(corpus), measurement, measured_reference, changes, noise)
     several = len(case.corpus) > 1
     return part, [replace(check, corpus=corpus) if several else check for check in verdict.checks]
@@ -229,25 +229,27 @@ def _find_checkpoint(case: Case, run: Run) -> Path:
     return folder
 
 
-def _check_quantizer(bench: Bench) -> Quantizer:
+def _check_quantizer(experiment: Experiment) -> Quantizer:
     """The quantizer of the case's method, its libraries there and its spec fit for model and device."""
-    spec = bench.case.spec
-    quantizer = bench.run.registry[spec.method]
+    spec = experiment.case.spec
+    quantizer = experiment.run.registry[spec.method]
     backend = quantizer.backend(spec)
-    interpreters = bench.run.interpreters
+    interpreters = experiment.run.interpreters
     found = interpreters.versions(backend.name, *backend.requires)
     backend.require(spec.method, found, interpreters.python(backend.name))
-    quantizer.check(spec, bench.model, bench.device.family, bench.dtype)
+    quantizer.check(spec, experiment.model, experiment.device.family, experiment.dtype)
     return quantizer
 
 
-def _refuse_overlap(bench: Bench) -> None:
+def _refuse_overlap(experiment: Experiment) -> None:
     """Refuse to calibrate on what will be measured; raises OverlapError."""
-    texts, corpus = bench.calibration, bench.corpus
+    texts, corpus = experiment.calibration, experiment.corpus
     if texts is None:
         return
     asked = {"calibration": texts.digest, "corpus": corpus.digest}
-    share = bench.run.store.document("overlaps", asked, lambda: {"share": overlap(texts, corpus)})["share"]
+    share = experiment.run.store.document("overlaps", asked, lambda: {"share": overlap(texts, corpus)})[
+        "share"
+    ]
     if share > _OVERLAP:
         raise OverlapError(
             "the calibration text overlaps the corpus, which would flatter the figure",

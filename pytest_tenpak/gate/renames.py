@@ -16,16 +16,16 @@ from ..verdict.checks import Status
 from .outcome import Outcome
 
 
-def propose(outcome: Outcome, baselines: Path, root: Path, stale: Sequence[str]) -> Outcome:
-    """The outcome of a case without a baseline, told to move a stale one that answers the same question.
+def propose(outcome: Outcome, baselines: Path, root: Path, unused: Sequence[str]) -> Outcome:
+    """The outcome of a case without a baseline, told to move a unused one that answers the same question.
 
     It passes or fails as before, but no baseline is created: history and anchor of the old one would be lost.
-    ``stale`` are paths below ``root``.
+    ``unused`` are paths below ``root``.
     """
     case = outcome.case
     if outcome.status is not Status.NEW or (baselines / f"{case.name}.json").exists():
         return outcome
-    same = [path for path in stale if _answers(root / path, outcome)]
+    same = [path for path in unused if _answers(root / path, outcome)]
     if not same:
         return outcome
     old = max(same, key=lambda path: difflib.SequenceMatcher(None, path, outcome.baseline).ratio())

@@ -22,9 +22,9 @@ class Run:
     """What the cases of one pytest run share.
 
     ``root`` is where relative paths start. ``request`` is what shall happen to baselines, ``reasons`` holds
-    the tests that have a reason of their own. ``borrows``: a case without an entry for its device class is
-    compared with the nearest one. ``rule`` is how decisions are made, ``divergence`` how much
-    of the reference is kept for them, ``noise`` how many requantizations to calibrate by (0: do not).
+    the tests that have a reason of their own. ``compare_across_devices``: a case without an entry
+    for its device class is compared with the nearest one. ``rule`` is how decisions are made, ``divergence``
+    how much of the reference is kept for them, ``noise`` how many requantizations to calibrate by (0: none).
     ``narrate(title)`` opens a progress display.
     """
 
@@ -35,7 +35,7 @@ class Run:
     choose_device: Callable[[], Device]
     request: Request
     reasons: Mapping[str, str]
-    borrows: bool
+    compare_across_devices: bool
     in_ci: bool
     skip_unavailable: bool
     batch_size: int

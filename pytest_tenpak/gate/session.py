@@ -17,7 +17,7 @@ from .write_baseline import keep
 class GateSession:
     """Answers cases where tests run, and collects outcomes where they are reported.
 
-    Under xdist the workers answer and the controller collects, so that one process writes. ``stale`` are
+    Under xdist the workers answer and the controller collects, so that one process writes. ``unused`` are
     the baselines, as paths below the rootdir, that no test answers to any more.
     """
 
@@ -26,7 +26,7 @@ class GateSession:
         self.expected: set[str] = set()
         self.outcomes: dict[str, Outcome] = {}
         self.written: list[str] = []
-        self.stale: tuple[str, ...] = ()
+        self.unused: tuple[str, ...] = ()
         self._answers: dict[str, Outcome] = {}
 
     def answer(self, case: Case, find_model: Callable[[], str | None]) -> Outcome:
@@ -39,7 +39,7 @@ class GateSession:
         if known is None or known.problem:
             known = evaluate(case, self.run, find_model)
             if self.run.request.mode is None:
-                known = propose(known, self.run.baselines, self.run.root, self.stale)
+                known = propose(known, self.run.baselines, self.run.root, self.unused)
             self._answers[case.nodeid] = known
         return known
 
@@ -66,7 +66,7 @@ class GateSession:
             outcomes=tuple(self.outcomes[nodeid] for nodeid in sorted(self.outcomes)),
             expected=tuple(sorted(self.expected | self.outcomes.keys())),
             written=tuple(self.written),
-            stale=self.stale,
+            unused=self.unused,
             problems=tuple(problems),
             trends=trends(self.run.root, self.run.baselines, names) if with_trends else {},
             rule=self.run.rule,

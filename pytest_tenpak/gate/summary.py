@@ -16,7 +16,7 @@ class Summary:
 
     ``outcomes`` are in the order of their titles, ``expected`` holds the titles of all gates that were
     collected: their tests' ids, told apart by shard where several that were merged differ about one.
-    ``written`` are the baselines (as shown to the user) that the run wrote, ``stale`` the ones that no test
+    ``written`` are the baselines (as shown to the user) that the run wrote, ``unused`` the ones that no test
     answers to any more, ``problems`` what went wrong beside the gates. ``trends`` has, by baseline name,
     what was accepted before, oldest first. ``rule`` is how decisions were made, None where merged shards
     differ in it.
@@ -25,7 +25,7 @@ class Summary:
     outcomes: tuple[Outcome, ...]
     expected: tuple[str, ...]
     written: tuple[str, ...] = ()
-    stale: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     trends: Mapping[str, Sequence[Past]] = field(default_factory=dict)
     rule: Rule | None = DEFAULT_RULE

@@ -14,7 +14,7 @@ from . import options
 _PARTIAL = ("lf", "stepwise")
 
 
-class Census:
+class CollectionWatcher:
     """Watches one process collect; under xdist every worker does, and the controller sees nothing."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Census:
         self._has_errors |= report.failed
         (self._seen if report.passed else self._left_out).add(report.nodeid)
 
-    def stale(
+    def unused(
         self, session: pytest.Session, claims_of: Callable[[pytest.Item], Iterable[str]]
     ) -> tuple[str, ...] | None:
         """The baselines that no test answers to any more; None where this collection cannot tell.
@@ -60,7 +60,7 @@ class Census:
                 claims.update(claims_of(item))
             except TenpakError:
                 self._left_out.add(item.nodeid)
-        from ..baselines.unused import Collected, find_stale
+        from ..baselines.unused import Collected, find_unused
 
         homes = [config.rootpath / home for home in config.getini("testpaths") or [""]]
         whole = {file for file in self._seen if config.rootpath / file in self._modules}
@@ -70,7 +70,7 @@ class Census:
             covers=lambda path: _is_argument(session, path),
             complete=not self._left_out and all(_is_argument(session, home) for home in homes),
         )
-        return find_stale(folder, config.rootpath, collected)
+        return find_unused(folder, config.rootpath, collected)
 
 
 def _touches(node: str, file: str) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from ..errors import TenpakError
 from . import options
 from .delivery import annotated, asked_for, deliver, require
-from .run_state import EXPECTED_KEY, STALE_KEY, USAGE_KEY, note_stale, open_session, session_key, stale_key
+from .run_state import EXPECTED_KEY, UNUSED_KEY, USAGE_KEY, note_unused, open_session, session_key, unused_key
 
 if TYPE_CHECKING:
     from ..gate.summary import Summary
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..verdict.checks import Status
 
 
-class Collector:
+class Controller:
     """The reporting half of the plugin."""
 
     def __init__(self, config: pytest.Config) -> None:
@@ -30,7 +30,7 @@ class Collector:
         self._summary: Summary | None = None
         self._only_collects = bool(config.getoption("collectonly"))
         try:
-            self._fails_stale = options.read(config, "fail_stale")
+            self._fails_unused = options.read(config, "fail_unused")
         except TenpakError as error:
             raise pytest.UsageError(str(error)) from None
 
@@ -72,20 +72,20 @@ class Collector:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """A worker of xdist ended: learn what it expected and found stale, or what its markers got wrong."""
+        """A worker of xdist ended: learn what it expected and found unused, or what its markers got wrong."""
         output = getattr(node, "workeroutput", None) or {}
         if USAGE_KEY in output:
             raise pytest.UsageError(*output[USAGE_KEY])
-        if STALE_KEY in output:
-            note_stale(self._config, output[STALE_KEY])
+        if UNUSED_KEY in output:
+            note_unused(self._config, output[UNUSED_KEY])
         if output.get(EXPECTED_KEY):
             open_session(self._config).expected.update(output[EXPECTED_KEY])
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Deliver all reports; fail the run for a file that could not be written, or must not be stale."""
-        if self._fails_stale:
-            self._refuse_stale()
+        """Deliver all reports; fail the run for a file that could not be written, or must not be unused."""
+        if self._fails_unused:
+            self._refuse_unused()
         wanted = asked_for(self._config)
         if (session_key in self._config.stash or wanted) and not self._only_collects:
             shows_trends = not {"html", "json"}.isdisjoint(wanted)
@@ -96,33 +96,33 @@ class Collector:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return (yield)
 
-    def _refuse_stale(self) -> None:
-        """What ``--tenpak-fail-stale`` fails for: stale baselines, and a folder that cannot be judged."""
+    def _refuse_unused(self) -> None:
+        """What ``--tenpak-fail-unused`` fails for: unused baselines, and a folder that cannot be judged."""
         from ..reports.escaping import visible
 
         folder = options.baseline_folder(self._config).resolve()
         if not folder.is_relative_to(self._config.rootpath.resolve()):
             where = f"{folder} is outside the rootdir, and may serve other suites"
-            self._note(f"--tenpak-fail-stale: which baselines are stale cannot be told: {where}")
-        stale = self._config.stash.get(stale_key, ())
-        if stale:
-            names = ", ".join(map(visible, stale))
-            self._note(f"--tenpak-fail-stale: no test answers to {names} any more")
+            self._note(f"--tenpak-fail-unused: it cannot be said which baselines are unused: {where}")
+        unused = self._config.stash.get(unused_key, ())
+        if unused:
+            names = ", ".join(map(visible, unused))
+            self._note(f"--tenpak-fail-unused: no test uses {names}")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """The table of all gates, how many ran, what became of baselines, and which are stale."""
-        summary, stale = self._summary, self._config.stash.get(stale_key, ())
+        """The table of all gates, how many ran, what became of baselines, and which are unused."""
+        summary, unused = self._summary, self._config.stash.get(unused_key, ())
         if summary is not None and (summary.outcomes or summary.problems):
             from ..reports.terminal import summary_lines
 
             lines = summary_lines(summary, self._paint())
-        elif stale:
+        elif unused:
             from ..reports.escaping import visible_lines
-            from ..reports.terminal import stale_lines
+            from ..reports.terminal import unused_lines
 
             # Without gates, or where they are only collected, there is no more to say.
             problems = (line for problem in self._problems for line in visible_lines(problem))
-            lines = [*problems, *stale_lines(stale)]
+            lines = [*problems, *unused_lines(unused)]
         else:
             return
         terminalreporter.section("quantization gates", sep="=")

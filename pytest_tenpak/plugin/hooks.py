@@ -11,9 +11,9 @@ import pytest
 
 from ..errors import TenpakError
 from . import hookspecs, options
-from .collection import Census
-from .controller import Collector
-from .run_state import EXPECTED_KEY, STALE_KEY, USAGE_KEY, note_stale, open_session, session_key
+from .collection import CollectionWatcher
+from .controller import Controller
+from .run_state import EXPECTED_KEY, UNUSED_KEY, USAGE_KEY, note_unused, open_session, session_key
 
 if TYPE_CHECKING:
     from ..gate.case import Case
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MARKERS = ("quantize", "tenpak_quantize")
 _MARKER_PARAM = "_tenpak_marker"
 
-_census: pytest.StashKey[Census] = pytest.StashKey()
+_watcher: pytest.StashKey[CollectionWatcher] = pytest.StashKey()
 _nodeid: pytest.StashKey[str] = pytest.StashKey()
 _case: pytest.StashKey[Case] = pytest.StashKey()
 _outcome: pytest.StashKey[Outcome] = pytest.StashKey()
@@ -44,10 +44,10 @@ def pytest_configure(config: pytest.Config) -> None:
             f"{name}(method=…, max_ppl_delta=…, min_compression=…, …): "
             "quantize the model under test, measure it, and gate it (pytest-tenpak)",
         )
-    config.stash[_census] = Census()
-    config.pluginmanager.register(config.stash[_census], "tenpak-census")
+    config.stash[_watcher] = CollectionWatcher()
+    config.pluginmanager.register(config.stash[_watcher], "tenpak-collection-watcher")
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Collector(config), "tenpak-collector")
+        config.pluginmanager.register(Controller(config), "tenpak-controller")
         if config.getoption("htmlpath", None):
             from .pytest_html import GateRows
 
@@ -105,11 +105,11 @@ def pytest_collection_modifyitems(
         problems = [str(error)]
     output = getattr(config, "workeroutput", None)
     if not problems:
-        stale = config.stash[_census].stale(session, _claims)
-        if stale is not None:
-            note_stale(config, stale)
+        unused = config.stash[_watcher].unused(session, _claims)
+        if unused is not None:
+            note_unused(config, unused)
             if output is not None:
-                output[STALE_KEY] = list(stale)
+                output[UNUSED_KEY] = list(unused)
         return
     if output is None:
         raise pytest.UsageError(*problems)

@@ -92,7 +92,7 @@ DEFAULTS = tuple(
         ("same_weights_tolerance", "RELATIVE"),
         ("layers_tolerance", "SHARE"),
         ("compression_tolerance", "RELATIVE"),
-        ("creep_limit", "TOLERANCES"),
+        ("drift_limit", "TOLERANCES"),
     )
 )
 RUN = tuple(
@@ -141,7 +141,7 @@ RUN = tuple(
             ),
         ),
         (
-            Option("fail_stale", bool, False, "fail the run when no test answers to a baseline any more"),
+            Option("fail_unused", bool, False, "fail the run when no test answers to a baseline any more"),
             None,
             True,
             None,

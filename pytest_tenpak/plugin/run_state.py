@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 #: Keys of what an xdist worker sends its controller when it ends.
 USAGE_KEY = "tenpak_usage_error"
 EXPECTED_KEY = "tenpak_expected"
-STALE_KEY = "tenpak_stale"
+UNUSED_KEY = "tenpak_unused"
 
 session_key: pytest.StashKey[GateSession] = pytest.StashKey()
-#: The stale baselines, as shown to the user; there once a collection has told. A run without gates, which
+#: The unused baselines, as shown to the user; there once a collection has told. A run without gates, which
 #: opens no session, has them too.
-stale_key: pytest.StashKey[tuple[str, ...]] = pytest.StashKey()
+unused_key: pytest.StashKey[tuple[str, ...]] = pytest.StashKey()
 
 
 def open_session(config: pytest.Config) -> GateSession:
@@ -59,7 +59,7 @@ def open_session(config: pytest.Config) -> GateSession:
         choose_device=cache(lambda: choose_device(wanted, store, int(number) if number.isdigit() else 0)),
         request=request,
         reasons=reasons,
-        borrows=options.read(config, "baseline_device") == "any",
+        compare_across_devices=options.read(config, "baseline_device") == "any",
         in_ci=in_ci,
         skip_unavailable=options.read(config, "unavailable") == "skip",
         batch_size=options.read(config, "batch_size"),
@@ -71,15 +71,15 @@ def open_session(config: pytest.Config) -> GateSession:
         narrate=lambda title: _narrate(config, title),
     )
     session = config.stash[session_key] = GateSession(run)
-    session.stale = config.stash.get(stale_key, ())
+    session.unused = config.stash.get(unused_key, ())
     return session
 
 
-def note_stale(config: pytest.Config, stale: Iterable[str]) -> None:
-    """Keep which baselines are stale, for the gates' session too, whether it is open or not yet."""
-    config.stash[stale_key] = tuple(stale)
+def note_unused(config: pytest.Config, unused: Iterable[str]) -> None:
+    """Keep which baselines are unused, for the gates' session too, whether it is open or not yet."""
+    config.stash[unused_key] = tuple(unused)
     if session_key in config.stash:
-        config.stash[session_key].stale = config.stash[stale_key]
+        config.stash[session_key].unused = config.stash[unused_key]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from ..models.model import Model
 from ..spec import Option, QuantizeSpec
 from .base import Job, Quantizer
 from .kernels import AUTO, Kernel
-from .normalize import settle
+from .normalize import normalize_checkpoint
 from .presets import presets_of
 
 #: Group sizes worth proposing where the asked one does not fit.
@@ -125,7 +125,7 @@ class Grouped(Quantizer):
     def quantize(self, job: Job) -> None:
         """Quantize through the spec's backend and save."""
         self.adapters()[job.spec.options["backend"]].quantize(job)
-        settle(job.model, job.out)
+        normalize_checkpoint(job.model, job.out)
 
     def load(self, spec: QuantizeSpec, checkpoint: Path, device: str, dtype: str) -> Any:
         """Load with the backend's own loader, or with another one's that reads the format."""

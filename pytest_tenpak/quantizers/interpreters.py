@@ -46,7 +46,7 @@ class Interpreters:
         path = self._named.get(_normal(backend))
         return None if path is None or path == Path(sys.executable) else path
 
-    def strangers(self, backends: Collection[str]) -> list[str]:
+    def unknown_backends(self, backends: Collection[str]) -> list[str]:
         """Names that an interpreter was given for, and that are none of these backends'."""
         known = {_normal(backend) for backend in backends}
         return [name for name in self._named if name not in known]

@@ -12,7 +12,7 @@ from ..store.atomic import write_atomically
 _FLOATS = {"F32", "F16", "BF16"}
 
 
-def settle(model: Path, checkpoint: Path) -> None:
+def normalize_checkpoint(model: Path, checkpoint: Path) -> None:
     """Do both to a checkpoint of ``model`` that a backend has just saved."""
     restore_kept(model, checkpoint)
     for file in weight_files(checkpoint):

@@ -73,7 +73,7 @@ class Registry:
     def require_interpreters_known(self) -> None:
         """Raise SpecError where an interpreter was named for a backend that no method has."""
         known = {backend.name for method in self for backend in self[method].choices()}
-        for name in self._interpreters.strangers(known):
+        for name in self._interpreters.unknown_backends(known):
             raise SpecError(
                 f"an interpreter is named for {name!r}, which no method uses{nearest(name, known)}",
                 accepted=", ".join(sorted(known)),

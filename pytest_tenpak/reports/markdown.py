@@ -13,7 +13,7 @@ from ..gate.outcome import Outcome
 from ..gate.summary import Summary
 from ..metrics.measurement import HEADLINE, RATIOS
 from .escaping import short_name, visible_lines
-from .terminal import HEADERS, absent, counts, failure, notes, stale_lines, table_rows
+from .terminal import HEADERS, absent, counts, failure, notes, table_rows, unused_lines
 
 #: What GitHub takes of one step's summaries, and of one comment (characters, of which UTF-8 has no more
 #: than bytes).
@@ -130,7 +130,7 @@ def _failures(summary: Summary, room: int) -> str:
 
 def _notes(summary: Summary, room: int) -> str:
     """What was done to baselines, or is left to do."""
-    lines = [*notes(summary.outcomes, summary.written), *stale_lines(summary.stale)]
+    lines = [*notes(summary.outcomes, summary.written), *unused_lines(summary.unused)]
     block = _fenced(lines, room - 1)
     return f"\n{block}" if block else _left_out(len(lines), "note", "this report")
 

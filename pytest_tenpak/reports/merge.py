@@ -35,7 +35,7 @@ def merge(shards: Mapping[str, Summary]) -> Summary:
         outcomes=tuple(sorted(outcomes, key=lambda outcome: outcome.title)),
         expected=tuple(sorted(expected)),
         written=_unique(name for summary in shards.values() for name in summary.written),
-        stale=_stale(list(shards.values())),
+        unused=_unused(list(shards.values())),
         problems=tuple(_problems(shards)),
         trends={name: row for summary in shards.values() for name, row in summary.trends.items()},
         rule=rules.pop() if len(rules) == 1 else None,
@@ -66,6 +66,6 @@ def _unique(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _stale(summaries: Sequence[Summary]) -> tuple[str, ...]:
-    """What every shard found stale: the gates of one are not those of another."""
-    return tuple(name for name in summaries[0].stale if all(name in other.stale for other in summaries))
+def _unused(summaries: Sequence[Summary]) -> tuple[str, ...]:
+    """What every shard found unused: the gates of one are not those of another."""
+    return tuple(name for name in summaries[0].unused if all(name in other.unused for other in summaries))

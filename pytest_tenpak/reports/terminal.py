@@ -26,9 +26,9 @@ _TITLES = {
     "min_compression": "compression",
     "ppl_tolerance": "perplexity vs baseline",
     "compression_tolerance": "compression vs baseline",
-    "creep": "perplexity vs anchor",
-    "layers_creep": "decoder layers vs anchor",
-    "compression_creep": "compression vs anchor",
+    "drift": "perplexity vs anchor",
+    "layers_drift": "decoder layers vs anchor",
+    "compression_drift": "compression vs anchor",
     "baseline": "baseline",
     "tokenizer": "tokenizer",
     "finite": "finite figures",
@@ -143,7 +143,7 @@ def remedy(outcome: Outcome) -> str:
     command = ["pytest", outcome.case.nodeid, f"--tenpak-update={mode}"]
     if outcome.status is not Status.NEW:
         command += ["--tenpak-accept", "why this is fine"]
-        command += ["--tenpak-reanchor"] if outcome.update.creeps else []
+        command += ["--tenpak-reanchor"] if outcome.update.exceeds_drift_limit else []
     return f"to accept: {shlex.join(command)}"
 
 
@@ -273,7 +273,8 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
         if note and outcome.passes:
             lines.append(f"{outcome.baseline} [{outcome.device_class}]: {note}")
         lines += [
-            f"{short_name(outcome.title)}: {title(check)} passed undecided: {check.evidence}"
+            f"{short_name(outcome.title)}: {title(check)} passed on the point estimate; the interval is not "
+            f"decisive: {check.evidence}"
             for check in outcome.verdict.checks
             if check.decisive is False and not check.status.failing and outcome.passes
         ]
@@ -287,14 +288,14 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
 
 
 def summary_lines(summary: Summary, paint: Paint | None = None) -> list[str]:
-    """What a run says when it ends: table, how many gates ran, notes, what is missing or stale or wrong."""
+    """What a run says when it ends: table, how many gates ran, notes, what is missing or unused or wrong."""
     return [
         *table(summary.outcomes, paint),
         counts(summary.outcomes, len(summary.expected)),
         *notes(summary.outcomes, summary.written),
         *absent(summary),
         *(line for problem in summary.problems for line in visible_lines(problem)),
-        *stale_lines(summary.stale),
+        *unused_lines(summary.unused),
     ]
 
 
@@ -315,15 +316,15 @@ def gains(outcome: Outcome) -> str:
     )
 
 
-def stale_lines(stale: Sequence[str]) -> list[str]:
+def unused_lines(unused: Sequence[str]) -> list[str]:
     """Which baselines no test answers to any more, and what to do; nothing where there are none."""
-    if not stale:
+    if not unused:
         return []
-    several = len(stale) > 1
+    plural, them = ("s", "them") if len(unused) > 1 else ("", "it")
     return [
-        f"{len(stale)} stale baseline{'s' if several else ''}, to which no test answers any more:",
-        *(f"  {visible(path)}" for path in stale),
-        f"tenpak prune --yes removes {'them' if several else 'it'}; "
+        f"{len(unused)} unused baseline{plural} (no test uses {them}):",
+        *(f"  {visible(path)}" for path in unused),
+        f"tenpak prune --yes removes {them}; "
         "where a test was renamed, tenpak move OLD NEW keeps its baseline",
     ]
 

@@ -15,17 +15,17 @@ from ..baselines.identity import question_changes, same_weights
 from ..metrics.intervals import Rule, perplexity
 from ..metrics.measurement import HEADLINE, RATIOS, Layers, Ledger, Measurement, Noise
 from .checks import Check, Status, Tolerances
-from .criteria import Goal
+from .criteria import Criterion
 from .evidence import evidence_of, interval_of
 
 #: Movements of layers below this are the rounding of stored figures.
 _ROUNDING = 2e-6
 
 
-def baseline_goals(
+def baseline_criteria(
     entry: Entry, tolerances: Tolerances, same: bool, rule: Rule, noise: Noise | None, elsewhere: str = ""
-) -> dict[str, Goal]:
-    """What the windows have to answer about an entry: ``ppl_tolerance``, and ``creep`` where that is tighter.
+) -> dict[str, Criterion]:
+    """What the windows have to answer about an entry: ``ppl_tolerance``, and ``drift`` where that is tighter.
 
     ``same``: the entry accepted the very weights that are measured. ``noise``: what is known of the
     recipe's.
@@ -34,20 +34,20 @@ def baseline_goals(
     if noise and elsewhere:
         spread += max(noise.runtime.values(), default=0.0)
     bounds = {"ppl_tolerance": math.log1p(tolerances.of_perplexity(same and not elsewhere))}
-    left = _creep_left(entry, tolerances)
+    left = _drift_left(entry, tolerances)
     if 0 < left < bounds["ppl_tolerance"]:
-        bounds["creep"] = left
+        bounds["drift"] = left
     return {
-        name: Goal(name, "nll", bound, entry.nll, ends=True, spread=spread, unchanged=0.0)
+        name: Criterion(name, "nll", bound, entry.nll, ends=True, spread=spread, unchanged=0.0)
         for name, bound in bounds.items()
     }
 
 
 def is_beyond_anchor(old: Entry, new: Entry, tolerances: Tolerances) -> bool:
-    """Whether accepting ``new`` would take the drift since the anchor of ``old`` past the creep limit."""
-    if not tolerances.creep or old.identity != new.identity:
+    """Whether accepting ``new`` would take the drift since the anchor of ``old`` past the drift limit."""
+    if not tolerances.drift or old.identity != new.identity:
         return False
-    anchor, factor = old.anchor, tolerances.creep
+    anchor, factor = old.anchor, tolerances.drift
     moved = max(_layer_moves(anchor.layers, new.layers), default=0.0)
     return (
         anchor.drift + new.moved_since(old) > math.log1p(factor * tolerances.ppl)
@@ -102,27 +102,32 @@ def _perplexity_checks(
         yield Check("baseline", "tolerance", Status.INVALID, evidence=evidence)
         return
     same = same_weights(measurement.weights_digest, entry)
-    goal = baseline_goals(entry, tolerances, same, rule, noise, elsewhere)["ppl_tolerance"]
+    criterion = baseline_criteria(entry, tolerances, same, rule, noise, elsewhere)["ppl_tolerance"]
     tolerance = tolerances.of_perplexity(same and not elsewhere)
-    yield _step_check(goal, tolerance, measurement, entry, rule, _told(same, noise, elsewhere))
-    if tolerances.creep and not entry.is_anchor:
-        yield _creep_check(goal, measurement, entry, tolerances, rule)
+    yield _step_check(criterion, tolerance, measurement, entry, rule, _told(same, noise, elsewhere))
+    if tolerances.drift and not entry.is_anchor:
+        yield _drift_check(criterion, measurement, entry, tolerances, rule)
 
 
 def _step_check(
-    goal: Goal, tolerance: float, measurement: Measurement, entry: Entry, rule: Rule, told: list[str]
+    criterion: Criterion,
+    tolerance: float,
+    measurement: Measurement,
+    entry: Entry,
+    rule: Rule,
+    told: list[str],
 ) -> Check:
     windows = measurement.windows
     common = min(len(windows.tokens), len(entry.tokens))
     tokens = windows.tokens[:common]
-    answer = goal.answer(windows, rule)
+    answer = criterion.answer(windows, rule)
     shown = answer.sampled.relative()
-    improved = answer.holds and shown.value < -tolerance and goal.is_improvement(windows, rule)
-    evidence = [evidence_of(answer, shown, goal, measurement, rule), *told]
+    improved = answer.holds and shown.value < -tolerance and criterion.is_improvement(windows, rule)
+    evidence = [evidence_of(answer, shown, criterion, measurement, rule), *told]
     if common < len(entry.tokens):
         evidence.insert(1, f"the baseline has {len(entry.tokens)} windows")
     return Check(
-        goal.name,
+        criterion.name,
         "tolerance",
         Status.IMPROVED if improved else Status.PASSED if answer.holds else Status.REGRESSED,
         value=perplexity(windows.nll[:common], tokens),
@@ -149,36 +154,36 @@ def _told(same: bool, noise: Noise | None, elsewhere: str) -> list[str]:
     return told
 
 
-def _creep_left(entry: Entry, tolerances: Tolerances) -> float:
+def _drift_left(entry: Entry, tolerances: Tolerances) -> float:
     """How much further (ln perplexity) an entry may drift; infinite where nothing bounds it."""
-    if not tolerances.creep:
+    if not tolerances.drift:
         return math.inf
     # Drift is stored rounded: where no tolerance is left, that is no drift.
-    return math.log1p(tolerances.creep * tolerances.ppl) - entry.anchor.drift + _ROUNDING
+    return math.log1p(tolerances.drift * tolerances.ppl) - entry.anchor.drift + _ROUNDING
 
 
-def _creep_check(
-    step: Goal, measurement: Measurement, entry: Entry, tolerances: Tolerances, rule: Rule
+def _drift_check(
+    step: Criterion, measurement: Measurement, entry: Entry, tolerances: Tolerances, rule: Rule
 ) -> Check:
     """The whole drift since the anchor: what was accepted on the way is known, the last step is measured."""
-    goal = replace(step, name="creep", bound=_creep_left(entry, tolerances))
-    answer = goal.answer(measurement.windows, rule)
+    criterion = replace(step, name="drift", bound=_drift_left(entry, tolerances))
+    answer = criterion.answer(measurement.windows, rule)
     accepted = entry.anchor.drift
     sampled = answer.sampled
     shown = replace(
         sampled, value=sampled.value + accepted, low=sampled.low + accepted, high=sampled.high + accepted
     ).relative()
-    told = evidence_of(answer, shown, goal, measurement, rule)
+    told = evidence_of(answer, shown, criterion, measurement, rule)
     evidence = f"{math.expm1(accepted):+.2%} were accepted on the way; {told}"
     # Where what was accepted is itself too far, no change is no excuse.
-    holds = answer.holds if goal.bound > 0 else sampled.value <= goal.bound
+    holds = answer.holds if criterion.bound > 0 else sampled.value <= criterion.bound
     status = Status.PASSED if holds else Status.REGRESSED
     return Check(
-        "creep",
+        "drift",
         "tolerance",
         status,
         difference=shown.value,
-        bound=tolerances.creep * tolerances.ppl,
+        bound=tolerances.drift * tolerances.ppl,
         **interval_of(answer, shown),
         evidence=evidence,
     )
@@ -193,9 +198,9 @@ def _layers_checks(
     """What each decoder layer adds, beside what it did; nothing where either side has no figures."""
     bound = _layers_bound(tolerances, noise)
     yield from _layers_check("layers", entry.layers, measurement.layers, bound)
-    if tolerances.creep and not entry.is_anchor:
+    if tolerances.drift and not entry.is_anchor:
         yield from _layers_check(
-            "layers_creep", entry.anchor.layers, measurement.layers, tolerances.creep * bound
+            "layers_drift", entry.anchor.layers, measurement.layers, tolerances.drift * bound
         )
 
 
@@ -243,13 +248,13 @@ def _layer_move(old_gain: float, gain: float, old_error: float, error: float) ->
 def _compression_checks(ledger: Ledger, entry: Entry, tolerances: Tolerances) -> Iterator[Check]:
     value = ledger.ratios[HEADLINE]
     steps = [("compression_tolerance", entry.ledger.ratios[HEADLINE], tolerances.compression)]
-    if tolerances.creep and not entry.is_anchor:
+    if tolerances.drift and not entry.is_anchor:
         anchor = entry.anchor.figures.compression
-        steps.append(("compression_creep", anchor, tolerances.creep * tolerances.compression))
+        steps.append(("compression_drift", anchor, tolerances.drift * tolerances.compression))
     for name, before, bound in steps:
         # What got smaller got worse, so the sign is turned to read like perplexity's.
         status = _moved(1 - value / before, bound)
-        if name == "compression_creep" and status is Status.IMPROVED:
+        if name == "compression_drift" and status is Status.IMPROVED:
             status = Status.PASSED
         yield Check(
             name,

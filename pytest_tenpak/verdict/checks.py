@@ -50,7 +50,7 @@ class Tolerances:
 
     ``same_weights`` holds in place of a wider ``ppl`` where the quantized weights are the baseline's, bit
     for bit: then only kernels or libraries can have moved it. ``layers``: how far the gain or the error of
-    a decoder layer may move, as a share of what the layer adds. ``creep``: how many tolerances small steps
+    a decoder layer may move, as a share of what the layer adds. ``drift``: how many tolerances small steps
     may add up to since the anchor (0: any number).
     """
 
@@ -58,7 +58,7 @@ class Tolerances:
     compression: float = 0.001
     same_weights: float = 0.001
     layers: float = 0.03
-    creep: float = 3.0
+    drift: float = 3.0
 
     def of_perplexity(self, same_weights: bool) -> float:
         """The one that applies: the tight one, where it is tighter, to the same weights."""

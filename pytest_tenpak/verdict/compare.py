@@ -14,9 +14,9 @@ from ..baselines.entry import Entry
 from ..baselines.identity import question_changes
 from ..metrics.intervals import DEFAULT_RULE, Rule, perplexity
 from ..metrics.measurement import RATIOS, Measurement, Noise, Windows
-from .against_baseline import against_baseline, baseline_goals
+from .against_baseline import against_baseline, baseline_criteria
 from .checks import Check, Limits, Status, Tolerances, Verdict
-from .criteria import Goal
+from .criteria import Criterion
 from .evidence import evidence_of, interval_of
 
 #: Nats per token that every quantization may lose, however little round-to-nearest loses: about 10 % of
@@ -24,7 +24,7 @@ from .evidence import evidence_of, interval_of
 RTN_ALLOWANCE = 0.1
 
 
-def goals_of(
+def criteria_of(
     limits: Limits,
     tolerances: Tolerances,
     reference: Windows,
@@ -33,28 +33,28 @@ def goals_of(
     rule: Rule = DEFAULT_RULE,
     noise: Noise | None = None,
     elsewhere: str = "",
-) -> list[Goal]:
+) -> list[Criterion]:
     """What the windows have to answer, in the order of the checks.
 
     ``entry`` is a baseline entry that answers the same question, or None; ``same_weights`` whether it
     accepted the very weights that are measured; ``noise`` what is known of the recipe's; ``elsewhere`` the
     entry's device class where it is not the run's own.
     """
-    goals = _limit_goals(limits, reference)
+    criteria = _limit_criteria(limits, reference)
     if entry is not None:
-        goals += baseline_goals(entry, tolerances, same_weights, rule, noise, elsewhere).values()
-    return goals
+        criteria += baseline_criteria(entry, tolerances, same_weights, rule, noise, elsewhere).values()
+    return criteria
 
 
-def _limit_goals(limits: Limits, reference: Windows) -> list[Goal]:
-    goals = []
+def _limit_criteria(limits: Limits, reference: Windows) -> list[Criterion]:
+    criteria = []
     if limits.max_ppl_delta is not None:
-        goals.append(Goal("max_ppl_delta", "nll", math.log1p(limits.max_ppl_delta), reference.nll))
+        criteria.append(Criterion("max_ppl_delta", "nll", math.log1p(limits.max_ppl_delta), reference.nll))
     if limits.max_kld is not None:
-        goals.append(Goal("max_kld", "kld", limits.max_kld))
+        criteria.append(Criterion("max_kld", "kld", limits.max_kld))
     if limits.min_top1 is not None:
-        goals.append(Goal("min_top1", "disagreement", 1 - limits.min_top1))
-    return goals
+        criteria.append(Criterion("min_top1", "disagreement", 1 - limits.min_top1))
+    return criteria
 
 
 def compare(
@@ -168,8 +168,8 @@ def _against_reference(
     measurement: Measurement, reference: Measurement, limits: Limits, rule: Rule
 ) -> Iterator[Check]:
     if are_paired(measurement, reference):
-        for goal in _limit_goals(limits, reference.windows):
-            yield _limit_check(goal, measurement, reference, rule)
+        for criterion in _limit_criteria(limits, reference.windows):
+            yield _limit_check(criterion, measurement, reference, rule)
     ratios = measurement.ledger.ratios
     for name, least in limits.min_compression.items():
         ratio = ratios.get(name, 1.0)
@@ -183,33 +183,33 @@ def _against_reference(
         )
 
 
-def _limit_check(goal: Goal, measurement: Measurement, reference: Measurement, rule: Rule) -> Check:
+def _limit_check(criterion: Criterion, measurement: Measurement, reference: Measurement, rule: Rule) -> Check:
     """One bound on a mean per token against the reference."""
-    answer = goal.answer(measurement.windows, rule)
+    answer = criterion.answer(measurement.windows, rule)
     sampled = answer.sampled
     status = Status.PASSED if answer.holds else Status.REGRESSED
-    if goal.name == "max_ppl_delta":
+    if criterion.name == "max_ppl_delta":
         shown = sampled.relative()
         figures: dict[str, Any] = {
             "value": measurement.perplexity,
             "before": reference.perplexity,
             "difference": shown.value,
         }
-        bound = math.expm1(goal.bound)
-    elif goal.name == "min_top1":
+        bound = math.expm1(criterion.bound)
+    elif criterion.name == "min_top1":
         # What is bounded from above is the share that disagrees; people ask for the share that agrees.
         shown = replace(sampled, value=1 - sampled.value, low=1 - sampled.high, high=1 - sampled.low)
-        figures, bound = {"value": shown.value}, 1 - goal.bound
+        figures, bound = {"value": shown.value}, 1 - criterion.bound
     else:
-        shown, figures, bound = sampled, {"value": sampled.value}, goal.bound
-    told = evidence_of(answer, shown, goal, measurement, rule)
+        shown, figures, bound = sampled, {"value": sampled.value}, criterion.bound
+    told = evidence_of(answer, shown, criterion, measurement, rule)
     interval = interval_of(answer, shown)
     divergence = measurement.divergence
-    if goal.metric == "kld" and divergence and not divergence.is_exact:
+    if criterion.metric == "kld" and divergence and not divergence.is_exact:
         # What can only be more than this figure breaks a limit surely, and keeps one never.
         told += f"; {divergence.kind}, which cannot show that a limit is kept"
         interval["decisive"] = answer.decisive and not answer.holds
-    return Check(goal.name, "limit", status, **figures, bound=bound, **interval, evidence=told)
+    return Check(criterion.name, "limit", status, **figures, bound=bound, **interval, evidence=told)
 
 
 def needs_rounding(measurement: Measurement, reference: Measurement, limits: Limits) -> bool:

@@ -21,27 +21,27 @@ _DWARFED = 4
 
 
 class Answer(NamedTuple):
-    """What the windows say of a goal: the estimate (with the error of sampling alone), and the decision.
+    """What the windows say of a criterion: the estimate (with the error of sampling alone), and the decision.
 
-    ``decisive``: whether the interval made it. ``apart``: whether what is above the bound is told apart
-    from nothing having changed.
+    ``decisive``: whether the interval made it. ``significant``: whether a value above
+    the bound differs significantly from no change.
     """
 
     sampled: Estimate
     holds: bool
     decisive: bool
-    apart: bool
+    significant: bool
 
 
 @dataclass(frozen=True)
-class Goal:
+class Criterion:
     """One bound: the mean per token of a metric, less that of ``against``, is at most ``bound``.
 
     ``name`` is the check's. ``metric`` is ``nll`` (nats), ``kld`` (nats) or ``disagreement`` (share of
     tokens whose most likely next token is another). ``against`` holds window sums to pair with, and may
     cover fewer windows than were measured; ``ends`` says that there will never be more. ``spread`` is the
     half-width, at the run's confidence, of an error that no number of windows removes. ``unchanged`` is the
-    mean where nothing changed, for goals that know one: what cannot be told from it breaks no bound.
+    mean where nothing changed, for criteria that know one: what cannot be told from it breaks no bound.
     """
 
     name: str
@@ -57,8 +57,8 @@ class Goal:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Goal:
-        """The goal that :meth:`to_dict` wrote."""
+    def from_dict(cls, plain: Mapping[str, Any]) -> Criterion:
+        """The criterion that :meth:`to_dict` wrote."""
         return cls(**{**plain, "against": None if plain["against"] is None else tuple(plain["against"])})
 
     def sampled(self, windows: Windows, rule: Rule) -> Estimate:
@@ -75,8 +75,8 @@ class Goal:
     def answer(self, windows: Windows, rule: Rule) -> Answer:
         """By the interval where it decides, else by the point estimate.
 
-        A point estimate above the bound breaks it only if it is also told apart, at this one look, from
-        nothing having changed: so no more than a share ``rule.alpha`` of unchanged recipes ever fails.
+        A point estimate above the bound breaks it only if it also differs significantly, at this one
+        look, from no change: so no more than a share ``rule.alpha`` of unchanged recipes ever fails.
         Where there are too few windows for an interval of finite width, the point alone has to do.
         """
         sampled = self.sampled(windows, rule)
@@ -86,11 +86,11 @@ class Goal:
         if sampled.value <= self.bound or self.unchanged is None:
             return Answer(sampled, sampled.value <= self.bound, False, True)
         once = self._at_one_look(windows, rule)
-        apart = once.low > self.unchanged or math.isinf(once.half_width)
-        return Answer(sampled, not apart, False, apart)
+        significant = once.low > self.unchanged or math.isinf(once.half_width)
+        return Answer(sampled, not significant, False, significant)
 
     def is_improvement(self, windows: Windows, rule: Rule) -> bool:
-        """Whether the mean is as far below ``unchanged`` as the bound is above, and told apart from it."""
+        """Whether the mean is as far below ``unchanged`` as the bound is above, and significantly so."""
         once, unchanged = self._at_one_look(windows, rule), self.unchanged or 0.0
         below = once.value < 2 * unchanged - self.bound
         return below and (once.high < unchanged or math.isinf(once.half_width))
@@ -115,21 +115,21 @@ class Goal:
         return True if exhausted else None
 
 
-def first_settled(
-    goals: Sequence[Goal],
+def first_decisive_look(
+    criteria: Sequence[Criterion],
     windows: Windows,
     planned: int,
     rule: Rule,
     whole: bool = False,
     start: int = 0,
 ) -> int | None:
-    """The first look, of a plan of ``planned`` windows, at which all goals are settled or one is broken.
+    """The first look, of a plan of ``planned`` windows, at which all criteria are settled or one is broken.
 
-    ``whole``: the whole plan is wanted, and only a broken goal ends it early. Looks at fewer than ``start``
-    windows are left out, those at more than were measured cannot be asked. A token without a finite figure
-    settles everything. None where no look settles it, or the rule allows one look only: at the end.
+    ``whole``: the whole plan is wanted, and only a broken criterion ends it early. Looks at fewer than
+    ``start`` windows are left out, those at more than were measured cannot be asked. A token without a finite
+    figure settles everything. None where no look settles it, or the rule allows one look only: at the end.
     """
-    if rule.fixed or not goals:
+    if rule.fixed or not criteria:
         return None
     for count in looks(planned):
         if count > len(windows.tokens):
@@ -139,7 +139,7 @@ def first_settled(
         prefix = windows.prefix(count)
         if prefix.nonfinite:
             return count
-        answers = [goal.is_settled(prefix, rule) for goal in goals]
+        answers = [criterion.is_settled(prefix, rule) for criterion in criteria]
         if False in answers or (None not in answers and not whole):
             return count
     return None

@@ -32,7 +32,7 @@ class Update:
 
     ``reason`` goes into the baseline's history beside the figures it replaces. ``only_new``: of a case with
     several corpora, the baselines that are there stay as they are. ``reanchor``: the figures become the
-    anchor. ``creeps``: accepting them takes that, since they are past the creep limit.
+    anchor. ``exceeds_drift_limit``: accepting them takes that, since they are past the drift limit.
     """
 
     write: bool
@@ -41,7 +41,7 @@ class Update:
     note: str = ""
     only_new: bool = False
     reanchor: bool = False
-    creeps: bool = False
+    exceeds_drift_limit: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain form."""
@@ -90,19 +90,22 @@ def decide(
         return Update(False, False)
     if status is Status.NEW:
         return _decide_new(request, in_ci)
-    creeps = any(is_beyond_anchor(old, new, tolerances) for old, new in changes if old and new)
+    exceeds_drift_limit = any(is_beyond_anchor(old, new, tolerances) for old, new in changes if old and new)
     if changes and status.failing and all(old is None for old, _ in changes):
-        return _decide_borrowed(verdict, request)
+        return _decide_across_devices(verdict, request)
     if status in (Status.REGRESSED, Status.INVALID):
-        return replace(_decide_red(verdict, request, creeps, changes), creeps=creeps)
-    return _decide_green(verdict, request, creeps, changes)
+        return replace(
+            _decide_red(verdict, request, exceeds_drift_limit, changes),
+            exceeds_drift_limit=exceeds_drift_limit,
+        )
+    return _decide_green(verdict, request, exceeds_drift_limit, changes)
 
 
-def _decide_red(verdict: Verdict, request: Request, creeps: bool, changes: Changes) -> Update:
+def _decide_red(verdict: Verdict, request: Request, exceeds_drift_limit: bool, changes: Changes) -> Update:
     """A case that fails against its baseline: settled by an update, if worse with a reason."""
     if not request.takes("failing"):
         return Update(False, False)
-    refusal = _refusal(verdict, request, creeps, changes)
+    refusal = _refusal(verdict, request, exceeds_drift_limit, changes)
     if refusal:
         return Update(False, False, note=f"not updated: {refusal}")
     reason = request.reason or "identity changed"
@@ -115,7 +118,7 @@ def _decide_red(verdict: Verdict, request: Request, creeps: bool, changes: Chang
     return Update(True, True, reason, note, reanchor=request.reanchor)
 
 
-def _decide_borrowed(verdict: Verdict, request: Request) -> Update:
+def _decide_across_devices(verdict: Verdict, request: Request) -> Update:
     """A case that fails beside another device's entry: its own is created, if it is worse with a reason."""
     if verdict.status is Status.INVALID and request.takes("new"):
         return Update(True, True, request.reason or "", _FIRST, only_new=True)
@@ -140,7 +143,7 @@ def _decide_new(request: Request, in_ci: bool) -> Update:
     )
 
 
-def _decide_green(verdict: Verdict, request: Request, creeps: bool, changes: Changes) -> Update:
+def _decide_green(verdict: Verdict, request: Request, exceeds_drift_limit: bool, changes: Changes) -> Update:
     """A passing case: rewritten where that was asked, and even then not for the worse unasked."""
     if any(old is None for old, _ in changes) and request.takes("new"):
         # It passed beside another device's entry; its own is created, and that one left alone.
@@ -149,19 +152,19 @@ def _decide_green(verdict: Verdict, request: Request, creeps: bool, changes: Cha
         return Update(False, True)
     if not request.reanchor and all(_is_same(old, new) for old, new in changes):
         return Update(False, True)
-    refusal = _refusal(verdict, request, creeps, changes)
+    refusal = _refusal(verdict, request, exceeds_drift_limit, changes)
     if refusal:
         return Update(False, True, note=f"baseline kept: {refusal}")
     note = "baseline updated" + (", and made the anchor" if request.reanchor else "")
     return Update(True, True, request.reason or "updated on request", note, reanchor=request.reanchor)
 
 
-def _refusal(verdict: Verdict, request: Request, creeps: bool, changes: Changes) -> str:
+def _refusal(verdict: Verdict, request: Request, exceeds_drift_limit: bool, changes: Changes) -> str:
     """Why an update that was asked for is not made; empty when it is."""
     if _is_worse(verdict, changes) and not request.reason:
         return _NEEDS_REASON
-    if creeps and not request.reanchor:
-        return "the drift since its anchor is past the creep limit, which needs --tenpak-reanchor too"
+    if exceeds_drift_limit and not request.reanchor:
+        return "the drift since its anchor is past the drift limit, which needs --tenpak-reanchor too"
     if _is_shorter(changes) and not request.fewer_windows:
         return (
             "this run measured fewer windows than the baseline has; to measure them all, run it with as many "

@@ -130,12 +130,12 @@ def test_a_run_that_stopped_early_is_refused_unless_that_is_wanted(suite, there)
     assert len(entry_of(suite).tokens) == 2
 
 
-def test_the_creep_limit_holds_here_too(suite):  # noqa: F811
+def test_the_drift_limit_holds_here_too(suite):  # noqa: F811
     """Small steps accepted from CI add up as those of a run do."""
     suite.write("test_a/test_a", BEFORE)
     file = document(suite, outcome(factor=1.05))
     out = suite.tenpak("accept", file, "--reason", "x")
-    assert "the drift since its anchor is past the creep limit, which needs --reanchor too" in out
+    assert "the drift since its anchor is past the drift limit, which needs --reanchor too" in out
     assert suite.code == 1
 
 

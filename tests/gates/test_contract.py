@@ -80,7 +80,7 @@ def test_a_reason_for_a_test_that_is_no_gate_is_a_usage_error(two, distributed):
         (["--tenpak-update=failing", "--tenpak-accept= "], "*accepting needs a reason*"),
         (["--tenpak-accept-test", "test_gate.py::test_one", "fine"], "*accepts nothing by itself*"),
         (["--tenpak-baseline-device=nearest"], "*baseline_device='nearest' is not accepted*"),
-        (["--tenpak-creep-limit=-1"], "*creep_limit=-1.0 is not accepted*"),
+        (["--tenpak-drift-limit=-1"], "*drift_limit=-1.0 is not accepted*"),
     ],
 )
 def test_what_cannot_be_meant_is_a_usage_error(project, arguments, said):
@@ -102,7 +102,7 @@ def test_improvements_are_taken_alone(two, distributed):
     assert path_of(two).read_bytes() == kept
 
 
-def test_what_is_past_the_creep_limit_needs_a_new_anchor(project, distributed):
+def test_what_is_past_the_drift_limit_needs_a_new_anchor(project, distributed):
     """The failure's own command says so; a reason alone is refused; then the drift counts from the new anchor."""
     project.test(ONE)
     project.run(*distributed)
@@ -113,7 +113,7 @@ def test_what_is_past_the_creep_limit_needs_a_new_anchor(project, distributed):
     refused = project.run(*distributed, *accept)
     refused.assert_outcomes(failed=1)
     refused.stdout.fnmatch_lines(
-        ["not updated: the drift since its anchor is past the creep limit*--tenpak-reanchor*"]
+        ["not updated: the drift since its anchor is past the drift limit*--tenpak-reanchor*"]
     )
     project.run(*distributed, *accept, "--tenpak-reanchor").assert_outcomes(passed=1)
     entry = entry_of(project)
@@ -164,7 +164,7 @@ def test_small_steps_that_add_up_regress(project):
     result = project.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["regressed: perplexity vs anchor +1.60%, bound ≤ +1.5%"])
-    project.run("--tenpak-creep-limit=4").assert_outcomes(passed=1)
+    project.run("--tenpak-drift-limit=4").assert_outcomes(passed=1)
 
 
 def test_a_class_without_an_entry_is_new_or_borrows_the_nearest(project, distributed):

@@ -224,7 +224,7 @@ def test_hostile_names_stay_names(visit):
         outcomes[0], case=case, parts=(part, replace(part, corpus="b")), verdict=verdict, baseline=hostile
     )
     outcomes.append(made_up.unmeasured("test_a.py::z", problem=f"{hostile}\n{HOSTILE[3]}"))
-    page = visit(made_up.summary(*outcomes, problems=(hostile,), stale=(hostile, HOSTILE[3])))
+    page = visit(made_up.summary(*outcomes, problems=(hostile,), unused=(hostile, HOSTILE[3])))
     page.locator("#all").click()
     page.wait_for_timeout(100)
     text = page.locator("body").inner_text()

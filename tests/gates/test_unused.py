@@ -1,4 +1,4 @@
-"""Stale baselines: named when their test is gone, and never when it is only out of sight."""
+"""Unused baselines: named when their test is gone, and never when it is only out of sight."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from pytest_tenpak.baselines.entry import Baseline
 from pytest_tenpak.baselines.names import derived_name
 from pytest_tenpak.gate.marker import claimed_names
 
-ONE = "1 stale baseline, to which no test answers any more:"
+ONE = "1 unused baseline (no test uses it):"
 
 
 @pytest.fixture
@@ -36,11 +36,11 @@ def test_what_no_test_answers_to_is_listed_with_what_to_do(suite):
     assert result.ret == 0
 
 
-def test_nothing_is_said_where_nothing_is_stale(suite):
+def test_nothing_is_said_where_nothing_is_unused(suite):
     """Nor is a section opened."""
     suite.test("test_a.py", "test_here", "test_gone")
     told = suite.run().stdout.str()
-    assert "stale baseline" not in told
+    assert "unused baseline" not in told
     assert "quantization gates" not in told
 
 
@@ -53,7 +53,7 @@ def test_a_suite_without_gates_lists_what_is_left_and_imports_nothing_heavy(suit
         "print([name for name in ('torch', 'numpy', 'jsonschema') if name in sys.modules], int(code))"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=suite.path, capture_output=True, text=True)
-    assert "2 stale baselines, to which no test answers any more:" in ran.stdout
+    assert "2 unused baselines (no test uses them):" in ran.stdout
     assert ran.stdout.splitlines()[-1] == "[] 0"
 
 
@@ -63,44 +63,44 @@ def test_workers_say_what_they_saw(suite, distributed):
     result = suite.pytester.runpytest_subprocess(*LEAN, *distributed, "--tenpak-json=run.json")
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines([ONE, f"  {GONE[0]}"])
-    assert json.loads((suite.path / "run.json").read_text())["stale"] == GONE
+    assert json.loads((suite.path / "run.json").read_text())["unused"] == GONE
 
 
-def test_a_crashed_worker_makes_nothing_stale(suite):
+def test_a_crashed_worker_makes_nothing_unused(suite):
     """Tests that it took along were collected: what is gone is gone, and nothing else."""
     suite.test("test_a.py", head="import os\ndef test_crash(): os._exit(3)\n" + GATE.format("", "test_here"))
-    assert suite.stale("-n", "2", "-k", "crash") == GONE
+    assert suite.unused("-n", "2", "-k", "crash") == GONE
 
 
 def test_no_worker_that_lives_no_word(suite):
-    """Where none delivers, nothing is known to be stale, and nothing fails for it."""
+    """Where none delivers, nothing is known to be unused, and nothing fails for it."""
     suite.test("test_a.py", head="import os\ndef test_crash(): os._exit(3)\n")
-    result = suite.run("-n", "1", "--max-worker-restart=0", "--tenpak-fail-stale")
+    result = suite.run("-n", "1", "--max-worker-restart=0", "--tenpak-fail-unused")
     assert "crashed" in result.stdout.str()
-    assert "stale baseline" not in result.stdout.str()
+    assert "unused baseline" not in result.stdout.str()
 
 
 @pytest.mark.parametrize("given", ["option", "ini"])
-def test_fail_stale_fails_the_run_and_names_the_files(suite, distributed, given):
+def test_fail_unused_fails_the_run_and_names_the_files(suite, distributed, given):
     """Also where tests pass."""
     suite.test("test_a.py", head="def test_plain(): pass\n" + GATE.format("", "test_here"))
     if given == "ini":
-        suite.ini("tenpak_fail_stale = true")
-    args = ["--tenpak-fail-stale"] if given == "option" else []
+        suite.ini("tenpak_fail_unused = true")
+    args = ["--tenpak-fail-unused"] if given == "option" else []
     result = suite.pytester.runpytest_subprocess(*LEAN, *distributed, *args, "-k", "plain")
     assert result.ret == 1
     result.assert_outcomes(passed=1, deselected=0 if distributed else 1)
-    result.stdout.fnmatch_lines([f"--tenpak-fail-stale: no test answers to {GONE[0]} any more"])
+    result.stdout.fnmatch_lines([f"--tenpak-fail-unused: no test answers to {GONE[0]} any more"])
 
 
-def test_fail_stale_passes_where_nothing_is_stale(suite):
+def test_fail_unused_passes_where_nothing_is_unused(suite):
     """And is refused, by name, where it is neither true nor false."""
     suite.test("test_a.py", "test_here", "test_gone")
-    assert suite.run("--tenpak-fail-stale").ret == 0
-    suite.ini("tenpak_fail_stale = perhaps")
+    assert suite.run("--tenpak-fail-unused").ret == 0
+    suite.ini("tenpak_fail_unused = perhaps")
     result = suite.run()
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["*ini tenpak_fail_stale: fail_stale='perhaps' is not accepted*"])
+    result.stderr.fnmatch_lines(["*ini tenpak_fail_unused: fail_unused='perhaps' is not accepted*"])
 
 
 # ---------------------------------------------------------------- what claims
@@ -112,27 +112,27 @@ def test_fail_stale_passes_where_nothing_is_stale(suite):
 )
 def test_deselected_tests_claim(suite, args):
     """They are there, though they do not run."""
-    assert suite.stale(*args) == GONE
+    assert suite.unused(*args) == GONE
 
 
-def test_further_texts_are_claimed_and_those_no_longer_measured_on_are_stale(suite):
+def test_further_texts_are_claimed_and_those_no_longer_measured_on_are_unused(suite):
     """``NAME@TEXT`` of every text but the first, and of no other."""
     head = GATE.format(", corpus=['one', 'docs/two.txt']", "test_here")
     suite.test("test_a.py", head=head)
     (two,) = claimed_names({"corpus": ["one", "docs/two.txt"]}, "test_a.py::test_here")[1:]
     for name in (two, "test_a/test_here@three"):
         suite.accept("test_a.py::test_here", name=name)
-    assert suite.stale() == [*GONE, "baselines/test_a/test_here@three.json"]
+    assert suite.unused() == [*GONE, "baselines/test_a/test_here@three.json"]
 
 
 def test_each_of_several_markers_and_parameters_claims(suite):
-    """What one of them answered before it was taken away is stale."""
+    """What one of them answered before it was taken away is unused."""
     head = "@pytest.mark.parametrize('n', [1, 2])\n" + "@pytest.mark.quantize(method='int8')\n"
     suite.test("test_a.py", head=head + GATE.format("", "test_many").replace("()", "(n)"))
     ids = [f"test_a.py::test_many[{method}-{n}]" for method in ("int8", "fp16") for n in (1, 2)]
     ids += [f"test_a.py::test_many[{n}-{method}]" for method in ("int8", "fp16") for n in (1, 2)]
     suite.accept(*ids, "test_a.py::test_many[nf4-1]")
-    listed = suite.stale()
+    listed = suite.unused()
     collected = [line for line in suite.run("-q").outlines if "::" in line]
     assert len(collected) == 4
     expected = {f"baselines/{derived_name(case)}.json" for case in (*ids, "test_a.py::test_many[nf4-1]")}
@@ -148,7 +148,7 @@ def test_markers_that_a_conftest_adds_claim(suite):
         "def pytest_collection_modifyitems(items):\n"
         "    for item in items: item.add_marker(pytest.mark.quantize(method='fp16'))\n"
     )
-    assert suite.stale("-k", "nothing") == GONE
+    assert suite.unused("-k", "nothing") == GONE
 
 
 def test_a_deselected_test_with_a_bad_marker_leaves_its_file_alone(suite):
@@ -156,7 +156,7 @@ def test_a_deselected_test_with_a_bad_marker_leaves_its_file_alone(suite):
     suite.test("test_a.py", "test_here", head=GATE.format(", baseline=3", "test_bad"))
     suite.test("test_b.py", head="def test_plain(): pass")
     suite.accept("test_b.py::test_gone")
-    result = suite.run("-k", "plain", "--tenpak-fail-stale")
+    result = suite.run("-k", "plain", "--tenpak-fail-unused")
     assert [line.strip() for line in result.outlines if line.startswith("  b")] == [
         "baselines/test_b/test_gone.json"
     ]
@@ -166,7 +166,7 @@ def test_a_deselected_test_with_a_bad_marker_leaves_its_file_alone(suite):
 def test_a_deselected_test_of_an_unknown_method_claims(suite):
     """Its name is known all the same."""
     suite.test("test_a.py", head=GATE.replace("fp16", "no-such").format("", "test_here"))
-    assert suite.stale("-k", "nothing") == GONE
+    assert suite.unused("-k", "nothing") == GONE
 
 
 def test_a_named_baseline_is_judged_only_by_the_whole_suite(suite):
@@ -174,8 +174,8 @@ def test_a_named_baseline_is_judged_only_by_the_whole_suite(suite):
     suite.test("test_b.py", head=GATE.format(", baseline='named'", "test_named"))
     suite.accept("test_a.py::test_named", name="named")
     suite.accept("test_a.py::test_other", name="other")
-    assert suite.stale("test_a.py") == GONE
-    assert suite.stale() == ["baselines/other.json", *GONE]
+    assert suite.unused("test_a.py") == GONE
+    assert suite.unused() == ["baselines/other.json", *GONE]
 
 
 # ---------------------------------------------------------------- what is judged
@@ -187,8 +187,8 @@ def test_a_named_baseline_is_judged_only_by_the_whole_suite(suite):
 def test_a_file_of_which_only_some_tests_were_named_is_not_judged(suite, args):
     """Others are, where they were collected whole."""
     suite.test("test_b.py", "test_here")
-    assert suite.stale(*args) == []
-    assert suite.stale(*args, "test_a.py") == GONE
+    assert suite.unused(*args) == []
+    assert suite.unused(*args, "test_a.py") == GONE
 
 
 def test_a_file_that_is_gone_is_judged_where_its_folder_is_collected(suite):
@@ -197,26 +197,26 @@ def test_a_file_that_is_gone_is_judged_where_its_folder_is_collected(suite):
     suite.test("other/test_c.py", "test_here")
     suite.accept("tests/deep/test_d.py::test_gone")
     gone = "baselines/tests/deep/test_d/test_gone.json"
-    assert suite.stale("tests") == [gone]
-    assert suite.stale("tests/test_b.py") == suite.stale("other") == []
-    assert suite.stale() == [*GONE, gone]
+    assert suite.unused("tests") == [gone]
+    assert suite.unused("tests/test_b.py") == suite.unused("other") == []
+    assert suite.unused() == [*GONE, gone]
     suite.ini("testpaths = tests")
-    assert suite.stale() == [gone]
+    assert suite.unused() == [gone]
 
 
 def test_a_file_that_is_there_but_was_not_collected_is_not_judged(suite):
     """Ignored, of another name, or read for its doctests alone."""
-    assert suite.stale("--ignore=test_a.py") == []
+    assert suite.unused("--ignore=test_a.py") == []
     suite.ini("python_files = gate_*.py")
-    assert suite.stale() == []
+    assert suite.unused() == []
     (suite.path / "test_a.py").write_text('"""\n>>> 1\n1\n"""\n')
-    assert suite.stale("--doctest-modules") == []
+    assert suite.unused("--doctest-modules") == []
 
 
 def test_collection_errors_stop_all_judgement(suite):
     """The broken file could hold any claim."""
     suite.test("test_b.py", head="import no_such_module")
-    assert suite.stale() == suite.stale("--continue-on-collection-errors") == []
+    assert suite.unused() == suite.unused("--continue-on-collection-errors") == []
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_module_that_skips_itself_is_not_judged(suite, head):
     """Others are."""
     suite.test("test_b.py", "test_here", head=head)
     suite.accept("test_b.py::test_here")
-    assert suite.stale() == GONE
+    assert suite.unused() == GONE
 
 
 def test_parameters_that_are_found_elsewhere_are_not_judged(suite):
@@ -234,14 +234,14 @@ def test_parameters_that_are_found_elsewhere_are_not_judged(suite):
     head = "@pytest.mark.parametrize('model', [])\n" + GATE.format("", "test_many").replace("()", "(model)")
     suite.test("test_b.py", head=head)
     suite.accept("test_b.py::test_many[a]")
-    assert suite.stale() == GONE
+    assert suite.unused() == GONE
 
 
 def test_a_name_is_shown_and_not_obeyed(suite):
     """A baseline's file name may hold what a terminal or a runner of GitHub Actions would obey."""
     hostile = suite.path / "baselines" / "x\n::error::pwned \x1b[31m.json"
     hostile.write_bytes((suite.path / GONE[0]).read_bytes())
-    told = suite.run("--tenpak-fail-stale").stdout.str()
+    told = suite.run("--tenpak-fail-unused").stdout.str()
     assert "\n::error" not in told
     assert "\x1b" not in told
     assert "pwned" in told
@@ -252,8 +252,8 @@ def test_a_run_of_what_failed_last_judges_nothing(suite, option):
     """--lf leaves out files that it knows to pass."""
     suite.test("test_b.py", head="def test_fails(): assert 0")
     suite.pytester.runpytest_subprocess(*LEAN, "test_b.py").assert_outcomes(failed=1)
-    assert suite.stale(option) == []
-    assert suite.stale("-p", "no:cacheprovider") == GONE
+    assert suite.unused(option) == []
+    assert suite.unused("-p", "no:cacheprovider") == GONE
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_file_that_cannot_be_read_is_not_judged(suite, text):
     """Nor what is no baseline at all."""
     path = suite.path / "baselines" / "test_a" / "test_broken.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert suite.stale() == GONE
+    assert suite.unused() == GONE
 
 
 def test_a_folder_outside_the_rootdir_is_not_judged(suite):
@@ -274,8 +274,8 @@ def test_a_folder_outside_the_rootdir_is_not_judged(suite):
         "--rootdir=pkg", "-c", "pkg/pytest.ini", "--collect-only", "pkg"
     )
     result.stdout.fnmatch_lines(["*test_here*"])
-    assert "stale baseline" not in result.stdout.str()
-    arguments = ("--rootdir=pkg", "-c", "pkg/pytest.ini", "--collect-only", "--tenpak-fail-stale", "pkg")
+    assert "unused baseline" not in result.stdout.str()
+    arguments = ("--rootdir=pkg", "-c", "pkg/pytest.ini", "--collect-only", "--tenpak-fail-unused", "pkg")
     refused = suite.pytester.runpytest_subprocess(*arguments)
     assert refused.ret == pytest.ExitCode.TESTS_FAILED, "what was asked for cannot be answered"
 
@@ -284,11 +284,11 @@ def test_a_folder_outside_the_rootdir_is_not_judged(suite):
 
 
 def test_prune_lists_and_with_yes_removes(suite):
-    """Nothing without --yes; then what is stale, printed, with folders that became empty, and nothing else."""
+    """Nothing without --yes; then what is unused, printed, with folders that became empty, and nothing else."""
     suite.accept("gone/deep.py::test_x")
     before = suite.baselines
     listed = suite.tenpak("prune")
-    assert (listed.returncode, listed.stdout.splitlines()[0][:17]) == (1, "2 stale baselines")
+    assert (listed.returncode, listed.stdout.splitlines()[0][:17]) == (1, "2 unused baselines")
     assert suite.baselines == before
     pruned = suite.tenpak("prune", "--yes")
     assert pruned.returncode == 0
@@ -297,18 +297,18 @@ def test_prune_lists_and_with_yes_removes(suite):
     again = suite.tenpak("prune", "--yes")
     assert (again.returncode, again.stdout) == (
         0,
-        "no baseline is stale, as far as this collection can tell\n",
+        "no baseline is unused as far as this collection can tell\n",
     )
 
 
 def test_prune_takes_pytests_arguments_and_the_suites_ini(suite):
-    """Workers, verbosity and --tenpak-fail-stale of an ini do not get in its way."""
+    """Workers, verbosity and --tenpak-fail-unused of an ini do not get in its way."""
     suite.test("tests/test_b.py", "test_here")
     suite.accept("tests/test_b.py::test_gone")
-    suite.ini("addopts = -n 2 -vv -ra -k nothing", "tenpak_fail_stale = true")
+    suite.ini("addopts = -n 2 -vv -ra -k nothing", "tenpak_fail_unused = true")
     pruned = suite.tenpak("prune", "tests", "--yes", "-p", "no:randomly")
     assert (pruned.returncode, pruned.stdout) == (0, "removed baselines/tests/test_b/test_gone.json\n")
-    assert suite.stale() == GONE
+    assert suite.unused() == GONE
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_a_new_case_is_told_of_the_baseline_it_had(renamed, distributed):
     assert new == {**old, "case": "test_gate.py::test_new"}
     settled = renamed.run(*distributed)
     settled.stdout.fnmatch_lines(["test_gate.py::test_new *passed"])
-    assert "stale baseline" not in settled.stdout.str()
+    assert "unused baseline" not in settled.stdout.str()
 
 
 def test_in_ci_the_failure_names_the_move(renamed, monkeypatch):

@@ -48,8 +48,8 @@ class Suite:
             return self.pytester.runpytest_subprocess(*LEAN, *args)
         return self.pytester.runpytest_inprocess(*LEAN, "--collect-only", *args)
 
-    def stale(self, *args: str) -> list[str]:
-        """The names that a run says are stale."""
+    def unused(self, *args: str) -> list[str]:
+        """The names that a run says are unused."""
         lines = self.run(*args).outlines
         return [line.strip() for line in lines if line.startswith("  baselines/")]
 

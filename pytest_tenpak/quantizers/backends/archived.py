@@ -1,8 +1,8 @@
 """What the adapters of AutoGPTQ and AutoAWQ, both archived upstream, have in common.
 
-Neither library will follow torch or transformers any further, so the adapters lend them names and mend
-what they do. Everything lent is taken back when the library has returned, wherever that is possible, and
-is lent only where it is missing.
+Neither library will follow torch or transformers any further, so the adapters patch names into them and mend
+what they do. Every patch is undone when the library has returned, wherever that is possible, and is applied
+only where something is missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ABSENT = object()
 
 
 @contextmanager
-def lent(owner: Any, **names: Any) -> Iterator[None]:
+def patched(owner: Any, **names: Any) -> Iterator[None]:
     """Set attributes of a module or object for a while; what was there before comes back."""
     before = {name: vars(owner).get(name, _ABSENT) for name in names}
     for name, value in names.items():
@@ -34,9 +34,9 @@ def lent(owner: Any, **names: Any) -> Iterator[None]:
 
 
 @contextmanager
-def supplied(owner: Any, **names: Any) -> Iterator[None]:
-    """Lend those of the names that ``owner`` lacks."""
-    with lent(owner, **{name: value for name, value in names.items() if not hasattr(owner, name)}):
+def patched_if_missing(owner: Any, **names: Any) -> Iterator[None]:
+    """Set, for a while, those of the names that ``owner`` lacks."""
+    with patched(owner, **{name: value for name, value in names.items() if not hasattr(owner, name)}):
         yield
 
 

@@ -20,7 +20,14 @@ from ..kernels import AUTO, Kernel
 from ..layer_progress import follow
 from ..loading import architecture_of, load_pretrained
 from ..shapes import require_divisible, widths
-from .archived import adopt_generation, copy_generation, halve_scales, lent, restore_dtype, supplied
+from .archived import (
+    adopt_generation,
+    copy_generation,
+    halve_scales,
+    patched,
+    patched_if_missing,
+    restore_dtype,
+)
 
 NAME = "auto-gptq"
 
@@ -209,9 +216,11 @@ def _moved_names() -> Iterator[None]:
         if not hasattr(modeling, "no_init_weights"):
             from transformers.initialization import no_init_weights
 
-            stack.enter_context(lent(modeling, no_init_weights=no_init_weights))
+            stack.enter_context(patched(modeling, no_init_weights=no_init_weights))
         names = ("CommitOperationAdd", "create_commit", "create_repo")
-        stack.enter_context(supplied(hub, **{name: getattr(huggingface_hub, name) for name in names}))
+        stack.enter_context(
+            patched_if_missing(hub, **{name: getattr(huggingface_hub, name) for name in names})
+        )
         yield
 
 
@@ -221,7 +230,7 @@ def _peft_mapping() -> Iterator[None]:
     # Upstream: "cannot import name 'PEFT_TYPE_TO_MODEL_MAPPING' from 'peft.peft_model'".
     import peft.peft_model
 
-    with supplied(peft.peft_model, PEFT_TYPE_TO_MODEL_MAPPING={}):
+    with patched_if_missing(peft.peft_model, PEFT_TYPE_TO_MODEL_MAPPING={}):
         yield
 
 
@@ -230,7 +239,7 @@ def _cpu_for_cuda(backend: Any) -> Iterator[None]:
     """The CPU where AutoGPTQ says the first GPU."""
     # Upstream: it moves every layer that lies on the CPU to cuda:0, "Torch not compiled with CUDA enabled".
     base, parts = backend.modeling._base, backend.modeling._utils
-    with lent(base, CUDA_0=base.CPU), lent(parts, CUDA_0=parts.CPU):
+    with patched(base, CUDA_0=base.CPU), patched(parts, CUDA_0=parts.CPU):
         yield
 
 
@@ -240,7 +249,7 @@ def _nothing_to_synchronize() -> Iterator[None]:
     # Upstream: called after every layer, with or without a GPU: "Torch not compiled with CUDA enabled".
     import torch
 
-    with lent(torch.cuda, synchronize=lambda *_: None):
+    with patched(torch.cuda, synchronize=lambda *_: None):
         yield
 
 
@@ -271,7 +280,7 @@ def _init_functions_kept() -> Iterator[None]:
     names = ("kaiming_uniform_", "uniform_", "normal_")
     flag = {"_init_weights": getattr(modeling, "_init_weights", True)}
     with (
-        lent(torch.nn.init, **{name: getattr(torch.nn.init, name) for name in names}),
-        lent(modeling, **flag),
+        patched(torch.nn.init, **{name: getattr(torch.nn.init, name) for name in names}),
+        patched(modeling, **flag),
     ):
         yield

@@ -25,10 +25,10 @@ from .archived import (
     adopt_generation,
     copy_generation,
     halve_scales,
-    lent,
+    patched,
+    patched_if_missing,
     restore_dtype,
     set_dtype,
-    supplied,
 )
 
 NAME = "autoawq"
@@ -222,7 +222,7 @@ def _moved_names() -> Iterator[None]:
     # from 4.57 until the version that took the old name back for AutoAWQ's sake.
     import transformers.activations as activations
 
-    with supplied(activations, PytorchGELUTanh=getattr(activations, "GELUTanh", None)):
+    with patched_if_missing(activations, PytorchGELUTanh=getattr(activations, "GELUTanh", None)):
         yield
 
 
@@ -293,7 +293,7 @@ def _no_ipex() -> Iterator[None]:
     # compares the device with exactly "cpu"; "cpu:0" is the same device to torch.
     import awq.models.base as base
 
-    with lent(base, get_best_device=lambda: "cpu:0"):
+    with patched(base, get_best_device=lambda: "cpu:0"):
         yield
 
 

@@ -20,7 +20,7 @@ from . import charts
 MARKS = {"passed": "✓", "improved": "▲", "new": "◆", "accepted": "✓", "failed": "✗", "skipped": "–"}
 #: The checks whose figure may not fall below the bound, and those whose fall it bounds.
 _LEAST = ("min_compression", "min_top1", "noise_floor")
-_FALLS = ("compression_tolerance", "compression_creep")
+_FALLS = ("compression_tolerance", "compression_drift")
 
 
 class Figure(NamedTuple):
@@ -243,7 +243,7 @@ def _tiles(part: Part) -> list[tuple[str, str, str]]:
 
 
 def _stretches(part: Part, bars: int) -> Figure | None:
-    """Where in the text it hurts; long texts in at most ``bars`` stretches of as many windows each."""
+    """NLL increase by position in the text, of a long one in at most ``bars`` stretches of equal length."""
     if not _are_paired(part):
         return None
     tokens, differences = part.measurement.windows.tokens, _differences(part)
@@ -263,7 +263,7 @@ def _stretches(part: Part, bars: int) -> Figure | None:
         f"{len(tokens):,}; dashed: the mean, {mean:+.4f}. "
         f"Worst: {values[worst]:+.4f} in tokens {start:,} to {start + counts[worst]:,}."
     )
-    name = "Where in the text it hurts"
+    name = "NLL increase by position in the text"
     return Figure(name, charts.stretches(values, counts, mean), caption)
 
 

@@ -132,7 +132,7 @@ def _page(summary: Summary) -> dict[str, Any]:
         "tallies": _tallies(ordered),
         "problems": [visible_lines(problem) for problem in summary.problems],
         "missing": summary.missing,
-        "stale": summary.stale,
+        "unused": summary.unused,
         "frontiers": _frontiers(named),
         # One point is no trend, and the table has it.
         "trends": [_trend(name, past) for name, past in sorted(summary.trends.items()) if len(past) > 1],

@@ -33,7 +33,7 @@ class Own(Quantizer):
 """
 
 
-class Bench:
+class JobRunner:
     """Runs one quantizer, whose ``quantize(self, job)`` has the given body, as a job."""
 
     def __init__(self, folder: Path) -> None:
@@ -65,8 +65,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path) -> Bench:
-    return Bench(tmp_path)
+def runner(tmp_path) -> JobRunner:
+    return JobRunner(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ def bench(tmp_path) -> Bench:
         ("os._exit(0)", "ended with exit code 0"),
     ],
 )
-def test_each_way_to_end_is_told_apart(bench, body, said):
+def test_each_way_to_end_is_told_apart(runner, body, said):
     """In one sentence, with the log quoted, named and kept."""
     with pytest.raises(WorkerError) as caught:
-        bench.run(f"print('before the end', flush=True)\n{body}")
+        runner.run(f"print('before the end', flush=True)\n{body}")
     assert f"the worker process that should quantize {said}" in str(caught.value)
-    (log,) = bench.logs
+    (log,) = runner.logs
     assert f"    | {log.read_text().splitlines()[-1]}" in str(caught.value)
     assert f"last lines of {log}" in str(caught.value)
     assert "before the end" in log.read_text()
@@ -113,21 +113,21 @@ def test_the_kernels_kills_are_told_from_others():
     assert "cannot be read" in _ending(-signal.SIGKILL, None, root).what
 
 
-def test_a_log_of_megabytes_is_quoted_by_its_end(bench):
+def test_a_log_of_megabytes_is_quoted_by_its_end(runner):
     """Twelve lines at most, none of them endless; the whole log stays on disk."""
     with pytest.raises(WorkerError) as caught:
-        bench.run(
+        runner.run(
             "for n in range(200_000): print('line', n)\nprint('x' * 5_000_000)\nraise ValueError('boom')"
         )
     assert len(str(caught.value)) < 20_000
     assert "| ValueError: boom" in str(caught.value)
-    assert bench.logs[0].stat().st_size > 7_000_000
+    assert runner.logs[0].stat().st_size > 7_000_000
 
 
-def test_the_time_limit(bench):
+def test_the_time_limit(runner):
     """A hang ends at its limit, which the error names."""
     with pytest.raises(WorkerError, match="ran longer than 0.5 s and was stopped") as caught:
-        bench.run("time.sleep(600)", Bounds(timeout=0.5))
+        runner.run("time.sleep(600)", Bounds(timeout=0.5))
     assert "--tenpak-timeout" in str(caught.value)
 
 
@@ -135,17 +135,17 @@ CHILD = "subprocess.Popen([sys.executable, '-c', 'import time; b = bytearray(300
 
 
 @pytest.mark.parametrize("body", ["hog = bytearray(300 << 20)\n", CHILD], ids=["worker", "its child"])
-def test_the_memory_limit(bench, body):
+def test_the_memory_limit(runner, body):
     """It counts the worker and all that it started; the error gives both figures."""
     with pytest.raises(WorkerError) as caught:
-        bench.run(body + "time.sleep(600)", Bounds(memory=200 << 20))
+        runner.run(body + "time.sleep(600)", Bounds(memory=200 << 20))
     assert "more than 0.20 GiB, and was stopped" in str(caught.value)
     took = float(re.findall(r"took (\d+\.\d+) GiB", str(caught.value))[0])
     assert 0.2 < took < 0.5
     assert "--tenpak-memory" in str(caught.value)
 
 
-def test_memory_that_processes_share_is_counted_once(bench):
+def test_memory_that_processes_share_is_counted_once(runner):
     """A worker that forks does not take as much again."""
     body = """
         hog = bytearray(os.urandom(1 << 20) * 150)
@@ -155,33 +155,33 @@ def test_memory_that_processes_share_is_counted_once(bench):
                 os._exit(0)
         time.sleep(2)
         """
-    assert bench.run(body, Bounds(memory=400 << 20))["peak_bytes"] > 150 << 20
+    assert runner.run(body, Bounds(memory=400 << 20))["peak_bytes"] > 150 << 20
 
 
-def test_what_it_took_is_in_the_answer(bench):
+def test_what_it_took_is_in_the_answer(runner):
     """Seconds and the high-water mark of its own memory, not of the process that started it."""
     ours = bytearray(os.urandom(1 << 20) * 400)
-    taken = bench.run("hog = bytearray(200 << 20)\ndel hog\nimport torch\ntorch.set_num_threads(1)")
+    taken = runner.run("hog = bytearray(200 << 20)\ndel hog\nimport torch\ntorch.set_num_threads(1)")
     assert len(ours) == 400 << 20
     assert set(taken) == {"seconds", "peak_bytes", "threads"}
     assert taken["peak_bytes"] > 200 << 20
     assert taken["threads"] == 1
-    light = bench.run("pass")
+    light = runner.run("pass")
     assert set(light) == {"seconds", "peak_bytes"}
     assert light["peak_bytes"] < 150 << 20
 
 
-def test_a_worker_killed_halfway_leaves_nothing_that_looks_whole(bench):
+def test_a_worker_killed_halfway_leaves_nothing_that_looks_whole(runner):
     """kill -9 after half of the weights: the store has no entry, and the next attempt makes a whole one."""
 
     def make(folder: Path, end: str) -> dict:
         body = f"(job.out / 'model.safetensors').write_bytes(b'half')\n{end}"
-        return run_job(bench.store, "quantize", {**bench.payload(body), "out": str(folder)}, ignore)
+        return run_job(runner.store, "quantize", {**runner.payload(body), "out": str(folder)}, ignore)
 
     with pytest.raises(WorkerError, match="SIGKILL"):
-        bench.store.directory("checkpoints", {}, lambda f: make(f, "os.kill(os.getpid(), signal.SIGKILL)"))
-    assert list((bench.store.root / "checkpoints").iterdir()) == []
-    assert bench.store.directory("checkpoints", {}, lambda f: make(f, "pass")).fresh
+        runner.store.directory("checkpoints", {}, lambda f: make(f, "os.kill(os.getpid(), signal.SIGKILL)"))
+    assert list((runner.store.root / "checkpoints").iterdir()) == []
+    assert runner.store.directory("checkpoints", {}, lambda f: make(f, "pass")).fresh
 
 
 PARENT = """
@@ -205,15 +205,15 @@ def gone(pids: list[int], seconds: float) -> bool:
     return False
 
 
-def test_a_killed_pytest_takes_the_workers_and_their_children_along(bench):
+def test_a_killed_pytest_takes_the_workers_and_their_children_along(runner):
     """kill -9 of whoever asked: the worker ends, and so does what its backend had started."""
-    pids = bench.folder / "pids"
+    pids = runner.folder / "pids"
     body = f"""
         child = subprocess.Popen(["sleep", "300"])
         Path({str(pids)!r}).write_text(f"{{os.getpid()}} {{child.pid}}\\n")
         time.sleep(300)
         """
-    command = [sys.executable, "-c", PARENT, str(bench.store.root), json.dumps(bench.payload(body))]
+    command = [sys.executable, "-c", PARENT, str(runner.store.root), json.dumps(runner.payload(body))]
     parent = subprocess.Popen(command)
     while not (pids.exists() and pids.read_text().endswith("\n")):
         time.sleep(0.05)
@@ -223,42 +223,42 @@ def test_a_killed_pytest_takes_the_workers_and_their_children_along(bench):
     assert gone([int(pid) for pid in pids.read_text().split()], seconds=10)
 
 
-def test_a_worker_that_ends_leaves_no_child_behind(bench):
+def test_a_worker_that_ends_leaves_no_child_behind(runner):
     """Not even after success."""
     body = f"""
         child = subprocess.Popen(["sleep", "300"])
-        Path({str(bench.folder / "pid")!r}).write_text(str(child.pid))
+        Path({str(runner.folder / "pid")!r}).write_text(str(child.pid))
         """
-    bench.run(body)
-    assert gone([int((bench.folder / "pid").read_text())], seconds=5)
+    runner.run(body)
+    assert gone([int((runner.folder / "pid").read_text())], seconds=5)
 
 
-def test_a_job_that_cannot_be_handed_over(bench):
+def test_a_job_that_cannot_be_handed_over(runner):
     """A cache folder that cannot be written to: said at once, with the way out."""
-    bench.store.root.write_text("a file where the folder should be")
+    runner.store.root.write_text("a file where the folder should be")
     with pytest.raises(WorkerError, match="cannot be given its job") as caught:
-        bench.run("pass")
+        runner.run("pass")
     assert "--tenpak-cache-dir" in str(caught.value)
 
 
 def test_a_disk_that_runs_full(small_disk):
     """The traceback still finds room in the log, and the error says where room is wanting."""
-    bench = Bench(small_disk)
+    runner = JobRunner(small_disk)
     with pytest.raises(WorkerError, match="ran out of disk space") as caught:
-        bench.run("(job.out / 'model.safetensors').write_bytes(bytes(32 << 20))")
+        runner.run("(job.out / 'model.safetensors').write_bytes(bytes(32 << 20))")
     assert "    | OSError: [Errno 28] No space left on device" in str(caught.value)
-    assert f"--tenpak-cache-dir (it is {bench.store.root}, 0.00 GiB free)" in str(caught.value)
+    assert f"--tenpak-cache-dir (it is {runner.store.root}, 0.00 GiB free)" in str(caught.value)
 
 
 def test_a_disk_that_was_full_before(small_disk):
     """The job cannot even be handed over; nothing is left of the attempt."""
-    bench = Bench(small_disk)
-    payload = bench.payload("pass")
+    runner = JobRunner(small_disk)
+    payload = runner.payload("pass")
     (small_disk / "filler").write_bytes(bytes(4 << 20))
     with pytest.raises(WorkerError, match="cannot be given its job") as caught:
-        run_job(bench.store, "quantize", {**payload, "calibration": ["x" * (8 << 20)]}, ignore)
+        run_job(runner.store, "quantize", {**payload, "calibration": ["x" * (8 << 20)]}, ignore)
     assert "No space left on device" in str(caught.value)
-    assert list((bench.store.root / "jobs").iterdir()) == []
+    assert list((runner.store.root / "jobs").iterdir()) == []
 
 
 # ---------------------------------------------------------------- another interpreter
@@ -287,13 +287,13 @@ def other(tmp_path_factory) -> Path:
     return folder / "bin" / "python"
 
 
-def test_an_interpreter_without_torch_is_unavailable(bench, bare):
+def test_an_interpreter_without_torch_is_unavailable(runner, bare):
     """The error names the interpreter and what it lacks."""
     with pytest.raises(UnavailableError, match=f"the interpreter {bare} cannot import torch"):
-        bench.run("pass", python=bare)
+        runner.run("pass", python=bare)
 
 
-def test_nothing_of_this_environment_leaks_into_another(bench, other, monkeypatch):
+def test_nothing_of_this_environment_leaks_into_another(runner, other, monkeypatch):
     """The worker has the package, by its folder, and only packages of its own beside it."""
     monkeypatch.setenv("PYTHONPATH", str(Path(pytest.__file__).parents[1]))
     monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
@@ -304,8 +304,8 @@ def test_nothing_of_this_environment_leaks_into_another(bench, other, monkeypatc
         seen["variables"] = [n for n in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV") if n in os.environ]
         (job.out / "seen.json").write_text(json.dumps(seen))
         """
-    assert bench.run(body, python=other)["threads"] > 0
-    seen = json.loads((bench.out / "seen.json").read_text())
+    assert runner.run(body, python=other)["threads"] > 0
+    seen = json.loads((runner.out / "seen.json").read_text())
     assert seen["executable"] == str(other)
     assert seen["found"] == []
     assert seen["variables"] == []
@@ -313,23 +313,23 @@ def test_nothing_of_this_environment_leaks_into_another(bench, other, monkeypatc
     assert not [entry for entry in seen["path"] if entry and Path(entry).is_relative_to(ours)]
 
 
-def test_a_quantizer_that_needs_what_is_not_there(bench, other):
+def test_a_quantizer_that_needs_what_is_not_there(runner, other):
     """What the recipe imports must be in its own interpreter; the error names both, and the line."""
     with pytest.raises(UnavailableError, match=f"the interpreter {other} cannot import pytest") as caught:
-        bench.run("import pytest", python=other)
+        runner.run("import pytest", python=other)
     assert re.search(r"own\.py, line \d+: import pytest\n", str(caught.value))
 
 
-def test_an_unfit_interpreter_is_refused_before_anything_is_written(bench):
+def test_an_unfit_interpreter_is_refused_before_anything_is_written(runner):
     """No job folder is left for it."""
     with pytest.raises(TenpakError, match="is not there"):
-        bench.run("pass", python=bench.folder / "nowhere")
-    assert not bench.store.root.exists()
+        runner.run("pass", python=runner.folder / "nowhere")
+    assert not runner.store.root.exists()
 
 
-def test_endings_elsewhere_are_told_apart_too(bench, other):
+def test_endings_elsewhere_are_told_apart_too(runner, other):
     """Bounds, logs and causes work in another interpreter as in this one."""
     with pytest.raises(WorkerError, match="ran out of memory"):
-        bench.run("raise MemoryError", python=other)
+        runner.run("raise MemoryError", python=other)
     with pytest.raises(WorkerError, match="more than 0.01 GiB"):
-        bench.run("time.sleep(600)", Bounds(memory=GIB // 100), python=other)
+        runner.run("time.sleep(600)", Bounds(memory=GIB // 100), python=other)

@@ -61,7 +61,7 @@ def test_it_says_all():
     assert sum(line.startswith("| `test_a.py::test_") for line in lines) == 3
     assert "| `test_a.py::test_b` | `nf4` | 4.000 | 4.00× | 9.488 → 14.619 | +54.08% |" in text
     assert any(line.startswith("regressed: perplexity vs baseline +20.00%, bound ≤ +0.5%") for line in lines)
-    assert any(line.startswith("perplexity vs baseline: point estimate: ") for line in lines)
+    assert any(line.startswith("perplexity vs baseline: point estimate") for line in lines)
     assert (
         "to accept: pytest test_a.py::test_b --tenpak-update=failing --tenpak-accept 'why this is fine'"
         in lines
@@ -170,8 +170,8 @@ def test_texts_of_several_lines_keep_them():
     assert visible("a\nb") == r"a\nb"
 
 
-def test_stale_baselines_are_listed():
+def test_unused_baselines_are_listed():
     """With what to do about them, as in the terminal."""
-    text = render(summary(outcome(), stale=("baselines/gone.json",)))
+    text = render(summary(outcome(), unused=("baselines/gone.json",)))
     assert "baselines/gone.json" in text
     assert "tenpak prune --yes" in text

@@ -20,13 +20,13 @@ A, B = outcome("t::a"), outcome("t::b")
 
 def test_shards_with_gates_of_their_own_become_one_run():
     """Every gate once, in order, under its own id; what else they tell is joined."""
-    one = summary(B, expected=("t::b", "t::c"), written=("w1",), stale=("x", "y"), problems=("full",))
-    run = merge({"one": one, "two": summary(A, written=("w2", "w1"), stale=("y", "z"))})
+    one = summary(B, expected=("t::b", "t::c"), written=("w1",), unused=("x", "y"), problems=("full",))
+    run = merge({"one": one, "two": summary(A, written=("w2", "w1"), unused=("y", "z"))})
     assert run.outcomes == (A, B)
     assert run.expected == ("t::a", "t::b", "t::c")
     assert run.missing == ("t::c",)
     assert run.written == ("w1", "w2")
-    assert run.stale == ("y",)
+    assert run.unused == ("y",)
     assert run.problems == ("one: full",)
     assert run.rule == Rule()
 

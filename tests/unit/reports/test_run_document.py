@@ -30,7 +30,7 @@ def full():
         unmeasured("test_a.py::test_d", skipped=True),
         expected=("test_a.py::test_a", "test_a.py::test_z"),
         written=("baselines/a.json",),
-        stale=("baselines/old.json",),
+        unused=("baselines/old.json",),
         problems=("the disk is full",),
         trends={"test_a/test_a": (past,)},
         rule=Rule(0.01, True),

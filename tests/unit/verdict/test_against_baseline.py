@@ -9,9 +9,9 @@ from made_up import IDENTITY, accepted, better, measured, reference
 from pytest_tenpak.baselines.entry import Baseline, Entry
 from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule
 from pytest_tenpak.metrics.measurement import Layers, Noise
-from pytest_tenpak.verdict.against_baseline import baseline_goals, is_beyond_anchor
+from pytest_tenpak.verdict.against_baseline import baseline_criteria, is_beyond_anchor
 from pytest_tenpak.verdict.checks import Limits, Status, Tolerances
-from pytest_tenpak.verdict.compare import compare, goals_of
+from pytest_tenpak.verdict.compare import compare, criteria_of
 from pytest_tenpak.verdict.update import Request, decide
 
 #: 64 windows of 4 tokens, unlike one another, so that intervals mean something.
@@ -43,29 +43,29 @@ def test_steps_inside_their_tolerance_regress_once_they_add_up():
     entry = entry_at(0, 0.009, 0.018, 0.027)
     found = checks(worse_by(0.036, weights="e"), entry)
     assert found["ppl_tolerance"].status is Status.PASSED
-    assert found["creep"].status is Status.REGRESSED
-    assert found["creep"].difference == pytest.approx(0.036, abs=1e-4)
-    assert found["creep"].bound == pytest.approx(0.03)
-    assert found["creep"].low < found["creep"].difference < found["creep"].high
-    assert "+2.70% were accepted on the way" in found["creep"].evidence
+    assert found["drift"].status is Status.REGRESSED
+    assert found["drift"].difference == pytest.approx(0.036, abs=1e-4)
+    assert found["drift"].bound == pytest.approx(0.03)
+    assert found["drift"].low < found["drift"].difference < found["drift"].high
+    assert "+2.70% were accepted on the way" in found["drift"].evidence
 
 
 @pytest.mark.parametrize(("limit", "status"), [(3, Status.REGRESSED), (4, Status.PASSED), (0, None)])
 def test_the_limit_is_the_users(limit, status):
-    """``creep_limit`` counts tolerances; 0 asks nothing."""
-    found = checks(worse_by(0.036), entry_at(0, 0.027), Tolerances(ppl=0.01, creep=limit))
-    assert (found["creep"].status if "creep" in found else None) is status
+    """``drift_limit`` counts tolerances; 0 asks nothing."""
+    found = checks(worse_by(0.036), entry_at(0, 0.027), Tolerances(ppl=0.01, drift=limit))
+    assert (found["drift"].status if "drift" in found else None) is status
 
 
 def test_a_first_baseline_has_no_drift():
     """Its own tolerance bounds the first step; no second line says the same."""
-    assert "creep" not in checks(worse_by(0.005), entry_at(0))
+    assert "drift" not in checks(worse_by(0.005), entry_at(0))
 
 
 def test_an_improvement_gives_no_licence_and_takes_none():
     """What got better may come back as far as the anchor and three tolerances beyond it, not from the best."""
     entry = entry_at(0.02, 0, 0.009)
-    assert checks(worse_by(0.018), entry)["creep"].status is Status.PASSED
+    assert checks(worse_by(0.018), entry)["drift"].status is Status.PASSED
 
 
 @pytest.mark.parametrize(("first", "then"), [(0.05, 0.01), (0.01, 0.05)])
@@ -77,21 +77,21 @@ def test_more_text_is_no_drift(first, then):
     assert abs(whole.figures.loss - half.figures.loss) > 0.015
     assert whole.anchor.drift == 0
     assert not is_beyond_anchor(half, whole, TOLERANCES)
-    assert checks(measured(nll), whole)["creep"].status is Status.PASSED
+    assert checks(measured(nll), whole)["drift"].status is Status.PASSED
     worse = [n + 4 * math.log1p(0.034) + 1e-4 * math.cos(7 * i) for i, n in enumerate(nll)]
-    assert checks(measured(worse), whole)["creep"].status is Status.REGRESSED
+    assert checks(measured(worse), whole)["drift"].status is Status.REGRESSED
 
 
-def test_compression_creeps_too():
+def test_compression_drifts_too():
     """0.25 % in three accepted steps is past three tolerances of 0.05 %."""
     entry = entry_at(0, 0, tensor_bytes=2000)
     smaller = Entry.of(worse_by(0, tensor_bytes=2001), reference(NLL)).replacing(entry, "fine")
-    found = checks(worse_by(0, tensor_bytes=2002), smaller, Tolerances(compression=0.0006, creep=1.5))
+    found = checks(worse_by(0, tensor_bytes=2002), smaller, Tolerances(compression=0.0006, drift=1.5))
     assert found["compression_tolerance"].status is Status.PASSED
-    assert found["compression_creep"].status is Status.REGRESSED
+    assert found["compression_drift"].status is Status.REGRESSED
 
 
-def test_layers_creep_too():
+def test_layers_drift_too():
     """A layer that moved 2 % in each of five accepted steps stands 10 % from the anchor, past three times 3 %."""
 
     def moved(gain):
@@ -102,17 +102,17 @@ def test_layers_creep_too():
         entry = Entry.of(moved(gain), reference(NLL)).replacing(entry, "fine")
     found = checks(moved(1.10), entry)
     assert found["layers"].status is Status.PASSED
-    assert found["layers_creep"].status is Status.REGRESSED
-    assert "gain 1.000 → 1.100" in found["layers_creep"].evidence
+    assert found["layers_drift"].status is Status.REGRESSED
+    assert "gain 1.000 → 1.100" in found["layers_drift"].evidence
 
 
 def test_accepted_figures_that_are_past_the_limit_themselves_regress():
     """A tolerance made tighter later: nothing moved, and yet the drift is too far, until it shrinks again."""
     found = checks(worse_by(0.027), entry_at(0, 0.027), Tolerances(ppl=0.005))
     assert found["ppl_tolerance"].status is Status.PASSED
-    assert found["creep"].status is Status.REGRESSED
-    assert "+2.70% were accepted on the way" in found["creep"].evidence
-    assert checks(worse_by(0.001), entry_at(0, 0.027), Tolerances(ppl=0.005))["creep"].status is Status.PASSED
+    assert found["drift"].status is Status.REGRESSED
+    assert "+2.70% were accepted on the way" in found["drift"].evidence
+    assert checks(worse_by(0.001), entry_at(0, 0.027), Tolerances(ppl=0.005))["drift"].status is Status.PASSED
 
 
 def test_accepting_past_the_limit_has_to_be_said_twice():
@@ -123,7 +123,7 @@ def test_accepting_past_the_limit_has_to_be_said_twice():
     refused = decide(verdict, Request("failing", "fine"), False, [(old, new)], TOLERANCES)
     assert not refused.write
     assert not refused.passes
-    assert refused.creeps
+    assert refused.exceeds_drift_limit
     assert "--tenpak-reanchor" in refused.note
     taken = decide(verdict, Request("failing", "fine", reanchor=True), False, [(old, new)], TOLERANCES)
     assert taken.write
@@ -156,10 +156,16 @@ def test_only_improvements_are_taken_where_that_was_asked():
 
 
 def test_measuring_goes_on_until_the_tighter_bound_is_settled():
-    """With most of the drift used up, the creep bound is what the windows have to answer."""
-    names = [goal.name for goal in goals_of(Limits(), TOLERANCES, reference(NLL).windows, entry_at(0, 0.027))]
-    assert names == ["ppl_tolerance", "creep"]
-    names = [goal.name for goal in goals_of(Limits(), TOLERANCES, reference(NLL).windows, entry_at(0, 0.001))]
+    """With most of the drift used up, the drift bound is what the windows have to answer."""
+    names = [
+        criterion.name
+        for criterion in criteria_of(Limits(), TOLERANCES, reference(NLL).windows, entry_at(0, 0.027))
+    ]
+    assert names == ["ppl_tolerance", "drift"]
+    names = [
+        criterion.name
+        for criterion in criteria_of(Limits(), TOLERANCES, reference(NLL).windows, entry_at(0, 0.001))
+    ]
     assert names == ["ppl_tolerance"]
 
 
@@ -206,10 +212,12 @@ def test_another_devices_entry_is_compared_widened_by_the_runtime_noise():
 
 def test_the_same_weights_on_another_device_have_the_wider_tolerance():
     """Kernels of another device are no changed kernel of this one."""
-    goal = baseline_goals(entry_at(0), TOLERANCES, True, DEFAULT_RULE, None, "cuda-sm80")["ppl_tolerance"]
-    assert goal.bound == pytest.approx(math.log1p(TOLERANCES.ppl))
-    goal = baseline_goals(entry_at(0), TOLERANCES, True, DEFAULT_RULE, None)["ppl_tolerance"]
-    assert goal.bound == pytest.approx(math.log1p(TOLERANCES.same_weights))
+    criterion = baseline_criteria(entry_at(0), TOLERANCES, True, DEFAULT_RULE, None, "cuda-sm80")[
+        "ppl_tolerance"
+    ]
+    assert criterion.bound == pytest.approx(math.log1p(TOLERANCES.ppl))
+    criterion = baseline_criteria(entry_at(0), TOLERANCES, True, DEFAULT_RULE, None)["ppl_tolerance"]
+    assert criterion.bound == pytest.approx(math.log1p(TOLERANCES.same_weights))
 
 
 def test_another_type_compares_only_where_its_noise_is_recorded():
@@ -228,4 +236,4 @@ def test_another_type_compares_only_where_its_noise_is_recorded():
 def test_a_fixed_look_decides_drift_as_well():
     """One look at the end gives the same answer."""
     found = checks(worse_by(0.036), entry_at(0, 0.027), rule=Rule(0.001, fixed=True))
-    assert found["creep"].status is Status.REGRESSED
+    assert found["drift"].status is Status.REGRESSED

@@ -125,7 +125,7 @@ def test_a_smaller_run_is_compared_over_the_windows_both_have():
     verdict = compare(measured(nll=(9.0, 10.0)), reference((8.0, 9.0)), accepted(), NO_LIMITS, DEFAULT)
     check = next(check for check in verdict.checks if check.name == "ppl_tolerance")
     assert check.difference == 0
-    assert "2 windows, 8 tokens" in check.evidence
+    assert "2 windows (8 tokens)" in check.evidence
 
 
 def test_windows_of_other_sizes_are_not_paired():

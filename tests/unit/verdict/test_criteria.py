@@ -16,7 +16,7 @@ from pytest_tenpak.execution import measure as measuring
 from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule, estimate, looks
 from pytest_tenpak.metrics.measurement import Windows
 from pytest_tenpak.progress import ignore
-from pytest_tenpak.verdict.criteria import FIRST_STRETCH, Goal, first_settled, limit_of
+from pytest_tenpak.verdict.criteria import FIRST_STRETCH, Criterion, first_decisive_look, limit_of
 
 PLANNED = 100
 GRID = looks(PLANNED)
@@ -39,19 +39,19 @@ def noisy(count=PLANNED, mean=0.0, spread=0.01, seed=0) -> list[float]:
     return [chooser.gauss(mean, spread) for _ in range(count)]
 
 
-def goal(bound, against=None, **rest) -> Goal:
+def criterion(bound, against=None, **rest) -> Criterion:
     """A bound on NLL, paired with nothing or with nats per token."""
     sums = None if against is None else tuple(100 * x for x in against)
-    return Goal("max_ppl_delta", "nll", bound, sums, **rest)
+    return Criterion("max_ppl_delta", "nll", bound, sums, **rest)
 
 
-def by_hand(goals, measured, rule=SURE):
+def by_hand(criteria, measured, rule=SURE):
     """The first look whose intervals are clear of their bounds, from the definition."""
     for count in GRID:
         if count > len(measured.tokens):
             return None
         answers = []
-        for one in goals:
+        for one in criteria:
             sums = [a - b for a, b in zip(measured.nll[:count], one.against, strict=False)]
             found = estimate(sums, measured.tokens[:count], rule)
             answers.append(True if found.high <= one.bound else False if found.low > one.bound else None)
@@ -68,12 +68,12 @@ def test_the_first_decisive_look_is_the_last(mean):
     """Clear figures take one look, close ones more, and it is always the first one that decides."""
     before = noisy(seed=1)
     measured = windows([a + b for a, b in zip(before, noisy(mean=mean, spread=0.005), strict=True)])
-    goals = [goal(0.01, before)]
-    found = first_settled(goals, measured, PLANNED, SURE)
-    assert found == by_hand(goals, measured)
+    criteria = [criterion(0.01, before)]
+    found = first_decisive_look(criteria, measured, PLANNED, SURE)
+    assert found == by_hand(criteria, measured)
     assert found is not None
     for count in GRID:
-        answer = goals[0].is_settled(measured.prefix(count), SURE)
+        answer = criteria[0].is_settled(measured.prefix(count), SURE)
         if count < found:
             assert answer is None
         if count == found:
@@ -86,7 +86,7 @@ def test_clear_figures_take_one_look_and_close_ones_more():
     ends = []
     for mean in (-1.0, 0.0, 0.011, 0.1, 3.0):
         measured = windows([a + b for a, b in zip(before, noisy(mean=mean, spread=0.005), strict=True)])
-        ends.append(first_settled([goal(0.01, before)], measured, PLANNED, SURE))
+        ends.append(first_decisive_look([criterion(0.01, before)], measured, PLANNED, SURE))
     assert ends[0] == ends[3] == ends[4] == GRID[0]
     assert ends[1] > GRID[0]
     assert ends[2] is None
@@ -96,7 +96,7 @@ def test_no_look_is_larger_than_what_was_measured():
     """However clear it is: windows that are not there cannot be asked."""
     for count in range(1, PLANNED + 1):
         measured = windows(noisy(count, mean=-1))
-        found = first_settled([goal(0.0, [0.0] * PLANNED)], measured, PLANNED, SURE)
+        found = first_decisive_look([criterion(0.0, [0.0] * PLANNED)], measured, PLANNED, SURE)
         assert found == (GRID[0] if count >= GRID[0] else None)
 
 
@@ -112,16 +112,16 @@ def test_more_windows_than_needed_do_not_move_the_answer(seed, mean, count, whol
     """The worker that stopped there, and the verdict over a longer trace, find the same count."""
     before = noisy(seed=seed)
     measured = windows([a + b for a, b in zip(before, noisy(mean=mean, seed=seed + 1), strict=True)])
-    goals = [goal(0.01, before), goal(0.2, before[:30], ends=True)]
+    criteria = [criterion(0.01, before), criterion(0.2, before[:30], ends=True)]
     rule = Rule(alpha)
-    answer = first_settled(goals, measured, PLANNED, rule, whole)
-    shorter = first_settled(goals, measured.prefix(count), PLANNED, rule, whole)
+    answer = first_decisive_look(criteria, measured, PLANNED, rule, whole)
+    shorter = first_decisive_look(criteria, measured.prefix(count), PLANNED, rule, whole)
     assert shorter == (answer if answer is not None and answer <= count else None)
     # Look by look, as a worker goes: it stops at that look and at no other.
     stopped = [
         look
         for look in GRID
-        if first_settled(goals, measured.prefix(look), PLANNED, rule, whole, start=look) is not None
+        if first_decisive_look(criteria, measured.prefix(look), PLANNED, rule, whole, start=look) is not None
     ]
     assert (stopped[0] if stopped else None) == answer
 
@@ -129,27 +129,27 @@ def test_more_windows_than_needed_do_not_move_the_answer(seed, mean, count, whol
 def test_a_start_leaves_earlier_looks_out():
     """A worker that is past a look does not ask it again."""
     measured = windows(noisy(mean=-1))
-    goals = [goal(0.0, [0.0] * PLANNED)]
+    criteria = [criterion(0.0, [0.0] * PLANNED)]
     for start in (0, 1, 8, 9, 12, 50, 100):
         expected = next(look for look in GRID if look >= start)
-        assert first_settled(goals, measured, PLANNED, SURE, start=start) == expected
+        assert first_decisive_look(criteria, measured, PLANNED, SURE, start=start) == expected
 
 
 def test_every_goal_has_to_be_met_and_one_that_is_broken_is_enough():
     """A pass waits for the last one; a failure waits for none."""
     measured = windows(noisy(mean=0.0), kld=noisy(mean=0.5), disagreement=[0.1] * PLANNED)
-    met, open_ = goal(1.0), goal(estimate(measured.nll, measured.tokens).value)
-    broken = Goal("max_kld", "kld", 0.4)
-    assert first_settled([met], measured, PLANNED, SURE) == GRID[0]
-    assert first_settled([met, open_], measured, PLANNED, SURE) is None
-    assert first_settled([met, open_, broken], measured, PLANNED, SURE) == GRID[0]
+    met, open_ = criterion(1.0), criterion(estimate(measured.nll, measured.tokens).value)
+    broken = Criterion("max_kld", "kld", 0.4)
+    assert first_decisive_look([met], measured, PLANNED, SURE) == GRID[0]
+    assert first_decisive_look([met, open_], measured, PLANNED, SURE) is None
+    assert first_decisive_look([met, open_, broken], measured, PLANNED, SURE) == GRID[0]
 
 
 def test_the_whole_plan_is_cut_short_by_a_broken_goal_alone():
     """A baseline wants all windows, but those of what fails its limit are of no use."""
     measured = windows(noisy(mean=0.0))
     for bound, early in ((1.0, None), (-1.0, GRID[0])):
-        assert first_settled([goal(bound)], measured, PLANNED, SURE, whole=True) == early
+        assert first_decisive_look([criterion(bound)], measured, PLANNED, SURE, whole=True) == early
 
 
 def test_what_a_baseline_has_no_windows_for_is_settled_where_it_ends():
@@ -157,23 +157,23 @@ def test_what_a_baseline_has_no_windows_for_is_settled_where_it_ends():
     level = noisy()
     measured = windows(level)
     mean = sum(level[:20]) / 20  # the very mean over the baseline's windows: no interval decides
-    goals = [goal(mean, [0.0] * 20, ends=True)]
-    assert first_settled(goals, measured, PLANNED, SURE) == next(look for look in GRID if look >= 20)
-    assert first_settled(goals, measured.prefix(19), PLANNED, SURE) is None
-    assert first_settled([replace(goals[0], ends=False)], measured, PLANNED, SURE) is None
+    criteria = [criterion(mean, [0.0] * 20, ends=True)]
+    assert first_decisive_look(criteria, measured, PLANNED, SURE) == next(look for look in GRID if look >= 20)
+    assert first_decisive_look(criteria, measured.prefix(19), PLANNED, SURE) is None
+    assert first_decisive_look([replace(criteria[0], ends=False)], measured, PLANNED, SURE) is None
 
 
 def test_a_spread_that_dwarfs_the_sampling_error_ends_it():
     """What no window can remove is not waited for; what is broken beyond it is still broken."""
     measured = windows(noisy(mean=0.0, spread=1e-4))
-    assert goal(0.005).is_settled(measured, SURE) is True
-    assert goal(0.005, spread=0.02).is_settled(measured, SURE) is True
-    assert goal(-0.005, spread=0.02).is_settled(measured, SURE) is True  # nothing more to learn
-    assert goal(-0.005).is_settled(measured, SURE) is False
-    assert goal(-0.5, spread=0.02).is_settled(measured, SURE) is False
+    assert criterion(0.005).is_settled(measured, SURE) is True
+    assert criterion(0.005, spread=0.02).is_settled(measured, SURE) is True
+    assert criterion(-0.005, spread=0.02).is_settled(measured, SURE) is True  # nothing more to learn
+    assert criterion(-0.005).is_settled(measured, SURE) is False
+    assert criterion(-0.5, spread=0.02).is_settled(measured, SURE) is False
     # Where the sampling error is the larger one, windows can still tell.
     loose = windows(noisy(20, mean=0.0, spread=0.05))
-    assert goal(0.1, spread=0.1).is_settled(loose, SURE) is None
+    assert criterion(0.1, spread=0.1).is_settled(loose, SURE) is None
 
 
 def test_one_token_that_is_not_finite_settles_everything():
@@ -181,19 +181,19 @@ def test_one_token_that_is_not_finite_settles_everything():
     lost = [0] * PLANNED
     lost[13] = 1
     measured = windows(noisy(), lost=lost)
-    goals = [goal(estimate(measured.nll, measured.tokens).value)]
+    criteria = [criterion(estimate(measured.nll, measured.tokens).value)]
     for whole in (False, True):
-        assert first_settled(goals, measured, PLANNED, SURE, whole) == next(
+        assert first_decisive_look(criteria, measured, PLANNED, SURE, whole) == next(
             look for look in GRID if look >= 14
         )
-    assert first_settled(goals, measured.prefix(13), PLANNED, SURE) is None
+    assert first_decisive_look(criteria, measured.prefix(13), PLANNED, SURE) is None
 
 
 def test_a_fixed_rule_and_no_goals_never_stop():
     """One look is the one at the end; without a question there is no answer to wait for."""
     measured = windows(noisy(mean=-9), lost=[1] * PLANNED)
-    assert first_settled([goal(0.0)], measured, PLANNED, Rule(0.001, fixed=True)) is None
-    assert first_settled([], measured, PLANNED, SURE) is None
+    assert first_decisive_look([criterion(0.0)], measured, PLANNED, Rule(0.001, fixed=True)) is None
+    assert first_decisive_look([], measured, PLANNED, SURE) is None
 
 
 def test_documents_are_the_pieces_that_count():
@@ -201,14 +201,17 @@ def test_documents_are_the_pieces_that_count():
     level = [x for x in noisy(25, mean=0.004, spread=0.005, seed=3) for _ in range(4)]
     documents = tuple(n // 4 for n in range(PLANNED))
     alone, together = windows(level), windows(level, units=documents)
-    counts = [first_settled([goal(0.01)], measured, PLANNED, Rule(0.05)) for measured in (alone, together)]
+    counts = [
+        first_decisive_look([criterion(0.01)], measured, PLANNED, Rule(0.05))
+        for measured in (alone, together)
+    ]
     assert counts[0] < (counts[1] or PLANNED + 1)
 
 
 def test_a_goal_travels_to_the_worker():
     """As plain JSON, and back to what it was; also through one that pairs with nothing."""
-    for one in (goal(0.01, noisy(5), ends=True, spread=0.25), Goal("max_kld", "kld", 0.1)):
-        assert Goal.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+    for one in (criterion(0.01, noisy(5), ends=True, spread=0.25), Criterion("max_kld", "kld", 0.1)):
+        assert Criterion.from_dict(json.loads(json.dumps(one.to_dict()))) == one
 
 
 # ------------------------------------------------------------ how many to measure
@@ -238,13 +241,13 @@ def pair(tmp_path_factory):
     return plan, reference, Scorer(random_model("llama", seed=1), TOKENS)
 
 
-def work(folder, pair, goals, rule=DEFAULT_RULE, whole=False, limit=None, budget=0):
+def work(folder, pair, criteria, rule=DEFAULT_RULE, whole=False, limit=None, budget=0):
     """A trace that the worker's loop wrote."""
     plan, reference, scorer = pair
     trace = begin(folder, plan, reference.kind)
     payload = {
         "rule": list(rule),
-        "goals": [one.to_dict() for one in goals],
+        "criteria": [one.to_dict() for one in criteria],
         "budget": budget,
         "limit": limit,
         "reference": str(reference.folder),
@@ -255,13 +258,13 @@ def work(folder, pair, goals, rule=DEFAULT_RULE, whole=False, limit=None, budget
     return trace
 
 
-def tight(pair, trace, by: float) -> Goal:
+def tight(pair, trace, by: float) -> Criterion:
     """A bound on NLL so far from the mean of a whole trace, in nats per token."""
     measured = trace.windows(0)
     mean = estimate(
         [a - b for a, b in zip(measured.nll, pair[1].windows(0).nll, strict=True)], measured.tokens
     )
-    return Goal("max_ppl_delta", "nll", mean.value + by, pair[1].windows(0).nll)
+    return Criterion("max_ppl_delta", "nll", mean.value + by, pair[1].windows(0).nll)
 
 
 @pytest.mark.parametrize("by", [-0.3, -0.05, -0.02, 0.0, 0.01, 0.03, 0.05, 0.3])
@@ -271,17 +274,17 @@ def test_the_worker_stops_where_the_verdict_looks(tmp_path, pair, by, whole):
     everything = work(tmp_path / "all", pair, [])
     planned = len(pair[0])
     assert everything.count == planned == 34
-    goals = [tight(pair, everything, by)]
-    expected = first_settled(goals, everything.windows(0), planned, DEFAULT_RULE, whole)
-    trace = work(tmp_path / "worker", pair, goals, whole=whole)
+    criteria = [tight(pair, everything, by)]
+    expected = first_decisive_look(criteria, everything.windows(0), planned, DEFAULT_RULE, whole)
+    trace = work(tmp_path / "worker", pair, criteria, whole=whole)
     assert trace.count == (expected or planned)
-    assert first_settled(goals, trace.windows(0), planned, DEFAULT_RULE, whole) == expected
+    assert first_decisive_look(criteria, trace.windows(0), planned, DEFAULT_RULE, whole) == expected
     assert trace.windows(0).nll == pytest.approx(everything.windows(0).prefix(trace.count).nll, rel=1e-9)
 
 
 def test_the_worker_goes_on_where_it_stopped(tmp_path, pair):
-    """With other goals, a limit, or a smaller budget, it adds what is missing; more than enough stays."""
-    rough, sharp = Goal("max_kld", "kld", 1e-9), Goal("max_kld", "kld", 1e9)
+    """With other criteria, a limit, or a smaller budget, it adds what is missing; more than enough stays."""
+    rough, sharp = Criterion("max_kld", "kld", 1e-9), Criterion("max_kld", "kld", 1e9)
     assert work(tmp_path, pair, [rough]).count == 8
     assert work(tmp_path, pair, [sharp], whole=True, limit=11).count == 11
     assert work(tmp_path, pair, [sharp], limit=11).count == 11
@@ -297,7 +300,7 @@ def test_the_worker_goes_on_where_it_stopped(tmp_path, pair):
 
 def test_a_fixed_rule_spends_the_whole_plan(tmp_path, pair):
     """One look, at the end."""
-    hopeless = Goal("max_kld", "kld", 1e-9)
+    hopeless = Criterion("max_kld", "kld", 1e-9)
     assert work(tmp_path, pair, [hopeless], rule=Rule(0.001, fixed=True)).count == len(pair[0])
 
 
@@ -305,7 +308,7 @@ def test_a_checkpoint_of_other_tokens_is_not_measured_to_the_end(tmp_path, pair)
     """There is nothing to pair: the first look is enough for the verdict to say so."""
     plan, reference, scorer = pair
     trace = begin(tmp_path, plan, "")
-    payload = {"rule": [0.001, False], "goals": [Goal("max_kld", "kld", 1.0).to_dict()], "budget": 0}
+    payload = {"rule": [0.001, False], "criteria": [Criterion("max_kld", "kld", 1.0).to_dict()], "budget": 0}
     payload |= {"limit": None, "reference": str(reference.folder), "keep": False, "whole": True}
     measuring._score(scorer, plan, trace, None, payload, ignore)
     assert trace.count == looks(len(plan))[0]
@@ -317,7 +320,14 @@ def test_progress_ends_where_the_work_may_end(tmp_path, pair):
     plan, reference, scorer = pair
     work(tmp_path, pair, [], limit=11)
     seen = []
-    payload = {"rule": [0.001, False], "goals": [], "budget": 0, "limit": None, "keep": False, "whole": True}
+    payload = {
+        "rule": [0.001, False],
+        "criteria": [],
+        "budget": 0,
+        "limit": None,
+        "keep": False,
+        "whole": True,
+    }
     payload["reference"] = str(reference.folder)
     trace = begin(tmp_path, plan, reference.kind)
     measuring._score(scorer, plan, trace, reference, payload, lambda *row: seen.append(row))
@@ -331,23 +341,23 @@ def test_progress_ends_where_the_work_may_end(tmp_path, pair):
 def test_a_disaster_breaks_a_tolerance_however_few_the_windows(count):
     """Where no interval can be had the point alone decides; where one can, this is told apart from no change."""
     measured = windows(noisy(count, mean=5.0, spread=0.5))
-    answer = goal(0.005, [0.0] * count, unchanged=0.0).answer(measured, Rule())
+    answer = criterion(0.005, [0.0] * count, unchanged=0.0).answer(measured, Rule())
     assert not answer.holds
 
 
 def test_what_is_not_told_apart_from_no_change_breaks_no_tolerance():
     """Noise of a mean a little above the bound: passed, undecided, and said to be so."""
     measured = windows(noisy(mean=0.02, spread=0.1))
-    against = goal(0.003, [0.0] * PLANNED, unchanged=0.0)
+    against = criterion(0.003, [0.0] * PLANNED, unchanged=0.0)
     answer = against.answer(measured, Rule())
     assert answer.sampled.value > 0.003
-    assert (answer.holds, answer.decisive, answer.apart) == (True, False, False)
-    assert not goal(0.003, [0.0] * PLANNED).answer(measured, Rule()).holds
+    assert (answer.holds, answer.decisive, answer.significant) == (True, False, False)
+    assert not criterion(0.003, [0.0] * PLANNED).answer(measured, Rule()).holds
 
 
 def test_an_improvement_is_told_apart_from_no_change_too():
     """A lucky draw does not advise to tighten the baseline; a real gain does."""
-    against = goal(0.005, [0.0] * PLANNED, unchanged=0.0)
+    against = criterion(0.005, [0.0] * PLANNED, unchanged=0.0)
     lucky, real = (windows(noisy(mean=-0.02, spread=spread)) for spread in (1.0, 0.01))
     assert lucky.nll < real.nll or sum(lucky.nll) < 0
     assert not against.is_improvement(lucky, Rule())

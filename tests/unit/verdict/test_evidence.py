@@ -16,7 +16,7 @@ from pytest_tenpak.gate.outcome import Part
 from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule, estimate
 from pytest_tenpak.metrics.measurement import Divergence, Layers, Noise
 from pytest_tenpak.verdict.checks import Limits, Status, Tolerances, Verdict
-from pytest_tenpak.verdict.compare import compare, goals_of
+from pytest_tenpak.verdict.compare import compare, criteria_of
 
 NO_LIMITS, DEFAULT = Limits(), Tolerances()
 TOKENS = 100
@@ -75,7 +75,7 @@ def test_a_decisive_interval_is_told_with_its_windows():
     expected = estimate(differences, (TOKENS,) * 40).relative()
     assert (check.low, check.high, check.decisive) == (expected.low, expected.high, True)
     assert check.evidence == (
-        f"99.9% interval {expected.low:+.2%} to {expected.high:+.2%} at any look; 40 windows, 4,000 tokens"
+        f"99.9% interval {expected.low:+.2%} to {expected.high:+.2%} at any look; 40 windows (4,000 tokens)"
     )
     assert expected.low < check.difference < expected.high
 
@@ -107,7 +107,7 @@ def test_a_point_estimate_says_what_would_settle_it(worse, status):
     assert check.evidence.startswith("point estimate: 99.9% interval ")
     assert f"about {sampled.tokens_to_settle(0.02):,.0f} tokens would settle it; " in check.evidence
     assert check.evidence.endswith(
-        f"40 windows, 4,000 of 8,000 tokens tell {sampled.relative().half_width:.2%} from the bound"
+        f"with 40 windows (4,000 of 8,000 tokens) the interval's half-width is {sampled.relative().half_width:.2%}"
     )
 
 
@@ -129,7 +129,7 @@ def test_too_few_windows_are_a_point_estimate_without_an_interval(name):
     assert check.status is Status.REGRESSED
     assert (check.low, check.high, check.decisive) == (None, None, False)
     assert check.evidence.startswith(
-        "point estimate: windows too few, or too much alike, for an interval; 3 windows, 300 tokens"
+        "point estimate; no confidence interval: too few windows, or all alike; 3 windows (300 tokens)"
     )
 
 
@@ -140,7 +140,7 @@ def test_documents_are_counted_where_they_are_the_evidence():
     alone = check_of(beside(kld=pieces), "max_kld", limits)
     together = check_of(beside(kld=pieces, units=tuple(n // 4 for n in range(40))), "max_kld", limits)
     assert "documents" not in alone.evidence
-    assert together.evidence.endswith("40 windows, 4,000 tokens, 10 documents")
+    assert together.evidence.endswith("40 windows (4,000 tokens, 10 documents)")
     assert together.high - together.low > 1.5 * (alone.high - alone.low)
 
 
@@ -163,9 +163,9 @@ def test_within_the_spread_of_requantizations_the_point_decides():
 def test_a_baseline_of_fewer_or_more_windows_is_paired_as_far_as_both_go():
     """The evidence counts what was compared, and says how long the baseline is."""
     shorter = check_of(beside(), "ppl_tolerance", entry=accepted(count=20))
-    assert "20 windows, 2,000 of 4,000 tokens" in shorter.evidence
+    assert "20 windows (2,000 of 4,000 tokens)" in shorter.evidence
     longer = check_of(beside(count=20), "ppl_tolerance", entry=accepted(count=40))
-    assert "20 windows, 2,000 tokens; the baseline has 40 windows" in longer.evidence
+    assert "20 windows (2,000 tokens); the baseline has 40 windows" in longer.evidence
 
 
 # ------------------------------------------------------------ the two gates against the baseline
@@ -213,22 +213,22 @@ def test_goals_are_those_of_the_checks():
     one, reference = beside()
     limits = Limits(max_ppl_delta=0.1, max_kld=0.2, min_top1=0.9)
     known = noise(spread=0.002)
-    goals = goals_of(limits, DEFAULT, reference.windows, accepted(), False, DEFAULT_RULE, known)
-    assert [(goal.name, goal.metric) for goal in goals] == [
+    criteria = criteria_of(limits, DEFAULT, reference.windows, accepted(), False, DEFAULT_RULE, known)
+    assert [(criterion.name, criterion.metric) for criterion in criteria] == [
         ("max_ppl_delta", "nll"),
         ("max_kld", "kld"),
         ("min_top1", "disagreement"),
         ("ppl_tolerance", "nll"),
     ]
     bounds = [math.log(1.1), 0.2, 0.1, math.log(1.005)]
-    assert [goal.bound for goal in goals] == pytest.approx(bounds)
-    assert [goal.ends for goal in goals] == [False, False, False, True]
-    assert [goal.spread for goal in goals] == [0, 0, 0, known.half_width(DEFAULT_RULE.alpha)]
-    same = goals_of(limits, DEFAULT, reference.windows, accepted(), True, DEFAULT_RULE, known)[-1]
+    assert [criterion.bound for criterion in criteria] == pytest.approx(bounds)
+    assert [criterion.ends for criterion in criteria] == [False, False, False, True]
+    assert [criterion.spread for criterion in criteria] == [0, 0, 0, known.half_width(DEFAULT_RULE.alpha)]
+    same = criteria_of(limits, DEFAULT, reference.windows, accepted(), True, DEFAULT_RULE, known)[-1]
     assert (same.bound, same.spread) == (math.log1p(0.001), 0)
     checks = compare(one, reference, accepted(), limits, DEFAULT).checks
-    assert [goal.name for goal in goals] == [
-        c.name for c in checks if c.name in {goal.name for goal in goals}
+    assert [criterion.name for criterion in criteria] == [
+        c.name for c in checks if c.name in {criterion.name for criterion in criteria}
     ]
 
 

@@ -80,9 +80,9 @@ def test_a_model_that_loses_more_is_worse_whatever_its_perplexity():
 
 
 def test_an_anchor_is_moved_with_the_identity_where_that_was_asked():
-    """Two texts, one edited and one past the creep limit: the next run must not find the drift again."""
+    """Two texts, one edited and one past the drift limit: the next run must not find the drift again."""
     checks = (
-        Check("creep", "tolerance", Status.REGRESSED, difference=0.1, bound=0.03, corpus="a"),
+        Check("drift", "tolerance", Status.REGRESSED, difference=0.1, bound=0.03, corpus="a"),
         Check("baseline", "tolerance", Status.INVALID, corpus="b"),
     )
     changes = [(accepted(), accepted(nll=(9.0, 10.0, 12.0))), (accepted(), accepted())]

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 PRELUDE = """
 from contextlib import nullcontext
 from pytest_tenpak.quantizers.backends import auto_gptq
-from pytest_tenpak.quantizers.normalize import settle
+from pytest_tenpak.quantizers.normalize import normalize_checkpoint
 """
 
 
@@ -30,7 +30,7 @@ def quantized(archived_python, fluent, checkpoint):
 steps = []
 job = archived.job({str(fluent)!r}, {str(checkpoint)!r}, progress=lambda *step: steps.append(step), bits=3)
 auto_gptq.quantize(job)
-settle(job.model, job.out)
+normalize_checkpoint(job.model, job.out)
 loaded = auto_gptq.load(job.spec, job.out, "cpu", "float32")
 archived.answer(
     steps=steps,
@@ -52,7 +52,7 @@ reference = archived.reference(model)
 ids = archived.windows(model)[:1, :16]
 again = archived.job(model, out + "-again", bits=3)
 auto_gptq.quantize(again)
-settle(again.model, again.out)
+normalize_checkpoint(again.model, again.out)
 figures = dict(
     logits=archived.digest(archived.logits(loaded, model)),
     perplexity=archived.perplexity(loaded, model),

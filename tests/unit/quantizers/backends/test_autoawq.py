@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 PRELUDE = """
 from contextlib import nullcontext
 from pytest_tenpak.quantizers.backends import autoawq
-from pytest_tenpak.quantizers.normalize import settle
+from pytest_tenpak.quantizers.normalize import normalize_checkpoint
 """
 
 
@@ -37,7 +37,7 @@ def watch(self, input_ids=None, **named):
     return embed(self, input_ids=input_ids, **named)
 transformers.models.llama.modeling_llama.LlamaModel.forward = watch
 autoawq.quantize(job)
-settle(job.model, job.out)
+normalize_checkpoint(job.model, job.out)
 transformers.models.llama.modeling_llama.LlamaModel.forward = embed
 loaded = autoawq.load(job.spec, job.out, "cpu", "float32")
 archived.answer(
@@ -59,7 +59,7 @@ loaded = autoawq.load(job.spec, job.out, "cpu", "float32")
 ids = archived.windows(model)[:1, :16]
 again = archived.job(model, out + "-again")
 autoawq.quantize(again)
-settle(again.model, again.out)
+normalize_checkpoint(again.model, again.out)
 figures = dict(
     logits=archived.digest(archived.logits(loaded, model)),
     perplexity=archived.perplexity(loaded, model),

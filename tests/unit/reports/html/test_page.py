@@ -129,9 +129,9 @@ def test_an_empty_run_is_a_page_too():
     assert "No gate ran" in seen(made_up.summary())
 
 
-def test_problems_and_stale_baselines_are_told():
+def test_problems_and_unused_baselines_are_told():
     """A run whose gates pass is no good run where a baseline could not be written."""
-    text = seen(made_up.summary(made_up.outcome(), problems=("disk full",), stale=("baselines/old.json",)))
+    text = seen(made_up.summary(made_up.outcome(), problems=("disk full",), unused=("baselines/old.json",)))
     assert "Not all gates ran well" in text
     assert "disk full" in text
     assert "baselines/old.json" in text
@@ -192,14 +192,14 @@ def test_two_hundred_long_cases_fit_three_megabytes():
     outcomes = [long_outcome(number) for number in range(200)]
     page = render(made_up.summary(*outcomes, trends={one.case.nodeid: past(100) for one in outcomes}))
     assert len(page.encode()) < 3_000_000
-    assert page.count("Where in the text it hurts") == 200
+    assert page.count("NLL increase by position in the text") == 200
 
 
 @pytest.mark.parametrize(
     ("name", "difference", "bound", "shown"),
     [
         ("compression_tolerance", 0.0, 0.1, "-10%"),
-        ("compression_creep", 0.0, 0.1, "-10%"),
+        ("compression_drift", 0.0, 0.1, "-10%"),
         ("ppl_tolerance", 0.0, 0.1, "+10%"),
     ],
 )
