@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from ..baselines.diff import changes
 from ..baselines.entry import Baseline, baseline_files
 from ..baselines.git import Repository
 from ..errors import BaselineError
 from ..plugin import options
-from ..reports import baseline_diff as changes
+from ..reports import baseline_diff
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +40,8 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
         for contents, where in ((committed, arguments.revision), (present, "the working tree"))
     )
     # What cannot be read on one side is neither new nor gone.
-    rows = changes.changes(*({n: b for n, b in side.items() if n not in problems} for side in (old, new)))
-    shown = changes.markdown if arguments.markdown else changes.text
+    rows = changes(*({n: b for n, b in side.items() if n not in problems} for side in (old, new)))
+    shown = baseline_diff.markdown if arguments.markdown else baseline_diff.text
     told = [problem for named in problems.values() for problem in named]
     print(*shown(rows, arguments.revision, told), sep="\n")
     return 0

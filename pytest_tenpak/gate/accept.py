@@ -82,7 +82,7 @@ def _read_entry(folder: Path, part: Part, device_class: str) -> Entry | None:
 
 
 def _decided_again(outcome: Outcome, entries: list[Entry | None], rule: Rule) -> Verdict:
-    kept = [check for check in outcome.verdict.checks if check.kind != "tolerance"]
+    kept = [check for check in outcome.verdict.checks if not check.kind.is_settled_by_update]
     several = len(outcome.parts) > 1
     for part, entry in zip(outcome.parts, entries, strict=True):
         checks = _checks(outcome, part, entry, rule)
@@ -104,7 +104,7 @@ def _why_not(verdict: Verdict, request: Request, note: str) -> Acceptance:
         for option, ours in _OPTIONS.items():
             note = note.replace(option, ours)
         return Acceptance.refused(note)
-    broken = ", ".join(check.name for check in verdict.failing if check.kind != "tolerance")
+    broken = ", ".join(check.name for check in verdict.failing if not check.kind.is_settled_by_update)
     if broken:
         return Acceptance.refused(f"{broken} fails, and no baseline settles that")
     if verdict.status.failing:

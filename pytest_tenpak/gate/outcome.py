@@ -128,7 +128,7 @@ class Outcome:
     @classmethod
     def not_measured(cls, case: Case, status: Status, evidence: str, problem: str, skipped: bool) -> Outcome:
         """The outcome of a case without figures: never a pass."""
-        check = Check("measured", "sanity", status, evidence=evidence)
+        check = Check("measured", status, evidence=evidence)
         update = Update(write=False, passes=False)
         return cls(case, Verdict((check,)), update, problem=problem, skipped=skipped)
 

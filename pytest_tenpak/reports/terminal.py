@@ -16,24 +16,6 @@ from .escaping import short_name, visible, visible_lines
 #: ``paint(text, status)``: colours a verdict where the terminal has colours.
 Paint = Callable[[str, Status], str]
 
-_TITLES = {
-    "max_ppl_delta": "perplexity vs reference",
-    "max_rtn_factor": "perplexity vs round-to-nearest",
-    "max_kld": "KL divergence from reference",
-    "min_top1": "top-1 agreement with reference",
-    "layers": "decoder layers vs baseline",
-    "noise_floor": "tolerance vs noise",
-    "min_compression": "compression",
-    "ppl_tolerance": "perplexity vs baseline",
-    "compression_tolerance": "compression vs baseline",
-    "drift": "perplexity vs anchor",
-    "layers_drift": "decoder layers vs anchor",
-    "compression_drift": "compression vs anchor",
-    "baseline": "baseline",
-    "tokenizer": "tokenizer",
-    "finite": "finite figures",
-    "measured": "measured",
-}
 #: How many of many gates are named.
 _NAMED = 10
 HEADERS = (
@@ -114,7 +96,7 @@ def _accounts(outcome: Outcome) -> list[str]:
     lines = [loaded(outcome), f"baseline: {outcome.baseline} [{outcome.device_class}]"]
     if any(check.status is Status.NEW for check in outcome.verdict.checks):
         lines[1] = f"baseline: none yet, and none is created by a failing test ({outcome.baseline})"
-    moved = any(check.kind == "tolerance" for check in outcome.verdict.failing)
+    moved = any(check.kind.is_settled_by_update for check in outcome.verdict.failing)
     changes = list(dict.fromkeys(change for part in outcome.parts for change in part.changes))
     if changes:
         lines.append("differs in provenance: " + "; ".join(changes))
@@ -137,7 +119,7 @@ def remedy(outcome: Outcome) -> str:
     """The exact command that accepts the new figures, where accepting can settle it."""
     if any(check.name == "noise_floor" for check in outcome.verdict.failing):
         return "what to do: set the tolerance that is named, in the marker or for the run"
-    if any(check.kind != "tolerance" for check in outcome.verdict.failing):
+    if any(not check.kind.is_settled_by_update for check in outcome.verdict.failing):
         return "what to do: no baseline settles this; quantize better, or change the limit in the marker"
     mode = "new" if outcome.status is Status.NEW else "failing"
     command = ["pytest", outcome.case.nodeid, f"--tenpak-update={mode}"]
@@ -149,7 +131,7 @@ def remedy(outcome: Outcome) -> str:
 
 def title(check: Check) -> str:
     """What a check compares, with the text where a case has several."""
-    title = _TITLES.get(check.name, check.name)
+    title = check.kind.title
     return f"{title} on {check.corpus}" if check.corpus else title
 
 
@@ -310,7 +292,7 @@ def absent(summary: Summary) -> list[str]:
 def gains(outcome: Outcome) -> str:
     """How much better than their baseline the figures are that are."""
     return ", ".join(
-        f"{percent(check.difference)} of {title(check).partition(' vs ')[0]}"
+        f"{percent(check.difference)} of {check.kind.subject}"
         for check in outcome.verdict.checks
         if check.status is Status.IMPROVED
     )

@@ -67,15 +67,13 @@ def against_baseline(
 ) -> Iterator[Check]:
     """The checks against a baseline entry; ``paired`` says whether the windows can be compared at all."""
     if entry is None:
-        yield Check(
-            "baseline", "tolerance", Status.NEW, evidence="no baseline for this case and device class"
-        )
+        yield Check("baseline", Status.NEW, evidence="no baseline for this case and device class")
         return
     changed = question_changes(entry, measurement.identity, elsewhere)
     if changed:
         whose = f" (that of {elsewhere})" if elsewhere else ""
         evidence = f"the baseline{whose} answers another question: " + "; ".join(changed)
-        yield Check("baseline", "tolerance", Status.INVALID, evidence=evidence)
+        yield Check("baseline", Status.INVALID, evidence=evidence)
         return
     if paired:
         yield from _perplexity_checks(measurement, entry, tolerances, rule, noise, elsewhere)
@@ -99,7 +97,7 @@ def _perplexity_checks(
     common = min(len(windows.tokens), len(entry.tokens))
     if not common or windows.tokens[:common] != entry.tokens[:common]:
         evidence = "the baseline's windows have other numbers of scored tokens than this run's"
-        yield Check("baseline", "tolerance", Status.INVALID, evidence=evidence)
+        yield Check("baseline", Status.INVALID, evidence=evidence)
         return
     same = same_weights(measurement.weights_digest, entry)
     criterion = baseline_criteria(entry, tolerances, same, rule, noise, elsewhere)["ppl_tolerance"]
@@ -128,7 +126,6 @@ def _step_check(
         evidence.insert(1, f"the baseline has {len(entry.tokens)} windows")
     return Check(
         criterion.name,
-        "tolerance",
         Status.IMPROVED if improved else Status.PASSED if answer.holds else Status.REGRESSED,
         value=perplexity(windows.nll[:common], tokens),
         before=perplexity(entry.nll[:common], tokens),
@@ -180,7 +177,6 @@ def _drift_check(
     status = Status.PASSED if holds else Status.REGRESSED
     return Check(
         "drift",
-        "tolerance",
         status,
         difference=shown.value,
         bound=tolerances.drift * tolerances.ppl,
@@ -214,7 +210,7 @@ def _layers_check(name: str, old: Layers, new: Layers, bound: float) -> Iterator
         evidence = (
             f"the baseline has figures of {len(old.gain)} decoder layers, and this run of {len(new.gain)}"
         )
-        yield Check(name, "tolerance", Status.INVALID, evidence=evidence)
+        yield Check(name, Status.INVALID, evidence=evidence)
         return
     moves = _layer_moves(old, new)
     if not moves:
@@ -225,7 +221,7 @@ def _layers_check(name: str, old: Layers, new: Layers, bound: float) -> Iterator
         f"error {old.error[worst]:.3f} → {new.error[worst]:.3f}, as shares of what the layer adds"
     )
     status = Status.REGRESSED if moves[worst] > bound else Status.PASSED
-    yield Check(name, "tolerance", status, difference=moves[worst], bound=bound, evidence=evidence)
+    yield Check(name, status, difference=moves[worst], bound=bound, evidence=evidence)
 
 
 def _layer_moves(old: Layers, new: Layers) -> list[float]:
@@ -258,7 +254,6 @@ def _compression_checks(ledger: Ledger, entry: Entry, tolerances: Tolerances) ->
             status = Status.PASSED
         yield Check(
             name,
-            "tolerance",
             status,
             value=value,
             before=before,

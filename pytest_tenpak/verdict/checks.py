@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
+from .kinds import KINDS, CheckKind, Question
+
 
 class Status(str, Enum):
     """What became of a check or a case. Later members outrank earlier ones in a verdict."""
@@ -69,15 +71,14 @@ class Tolerances:
 class Check:
     """One comparison.
 
-    ``kind`` is ``limit``, ``tolerance`` or ``sanity``. ``before`` and ``value`` are the two figures,
-    ``difference`` the relative difference that ``bound`` bounds (where there is none, ``bound`` bounds
-    ``value`` itself). ``low`` and ``high`` are the interval of what is bounded, None where it is infinite
-    or there is none; ``decisive`` whether it decided (None: the figure is exact). ``evidence`` says what
-    the decision rests on. ``corpus`` names the text where a case has several.
+    ``name`` is a key of KINDS. ``before`` and ``value`` are the two figures, ``difference`` the relative
+    difference that ``bound`` bounds (where there is none, ``bound`` bounds ``value`` itself). ``low`` and
+    ``high`` are the interval of what is bounded, None where it is infinite or there is none; ``decisive``
+    whether it decided (None: the figure is exact). ``evidence`` says what the decision rests on. ``corpus``
+    names the text where a case has several.
     """
 
     name: str
-    kind: str
     status: Status
     value: float | None = None
     before: float | None = None
@@ -88,6 +89,11 @@ class Check:
     decisive: bool | None = None
     evidence: str = ""
     corpus: str = ""
+
+    @property
+    def kind(self) -> CheckKind:
+        """What it has in common with all checks of its name."""
+        return KINDS[self.name]
 
 
 @dataclass(frozen=True)
@@ -107,16 +113,20 @@ class Verdict:
         """The checks that fail the case."""
         return tuple(check for check in self.checks if check.status.failing)
 
-    def of_kind(self, kind: str) -> tuple[Check, ...]:
-        """The checks of one kind."""
-        return tuple(check for check in self.checks if check.kind == kind)
+    def answering(self, question: Question) -> tuple[Check, ...]:
+        """The checks that answer one question."""
+        return tuple(check for check in self.checks if check.kind.question is question)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain form, status included for whoever reads it elsewhere."""
-        checks = [{**asdict(check), "status": str(check.status)} for check in self.checks]
+        checks = [
+            {**asdict(check), "kind": str(check.kind.question), "status": str(check.status)}
+            for check in self.checks
+        ]
         return {"status": str(self.status), "checks": checks}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Verdict:
         """The verdict that :meth:`to_dict` wrote."""
-        return cls(tuple(Check(**{**row, "status": Status(row["status"])}) for row in plain["checks"]))
+        rows = [{name: value for name, value in row.items() if name != "kind"} for row in plain["checks"]]
+        return cls(tuple(Check(**{**row, "status": Status(row["status"])}) for row in rows))

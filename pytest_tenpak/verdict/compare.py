@@ -110,9 +110,7 @@ def _noise_floor(noise: Noise | None, tolerances: Tolerances, rule: Rule) -> Ite
             f"to {_rounded_up(floor, 4):.2%} with nothing worse; set ppl_tolerance to that or more, or "
             f"calibrate with more requantizations, which makes the figure surer"
         )
-        yield Check(
-            "noise_floor", "sanity", Status.INVALID, value=tolerances.ppl, bound=floor, evidence=evidence
-        )
+        yield Check("noise_floor", Status.INVALID, value=tolerances.ppl, bound=floor, evidence=evidence)
     floor = math.expm1(noise.runtime_floor)
     tight = tolerances.of_perplexity(same_weights=True)
     if tight < floor:
@@ -123,7 +121,6 @@ def _noise_floor(noise: Noise | None, tolerances: Tolerances, rule: Rule) -> Ite
         )
         yield Check(
             "noise_floor",
-            "sanity",
             Status.INVALID,
             value=tight,
             bound=floor,
@@ -142,20 +139,20 @@ def _sanity(measurement: Measurement, reference: Measurement) -> Iterator[Check]
     for name, measured in (("reference", reference), ("checkpoint", measurement)):
         windows = measured.windows
         if not windows.tokens:
-            yield Check("finite", "sanity", Status.ERROR, evidence=f"the {name}: no window was measured")
+            yield Check("finite", Status.ERROR, evidence=f"the {name}: no window was measured")
         elif not math.isfinite(measured.perplexity):
             bad = f"{windows.nonfinite:,} of {windows.nonfinite + windows.total_tokens:,} tokens"
             evidence = f"the {name}'s perplexity is not finite: {bad} have an NLL of NaN or infinity"
-            yield Check("finite", "sanity", Status.ERROR, evidence=evidence)
+            yield Check("finite", Status.ERROR, evidence=evidence)
     broken = measurement.layers.nonfinite
     if broken:
         evidence = (
             f"what decoder layer {broken[0]} of the checkpoint adds to the reference's inputs is not finite"
         )
-        yield Check("finite", "sanity", Status.ERROR, evidence=evidence)
+        yield Check("finite", Status.ERROR, evidence=evidence)
     if measurement.windows.stream != reference.windows.stream:
         evidence = "the checkpoint's tokenizer turns the corpus into other tokens than the model's own"
-        yield Check("tokenizer", "sanity", Status.REGRESSED, evidence=evidence)
+        yield Check("tokenizer", Status.REGRESSED, evidence=evidence)
 
 
 def are_paired(measurement: Measurement, reference: Measurement) -> bool:
@@ -175,7 +172,6 @@ def _against_reference(
         ratio = ratios.get(name, 1.0)
         yield Check(
             "min_compression",
-            "limit",
             Status.PASSED if ratio >= least else Status.REGRESSED,
             value=ratio,
             bound=least,
@@ -209,7 +205,7 @@ def _limit_check(criterion: Criterion, measurement: Measurement, reference: Meas
         # What can only be more than this figure breaks a limit surely, and keeps one never.
         told += f"; {divergence.kind}, which cannot show that a limit is kept"
         interval["decisive"] = answer.decisive and not answer.holds
-    return Check(criterion.name, "limit", status, **figures, bound=bound, **interval, evidence=told)
+    return Check(criterion.name, status, **figures, bound=bound, **interval, evidence=told)
 
 
 def needs_rounding(measurement: Measurement, reference: Measurement, limits: Limits) -> bool:
@@ -234,7 +230,7 @@ def _against_rounding(
         evidence = (
             "the model rounded to nearest has no finite perplexity, so there is no floor to compare with"
         )
-        yield Check("max_rtn_factor", "limit", Status.ERROR, evidence=evidence)
+        yield Check("max_rtn_factor", Status.ERROR, evidence=evidence)
         return
     tokens = rounded.windows.tokens
     count = len(tokens)
@@ -252,7 +248,6 @@ def _against_rounding(
     )
     yield Check(
         "max_rtn_factor",
-        "limit",
         Status.REGRESSED if suspicious else Status.PASSED,
         value=ours,
         before=plain,

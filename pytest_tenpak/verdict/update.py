@@ -10,6 +10,7 @@ from ..baselines.entry import Entry
 from ..baselines.identity import MEASURED_ON
 from .against_baseline import is_beyond_anchor
 from .checks import Status, Tolerances, Verdict
+from .kinds import Question
 
 #: Entries before and after, one pair for each corpus; None where there is none.
 Changes: TypeAlias = Sequence[tuple["Entry | None", "Entry | None"]]
@@ -86,7 +87,7 @@ def decide(
     stays red and writes nothing.
     """
     status = verdict.status
-    if status is Status.ERROR or any(check.kind != "tolerance" for check in verdict.failing):
+    if status is Status.ERROR or any(not check.kind.is_settled_by_update for check in verdict.failing):
         return Update(False, False)
     if status is Status.NEW:
         return _decide_new(request, in_ci)
@@ -186,7 +187,7 @@ def _is_shorter(changes: Changes) -> bool:
 
 def _is_worse(verdict: Verdict, changes: Changes) -> bool:
     """Worse than what was accepted: by the paired checks, or by the figures where nothing could be paired."""
-    tolerances = verdict.of_kind("tolerance")
+    tolerances = verdict.answering(Question.TOLERANCE)
     if any(check.status is Status.REGRESSED for check in tolerances):
         return True
     invalid = any(check.status is Status.INVALID for check in tolerances)

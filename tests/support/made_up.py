@@ -109,7 +109,7 @@ def unmeasured(
     nodeid="test_a.py::test_a", problem="the worker crashed\n  | ::error::x", skipped=False, **rest
 ):
     """The outcome of a case that could not be measured."""
-    check = Check("measured", "sanity", Status.ERROR, evidence=problem.partition("\n")[0])
+    check = Check("measured", Status.ERROR, evidence=problem.partition("\n")[0])
     verdict = Verdict((check,))
     return Outcome(case(nodeid, **rest), verdict, Update(False, False), problem=problem, skipped=skipped)
 

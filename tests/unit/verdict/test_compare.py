@@ -10,6 +10,7 @@ from made_up import IDENTITY, accepted, measured, reference
 
 from pytest_tenpak.verdict.checks import Limits, Status, Tolerances, Verdict
 from pytest_tenpak.verdict.compare import compare, needs_rounding
+from pytest_tenpak.verdict.kinds import Question
 
 NO_LIMITS = Limits()
 DEFAULT = Tolerances()
@@ -65,7 +66,7 @@ def test_compression_limits_name_their_denominator():
     """The same bytes pass one denominator and break another, and the check says which."""
     limits = Limits(min_compression={"whole_vs_16bit": 4.0, "layers_vs_32bit": 8.1})
     verdict = compare(measured(), reference(), accepted(), limits, DEFAULT)
-    whole, layers = verdict.of_kind("limit")
+    whole, layers = verdict.answering(Question.LIMIT)
     assert (whole.status, layers.status) == (Status.PASSED, Status.REGRESSED)
     assert "quantized layers vs 32 bit" in layers.evidence
 

@@ -17,6 +17,7 @@ from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule, estimate
 from pytest_tenpak.metrics.measurement import Divergence, Layers, Noise
 from pytest_tenpak.verdict.checks import Limits, Status, Tolerances, Verdict
 from pytest_tenpak.verdict.compare import compare, criteria_of
+from pytest_tenpak.verdict.kinds import Question
 
 NO_LIMITS, DEFAULT = Limits(), Tolerances()
 TOKENS = 100
@@ -377,7 +378,12 @@ def test_mean_divergence_is_bounded(count, mean, status):
     pair = beside(count=count, kld=ripple(count, mean, 0.001))
     check = check_of(pair, "max_kld", Limits(max_kld=0.15))
     assert check.status is status
-    assert (check.kind, check.bound, check.difference, check.before) == ("limit", 0.15, None, None)
+    assert (str(check.kind.question), check.bound, check.difference, check.before) == (
+        "limit",
+        0.15,
+        None,
+        None,
+    )
     assert check.value == pytest.approx(mean)
     if count == 3:
         assert (check.low, check.high, check.decisive) == (None, None, False)
@@ -425,7 +431,7 @@ def test_other_tokens_are_not_compared_with_the_reference():
     limits = Limits(max_ppl_delta=0.1, max_kld=0.1, min_top1=0.9, min_compression={"whole_vs_16bit": 2.0})
     verdict = compare(replace(one, windows=windows), reference, None, limits, DEFAULT)
     assert [check.name for check in verdict.failing] == ["tokenizer"]
-    assert [check.name for check in verdict.of_kind("limit")] == ["min_compression"]
+    assert [check.name for check in verdict.answering(Question.LIMIT)] == ["min_compression"]
 
 
 # ------------------------------------------------------------ plain forms

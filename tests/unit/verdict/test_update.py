@@ -11,8 +11,8 @@ from pytest_tenpak.verdict.compare import compare
 from pytest_tenpak.verdict.update import Request, decide
 
 
-def verdict_of(status: str, kind: str = "tolerance") -> Verdict:
-    return Verdict((Check("x", kind, Status(status)),))
+def verdict_of(status: str, name: str = "layers") -> Verdict:
+    return Verdict((Check(name, Status(status)),))
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_the_rule(status, mode, reason, in_ci, writes, passes):
 
 def test_no_update_settles_a_limit_or_a_failed_measurement():
     """A baseline answers the second question only."""
-    for kind in ("limit", "sanity"):
-        update = decide(verdict_of("regressed", kind), Request("all", "fine"), in_ci=False)
+    for name in ("max_ppl_delta", "finite"):
+        update = decide(verdict_of("regressed", name), Request("all", "fine"), in_ci=False)
         assert not update.write
         assert not update.passes
 
@@ -82,8 +82,8 @@ def test_a_model_that_loses_more_is_worse_whatever_its_perplexity():
 def test_an_anchor_is_moved_with_the_identity_where_that_was_asked():
     """Two texts, one edited and one past the drift limit: the next run must not find the drift again."""
     checks = (
-        Check("drift", "tolerance", Status.REGRESSED, difference=0.1, bound=0.03, corpus="a"),
-        Check("baseline", "tolerance", Status.INVALID, corpus="b"),
+        Check("drift", Status.REGRESSED, difference=0.1, bound=0.03, corpus="a"),
+        Check("baseline", Status.INVALID, corpus="b"),
     )
     changes = [(accepted(), accepted(nll=(9.0, 10.0, 12.0))), (accepted(), accepted())]
     update = decide(Verdict(checks), Request("failing", "fine", reanchor=True), False, changes)
@@ -142,8 +142,8 @@ def test_a_regression_on_one_text_is_not_hidden_by_another_baselines_identity():
     """Two corpora: one regressed, one invalid with figures no worse. Updating still needs a reason."""
     verdict = Verdict(
         (
-            Check("layers", "tolerance", Status.REGRESSED, difference=0.1, bound=0.03, corpus="a"),
-            Check("baseline", "tolerance", Status.INVALID, corpus="b"),
+            Check("layers", Status.REGRESSED, difference=0.1, bound=0.03, corpus="a"),
+            Check("baseline", Status.INVALID, corpus="b"),
         )
     )
     changes = [(accepted(), accepted()), (accepted(), accepted())]
@@ -153,7 +153,7 @@ def test_a_regression_on_one_text_is_not_hidden_by_another_baselines_identity():
 
 def test_a_layer_that_got_worse_inside_its_tolerance_needs_a_reason_too():
     """Else a little more could be accepted each week."""
-    verdict = Verdict((Check("layers", "tolerance", Status.PASSED, difference=0.02, bound=0.03),))
+    verdict = Verdict((Check("layers", Status.PASSED, difference=0.02, bound=0.03),))
     changes = [(accepted(), accepted(nll=(9.0, 10.0, 10.9)))]
     assert not decide(verdict, Request("all"), False, changes).write
     assert decide(verdict, Request("all", "fine"), False, changes).write

@@ -206,7 +206,7 @@ def test_two_hundred_long_cases_fit_three_megabytes():
 def test_what_is_refused_lies_on_the_side_of_worse(name, difference, bound, shown):
     """Left of the bound for what may not fall, right of it for what may not rise; the figure is outside."""
     one = made_up.outcome()
-    check = Check(name, "tolerance", Status.PASSED, 1.0, 1.0, difference, bound)
+    check = Check(name, Status.PASSED, 1.0, 1.0, difference, bound)
     page = render(made_up.summary(replace(one, verdict=Verdict((check,)))))
     left, width = map(float, re.search(r"class=refused x=([\d.]+) y=4 width=([\d.]+)", page).groups())
     figure = float(re.search(r"class=value cx=([\d.]+) cy=15", page)[1])

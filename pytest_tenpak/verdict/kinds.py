@@ -1,0 +1,86 @@
+"""The kinds of checks, stated once: what each compares, in which unit, and what its bound bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+
+
+class Question(str, Enum):
+    """Which of a verdict's questions a check answers."""
+
+    #: Is it good enough? Against the reference; no baseline settles a broken limit.
+    LIMIT = "limit"
+    #: Did it get worse than what was accepted? Against the baseline; an update settles it.
+    TOLERANCE = "tolerance"
+    #: Could it be measured, and is what was asked for possible at all?
+    SANITY = "sanity"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Unit(Enum):
+    """What a check's figures are, for whoever shows them."""
+
+    PERPLEXITY = "perplexity"
+    RATIO = "times as small"
+    SHARE = "share of one"
+    NATS = "nats per token"
+    NONE = "no figure"
+
+
+@dataclass(frozen=True)
+class CheckKind:
+    """What all checks of one name have in common.
+
+    ``subject`` is what is measured, ``comparison`` what with. ``unit`` is that of ``value`` and ``before``.
+    ``at_least``: the bound is the least that is accepted, where others name the most. ``relative``: it bounds
+    the relative difference, where others bound the value itself.
+    """
+
+    name: str
+    question: Question
+    subject: str
+    comparison: str = ""
+    unit: Unit = Unit.NONE
+    at_least: bool = False
+    relative: bool = False
+
+    @property
+    def title(self) -> str:
+        """What is compared with what."""
+        return f"{self.subject} {self.comparison}".strip()
+
+    @property
+    def is_settled_by_update(self) -> bool:
+        """Whether accepting the new figures turns the check green."""
+        return self.question is Question.TOLERANCE
+
+
+_P, _R = Unit.PERPLEXITY, Unit.RATIO
+_LIMIT, _TOLERANCE, _SANITY = Question
+_KINDS = (
+    CheckKind("max_ppl_delta", _LIMIT, "perplexity", "vs reference", _P, relative=True),
+    CheckKind("max_rtn_factor", _LIMIT, "perplexity", "vs round-to-nearest", _P, relative=True),
+    CheckKind("max_kld", _LIMIT, "KL divergence", "from reference", Unit.NATS),
+    CheckKind("min_top1", _LIMIT, "top-1 agreement", "with reference", Unit.SHARE, at_least=True),
+    CheckKind("min_compression", _LIMIT, "compression", unit=_R, at_least=True),
+    CheckKind("baseline", _TOLERANCE, "baseline"),
+    CheckKind("ppl_tolerance", _TOLERANCE, "perplexity", "vs baseline", _P, relative=True),
+    CheckKind("drift", _TOLERANCE, "perplexity", "vs anchor", _P, relative=True),
+    CheckKind("layers", _TOLERANCE, "decoder layers", "vs baseline", relative=True),
+    CheckKind("layers_drift", _TOLERANCE, "decoder layers", "vs anchor", relative=True),
+    CheckKind(
+        "compression_tolerance", _TOLERANCE, "compression", "vs baseline", _R, at_least=True, relative=True
+    ),
+    CheckKind("compression_drift", _TOLERANCE, "compression", "vs anchor", _R, at_least=True, relative=True),
+    CheckKind("measured", _SANITY, "measured"),
+    CheckKind("finite", _SANITY, "finite figures"),
+    CheckKind("tokenizer", _SANITY, "tokenizer"),
+    CheckKind("noise_floor", _SANITY, "tolerance", "vs noise", Unit.SHARE, at_least=True),
+)
+#: Every kind by its name, which is that of the marker's argument where there is one.
+KINDS: Mapping[str, CheckKind] = MappingProxyType({kind.name: kind for kind in _KINDS})
