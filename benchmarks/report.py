@@ -30,6 +30,7 @@ from pytest_tenpak.reports.html.page import render
 from pytest_tenpak.spec import QuantizeSpec
 from pytest_tenpak.verdict.checks import Limits, Tolerances
 from pytest_tenpak.verdict.compare import compare
+from pytest_tenpak.verdict.comparison import Comparison
 from pytest_tenpak.verdict.update import Request, decide
 
 WINDOWS, TOKENS, LAYERS, COMMITS = 2000, 255, 32, 100
@@ -90,7 +91,8 @@ def outcome(number: int) -> Outcome:
         tolerances=Tolerances(),
         may_skip=False,
     )
-    verdict = compare(ours, reference, entry, case.limits, case.tolerances)
+    comparison = Comparison(case.limits, case.tolerances, ours.identity, ours.weights_digest, entry)
+    verdict = compare(ours, reference, comparison)
     part = Part("wikitext", case.name, ours, reference, ("torch 2.12.0 → 2.13.0",))
     return Outcome(
         case=case,

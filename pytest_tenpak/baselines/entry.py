@@ -134,6 +134,10 @@ class Entry:
         anchor = replace(self.anchor, reason=reason) if reanchor else replace(old.anchor, drift=drift)
         return replace(self, anchor=anchor, history=past, noise=self.noise or old.noise)
 
+    def has_weights(self, digest: str) -> bool:
+        """Whether these figures are of the quantized weights with this digest (64 hex digits)."""
+        return self.weights_digest == labelled(digest)
+
     def moved_since(self, old: Entry) -> float:
         """How far ln perplexity moved from ``old`` to these figures, over the windows that both have."""
         rows = list(zip(self.nll, old.nll, self.tokens, old.tokens, strict=False))

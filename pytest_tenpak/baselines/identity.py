@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..store.digest import labelled
 from .entry import Entry
 
 #: Fields of an identity that have to agree for perplexities to compare at all, whatever the recipe.
@@ -40,8 +39,3 @@ def question_changes(entry: Entry, identity: Mapping[str, Any], elsewhere: str =
     if elsewhere and entry.noise and "dtype" in entry.noise.runtime:
         old.pop("dtype", None), new.pop("dtype", None)
     return identity_changes(old, new)
-
-
-def same_weights(measurement_digest: str, entry: Entry) -> bool:
-    """Whether a baseline entry accepted the very weights of this digest."""
-    return labelled(measurement_digest) == entry.weights_digest

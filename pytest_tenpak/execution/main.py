@@ -26,40 +26,29 @@ from ..models.convert import convert_gguf, copy_tokenizer
 from ..progress import Progress
 from ..quantizers.base import Job
 from ..quantizers.locate import relocate
-from ..spec import QuantizeSpec
+from .jobs import OUT_OF_DISK, OUT_OF_MEMORY, ConvertJob, MeasureJob, QuantizeJob
 from .measure import measure
 
 _PROGRESS_SECONDS = 0.1
-#: Exit codes that say what was used up; they need neither memory nor disk to be said.
-OUT_OF_MEMORY, OUT_OF_DISK = 190, 191
 
 
-def _quantize(payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    quantizer = relocate(payload["quantizer"])
-    job = Job(
-        spec=QuantizeSpec.from_dict(payload["spec"]),
-        model=Path(payload["model"]),
-        out=Path(payload["out"]),
-        device=payload["device"],
-        dtype=payload["dtype"],
-        calibration=payload["calibration"],
-        progress=progress,
-    )
+def _quantize(job: QuantizeJob, progress: Progress) -> dict[str, Any]:
+    quantizer = relocate(job.quantizer)
     started = time.monotonic()
-    quantizer.quantize(job)
+    quantizer.quantize(Job(job.spec, job.model, job.out, job.device, job.dtype, job.calibration, progress))
     copy_tokenizer(job.model, job.out)
-    return {"seconds": time.monotonic() - started, **_taken(job.device)}
+    return {"seconds": time.monotonic() - started, **_cost(job.device)}
 
 
-def _taken(device: str) -> dict[str, int]:
-    """What the work took at its highest: resident bytes, bytes on the GPU, and threads of torch."""
-    taken = {"peak_bytes": _peak_bytes()}
-    torch = sys.modules.get("torch")  # a quantizer that never imported it took none of it
+def _cost(device: str) -> dict[str, int]:
+    """Peak memory of the work, in bytes on the host and on the GPU, and its number of torch threads."""
+    cost = {"peak_bytes": _peak_bytes()}
+    torch = sys.modules.get("torch")  # a quantizer that never imported it needed none
     if torch is not None:
-        taken["threads"] = torch.get_num_threads()
+        cost["threads"] = torch.get_num_threads()
         if device.startswith("cuda"):
-            taken["peak_cuda_bytes"] = torch.cuda.max_memory_allocated(device)
-    return taken
+            cost["peak_cuda_bytes"] = torch.cuda.max_memory_allocated(device)
+    return cost
 
 
 def _peak_bytes() -> int:
@@ -76,13 +65,19 @@ def _peak_bytes() -> int:
         return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _convert(payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    convert_gguf(Path(payload["file"]), Path(payload["out"]))
+def _convert(job: ConvertJob, progress: Progress) -> dict[str, Any]:
+    convert_gguf(job.file, job.out)
     progress(1, 1, "files")
     return {}
 
 
-JOBS = {"quantize": _quantize, "convert": _convert, "measure": measure}
+def _do(kind: str, plain: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """Do the job of a kind that the other side wrote."""
+    if kind == QuantizeJob.kind:
+        return _quantize(QuantizeJob.from_dict(plain), progress)
+    if kind == ConvertJob.kind:
+        return _convert(ConvertJob.from_dict(plain), progress)
+    return measure(MeasureJob.from_dict(plain), progress)
 
 
 def main(folder: Path) -> None:
@@ -118,7 +113,7 @@ def _answer(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     try:
         if job["elsewhere"]:
             _require_libraries()
-        return {"answer": JOBS[job["kind"]](job["payload"], progress)}
+        return {"answer": _do(job["kind"], job["job"], progress)}
     except ModuleNotFoundError as fault:
         if not job["elsewhere"]:
             raise

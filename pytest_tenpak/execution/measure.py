@@ -8,137 +8,85 @@ from __future__ import annotations
 
 import platform
 from bisect import bisect_right
-from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from ..errors import MeasurementError
 from ..evaluation import divergence, perplexity
 from ..evaluation.decoder_layers import compare_layers, keep_layers
-from ..evaluation.protocol import Protocol, Window
-from ..evaluation.tokenize import tokenize
+from ..evaluation.protocol import Window
+from ..evaluation.tokenize import Stream, tokenize
 from ..evaluation.trace import Plan, Trace
-from ..metrics.intervals import Rule, looks
+from ..metrics.intervals import looks
 from ..progress import Progress
 from ..quantizers.loading import load_pretrained
 from ..quantizers.locate import relocate
 from ..quantizers.rounding import round_to_nearest
-from ..spec import QuantizeSpec
 from ..store.digest import fingerprint
-from ..verdict.criteria import Criterion, first_decisive_look, limit_of
+from ..verdict.criteria import first_decisive_look, limit_of
+from .jobs import MeasureJob, Rounding
 
-#: Scored tokens in one block of a trace: what is kept of each is held in memory until the block is whole.
+#: Scored tokens in one block of a trace, whose figures by token are held in memory until the block is whole.
 _BLOCK_TOKENS = 32768
 
 
-def measure(payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Add windows to a trace, by a model that is loaded afresh."""
-    import torch
-    from transformers import AutoTokenizer
+@dataclass(frozen=True)
+class _Subject:
+    """The loaded model with the text that it is run on, cut into windows."""
 
-    directory = Path(payload["directory"])
-    if payload["threads"]:
-        torch.set_num_threads(payload["threads"])
-    protocol = Protocol(**payload["protocol"])
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    stream = tokenize(tokenizer, payload["documents"], protocol)
-    windows = protocol.windows(len(stream.ids), 0, stream.starts)
-    model, loader = _load(payload)
-    if payload["rounding"]:
-        _round(model, **payload["rounding"])
-    bos = tokenizer.bos_token_id if protocol.bos == "window" else None
-    scorer = perplexity.Scorer(model, stream.ids, bos=bos, batch_size=payload["batch_size"])
-    trace = Trace(Path(payload["trace"]))
-    digest = fingerprint(stream.ids)
-    beside = Trace(Path(payload["reference"])) if payload["reference"] else None
-    if beside is not None and beside.stream != digest:
-        beside = None  # other tokens: there is nothing to compare, and the verdict will say so
-    if beside is not None:
-        _require_vocabulary(beside.facts["vocabulary"], scorer.vocabulary)
-    kind = divergence.kind_of(scorer, payload["divergence"]) if payload["keep"] else beside and beside.kind
-    documents = [bisect_right(stream.starts, window.first_scored) - 1 for window in windows]
+    model: Any
+    loader: str
+    stream: Stream
+    windows: list[Window]
+    scorer: perplexity.Scorer
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the text's token ids."""
+        return fingerprint(self.stream.ids)
+
+
+def measure(job: MeasureJob, progress: Progress) -> dict[str, Any]:
+    """Add windows to a trace, by a model that is loaded afresh."""
+    subject = _load(job)
+    trace, reference = Trace(job.trace), _reference(job, subject)
     if trace.plan is None:
-        ids = stream.ids[: protocol.context]
-        if payload["keep"]:
-            keep_layers(model, ids, trace.layers_file)
-        trace.begin(
-            Plan(digest, [window.scored for window in windows], documents, kind or ""),
-            {
-                "device": {**_describe_device(payload["device"]), **_kernels(model, payload["layers"])},
-                "loader": f"{loader} {version(loader)}",
-                "vocabulary": scorer.vocabulary,
-                "layers": compare_layers(model, ids, beside.layers_file) if beside else {},
-            },
-        )
-    _score(scorer, windows, trace, beside, payload, progress)
+        _begin(job, subject, trace, reference)
+    _score(job, subject, trace, reference, progress)
     return {}
 
 
-def _require_vocabulary(theirs: int, ours: int) -> None:
-    if theirs != ours:
-        raise MeasurementError(
-            "the checkpoint predicts another number of tokens than the unquantized model",
-            given=f"{ours:,} against {theirs:,}, although the tokenizer is the same",
-            accepted="an output head of the model's own size, with which predictions can be compared",
-            remedy="quantize the model that is named, or name the one that was quantized",
-        )
+def _load(job: MeasureJob) -> _Subject:
+    import torch
+    from transformers import AutoTokenizer
+
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    tokenizer = AutoTokenizer.from_pretrained(job.directory, local_files_only=True, trust_remote_code=False)
+    stream = tokenize(tokenizer, job.documents, job.protocol)
+    windows = job.protocol.windows(len(stream.ids), 0, stream.starts)
+    model, loader = _load_model(job)
+    bos = tokenizer.bos_token_id if job.protocol.bos == "window" else None
+    scorer = perplexity.Scorer(model, stream.ids, bos=bos, batch_size=job.batch_size)
+    return _Subject(model, loader, stream, windows, scorer)
 
 
-def _score(
-    scorer: perplexity.Scorer,
-    windows: list[Window],
-    trace: Trace,
-    beside: Trace | None,
-    payload: Mapping[str, Any],
-    progress: Progress,
-) -> None:
-    """Add windows to the trace, look by look, until the criteria are settled or the limit is reached."""
-    rule = Rule(*payload["rule"])
-    criteria = [Criterion.from_dict(plain) for plain in payload["criteria"]]
-    planned = trace.planned(payload["budget"])
-    limit = limit_of(planned, payload["limit"])
-    if payload["reference"] and beside is None:
-        criteria, limit = [], min(limit, looks(planned)[0])
-    scored = [window.scored for window in windows]
-    observer: perplexity.Observer | None = None
-    if payload["keep"]:
-        observer = divergence.Keeper(trace.kind)
-        if trace.kind == divergence.EXACT:
-            trace.keep_head(scorer.head)
-    elif beside is not None:
-        observer = divergence.Comparer(beside, scorer.device)
-    total = sum(scored[:limit])
-    step = max(1, _BLOCK_TOKENS // max(scored))
-    for stop in looks(planned):
-        if trace.count >= min(stop, limit):
-            continue
-        while (start := trace.count) < min(stop, limit):
-            ends = min(start + step, stop, limit)
-            told = partial(_tell, progress, sum(scored[:start]), total)
-            trace.add(scorer.score(windows[start:ends], start, observer=observer, progress=told))
-        if first_decisive_look(
-            criteria, trace.windows(payload["budget"]), planned, rule, payload["whole"], stop
-        ):
-            return
+def _load_model(job: MeasureJob) -> tuple[Any, str]:
+    """The model, rounded where the job says so, and the distribution whose loader loaded it."""
+    if job.quantizer is not None:
+        quantizer = relocate(job.quantizer)
+        return quantizer.load(job.spec, job.directory, job.device, job.dtype), quantizer.loader(job.spec)
+    model = load_pretrained(job.directory, job.device, job.dtype)
+    if job.rounding:
+        _round(model, job.rounding)
+    return model, "transformers"
 
 
-def _tell(progress: Progress, before: int, total: int, done: int) -> None:
-    progress(before + done, total, "tokens")
-
-
-def _load(payload: Mapping[str, Any]) -> tuple[Any, str]:
-    """The model, and the distribution whose loader loaded it."""
-    place = Path(payload["directory"]), payload["device"], payload["dtype"]
-    if not payload["quantizer"]:
-        return load_pretrained(*place), "transformers"
-    quantizer, spec = relocate(payload["quantizer"]), QuantizeSpec.from_dict(payload["spec"])
-    return quantizer.load(spec, *place), quantizer.loader(spec)
-
-
-def _round(model: Any, layers: list[str], bits: int, group_size: int) -> None:
-    found = round_to_nearest(model, layers, bits, group_size)
+def _round(model: Any, rounding: Rounding) -> None:
+    layers = rounding.layers
+    found = round_to_nearest(model, layers, rounding.bits, rounding.group_size)
     if found < len(layers):
         raise MeasurementError(
             "not every quantized layer was found in the unquantized model, to round it to nearest",
@@ -147,7 +95,82 @@ def _round(model: Any, layers: list[str], bits: int, group_size: int) -> None:
         )
 
 
-def _kernels(model: Any, layers: list[str]) -> dict[str, str]:
+def _reference(job: MeasureJob, subject: _Subject) -> Trace | None:
+    """The reference's trace, if there is one of the same tokens: with others there is nothing to compare."""
+    trace = Trace(job.reference) if job.reference else None
+    if trace is None or trace.stream != subject.digest:
+        return None
+    ours, theirs = subject.scorer.vocabulary, trace.facts["vocabulary"]
+    if ours != theirs:
+        raise MeasurementError(
+            "the checkpoint predicts another number of tokens than the unquantized model",
+            given=f"{ours:,} against {theirs:,}, although the tokenizer is the same",
+            accepted="an output head of the model's own size, with which predictions can be compared",
+            remedy="quantize the model that is named, or name the one that was quantized",
+        )
+    return trace
+
+
+def _begin(job: MeasureJob, subject: _Subject, trace: Trace, reference: Trace | None) -> None:
+    """Begin a trace: how the text is cut, what runs it, and the figures of single decoder layers."""
+    model, stream, windows = subject.model, subject.stream, subject.windows
+    ids = stream.ids[: job.protocol.context]
+    kind = reference.kind if reference else ""
+    if job.is_reference:
+        kind = divergence.kind_of(subject.scorer, job.divergence)
+        keep_layers(model, ids, trace.layers_file)
+    documents = [bisect_right(stream.starts, window.first_scored) - 1 for window in windows]
+    trace.begin(
+        Plan(subject.digest, [window.scored for window in windows], documents, kind),
+        {
+            "device": {**_describe_device(job.device), **_kernels(model, job.layers)},
+            "loader": f"{subject.loader} {version(subject.loader)}",
+            "vocabulary": subject.scorer.vocabulary,
+            "layers": compare_layers(model, ids, reference.layers_file) if reference else {},
+        },
+    )
+
+
+def _score(
+    job: MeasureJob, subject: _Subject, trace: Trace, reference: Trace | None, progress: Progress
+) -> None:
+    """Add windows to the trace, look by look, until the criteria are decided or the limit is reached."""
+    scorer, windows = subject.scorer, subject.windows
+    planned = trace.planned(job.budget)
+    criteria, limit = job.criteria, limit_of(planned, job.limit)
+    if job.reference and reference is None:
+        criteria, limit = (), min(limit, looks(planned)[0])
+    scored = [window.scored for window in windows]
+    observer = _observer(job, scorer, trace, reference)
+    total = sum(scored[:limit])
+    step = max(1, _BLOCK_TOKENS // max(scored))
+    for stop in looks(planned):
+        if trace.count >= min(stop, limit):
+            continue
+        while (start := trace.count) < min(stop, limit):
+            ends = min(start + step, stop, limit)
+            report = partial(_report, progress, sum(scored[:start]), total)
+            trace.add(scorer.score(windows[start:ends], start, observer=observer, progress=report))
+        if first_decisive_look(criteria, trace.windows(job.budget), planned, job.rule, job.whole, stop):
+            return
+
+
+def _observer(
+    job: MeasureJob, scorer: perplexity.Scorer, trace: Trace, reference: Trace | None
+) -> perplexity.Observer | None:
+    """Who looks at each token's predictions: a reference stores them, a checkpoint is compared with those."""
+    if job.is_reference:
+        if trace.kind == divergence.EXACT:
+            trace.keep_head(scorer.head)
+        return divergence.Keeper(trace.kind)
+    return divergence.Comparer(reference, scorer.device) if reference else None
+
+
+def _report(progress: Progress, before: int, total: int, done: int) -> None:
+    progress(before + done, total, "tokens")
+
+
+def _kernels(model: Any, layers: tuple[str, ...]) -> dict[str, str]:
     """The classes that the quantized layers run through: what a library chose may change with it."""
     modules = dict(model.named_modules())
     classes = {type(modules[name]).__name__ for name in layers if name in modules}

@@ -27,7 +27,7 @@ from ..progress import Progress
 from ..quantizers.interpreters import environment, installed_in
 from ..store.store import Store
 from ..units import in_gib
-from .main import OUT_OF_DISK, OUT_OF_MEMORY
+from .jobs import OUT_OF_DISK, OUT_OF_MEMORY, AnyJob, to_plain
 
 _POLL_SECONDS = 0.1
 _MEMORY_POLL_SECONDS = 0.5
@@ -63,22 +63,20 @@ class _Ending(NamedTuple):
 
 def run_job(
     store: Store,
-    kind: str,
-    payload: Mapping[str, Any],
+    job: AnyJob,
     progress: Progress,
     bounds: Bounds = Bounds(),
     python: Path | None = None,
 ) -> Mapping[str, Any]:
     """Run one job in a worker process and return its answer.
 
-    ``kind`` names a function of JOBS, ``payload`` its plain arguments. ``python`` is another interpreter
-    to run it in: one that has torch, transformers and the backend, and is given nothing else of this
-    one's packages. Raises the worker's own TenpakError; WorkerError, which quotes the log and names it;
-    or what :func:`installed_in` raises for an interpreter.
+    ``python`` is another interpreter to run it in: one that has torch, transformers and the backend, and is
+    given nothing else of this one's packages. Raises the worker's own TenpakError; WorkerError, which quotes
+    the log and names it; or what :func:`installed_in` raises for an interpreter.
     """
     if python is not None:
         installed_in(python)
-    folder = _job_folder(store, kind, payload, python)
+    folder = _job_folder(store, job, python)
     killed_before = _oom_kills()
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
@@ -97,7 +95,7 @@ def run_job(
     answer = _read_answer(folder)
     if answer is None:
         kills = _since(killed_before)
-        raise _failure(kind, folder, overstepped or _ending(process.returncode, kills, store.root), kills)
+        raise _failure(job.kind, folder, overstepped or _ending(process.returncode, kills, store.root), kills)
     shutil.rmtree(folder, ignore_errors=True)
     if "error" in answer:
         raise error_from_dict(answer["error"])
@@ -105,23 +103,23 @@ def run_job(
     return reply
 
 
-def _job_folder(store: Store, kind: str, payload: Mapping[str, Any], python: Path | None) -> Path:
+def _job_folder(store: Store, job: AnyJob, python: Path | None) -> Path:
     """A new folder with the job in it."""
-    folder = store.root / "jobs" / f"{kind}-{uuid.uuid4().hex[:12]}"
-    job = {
-        "kind": kind,
-        "payload": payload,
+    folder = store.root / "jobs" / f"{job.kind}-{uuid.uuid4().hex[:12]}"
+    order = {
+        "kind": job.kind,
+        "job": to_plain(job),
         "sys_path": sys.path if python is None else [],
         "elsewhere": python is not None,
         "parent": os.getpid(),
     }
     try:
         folder.mkdir(parents=True)
-        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        (folder / "job.json").write_text(json.dumps(order), encoding="utf-8")
     except OSError as fault:
         shutil.rmtree(folder, ignore_errors=True)
         raise WorkerError(
-            f"the worker process that should {kind} cannot be given its job",
+            f"the worker process that should {job.kind} cannot be given its job",
             given=f"{folder}: {fault}",
             remedy="free room there, or name a folder with room as --tenpak-cache-dir",
         ) from None

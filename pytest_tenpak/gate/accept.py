@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..baselines.entry import Baseline, Entry
-from ..baselines.identity import question_changes
 from ..metrics.intervals import Rule
 from ..store.store import Store
 from ..verdict.against_baseline import against_baseline
 from ..verdict.checks import Check, Status, Verdict
 from ..verdict.compare import are_paired
+from ..verdict.comparison import Comparison
 from ..verdict.update import Request, decide
 from .outcome import Outcome, Part
 from .write_baseline import baseline_path, keep
@@ -91,11 +91,17 @@ def _decided_again(outcome: Outcome, entries: list[Entry | None], rule: Rule) ->
 
 
 def _checks(outcome: Outcome, part: Part, entry: Entry | None, rule: Rule) -> Iterator[Check]:
-    measurement = part.measurement
-    comparable = entry is not None and not question_changes(entry, measurement.identity)
-    noise = part.noise or (entry.noise if entry and comparable else None)
-    paired = are_paired(measurement, part.reference)
-    return against_baseline(measurement, entry, paired, outcome.case.tolerances, rule, noise)
+    case, measurement = outcome.case, part.measurement
+    comparison = Comparison(
+        case.limits,
+        case.tolerances,
+        measurement.identity,
+        measurement.weights_digest,
+        entry,
+        rule=rule,
+        calibrated=part.noise,
+    )
+    return against_baseline(measurement, comparison, are_paired(measurement, part.reference))
 
 
 def _why_not(verdict: Verdict, request: Request, note: str) -> Acceptance:

@@ -1,8 +1,8 @@
-"""Making and measuring what one case compares: each in a worker process, or taken from the store."""
+"""One case on one corpus: what it quantizes and measures, under which cache keys and which identity."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..evaluation.corpus import Corpus
 from ..evaluation.protocol import Protocol
+from ..execution.jobs import QuantizeJob, Rounding
 from ..execution.process import run_job
 from ..metrics.measurement import METRICS_VERSION, Ledger
 from ..models.ledger import ledger, quantized_layers
@@ -22,11 +23,13 @@ from ..quantizers.interpreters import installed_versions
 from ..quantizers.locate import locate
 from ..quantizers.registry import loading_backend
 from ..quantizers.rounding import GROUP, ROUNDING_VERSION
-from ..store.digest import fingerprint
-from ..store.store import Store
 from .case import Case
 from .device import Device
 from .run import Run
+
+#: The distribution of this package: its version says what a user has installed, and changes no figure by
+#: itself. What does is counted by METRICS_VERSION and the adapters' own versions.
+_OURS = "pytest-tenpak"
 
 
 @dataclass(frozen=True)
@@ -37,15 +40,20 @@ class Subject:
     directory: Path
     quantizer: Quantizer | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    rounding: Mapping[str, Any] | None = None
+    rounding: Rounding | None = None
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is the unquantized model, which others are compared with."""
+        return self.what == "reference"
 
 
 @dataclass(frozen=True)
 class Experiment:
     """One case, on one corpus, with everything that its measurements have in common.
 
-    ``threads`` is how many a worker measures with; 0 leaves it to torch. ``take`` numbers the draws of a
-    recipe that is quantized again to learn how much that moves; 0 is the one that counts.
+    ``threads`` is how many a worker measures with; 0 leaves it to torch. ``repetition`` numbers the draws of
+    a recipe that is quantized again to learn how much that moves; 0 is the one that counts.
     """
 
     case: Case
@@ -56,7 +64,7 @@ class Experiment:
     calibration: Corpus | None
     protocol: Protocol
     threads: int = 0
-    take: int = 0
+    repetition: int = 0
 
     @property
     def dtype(self) -> str:
@@ -70,37 +78,34 @@ class Experiment:
 
     def quantize(self, quantizer: Quantizer) -> Subject:
         """The checkpoint of the case's spec, quantized in a worker process or taken from the store."""
-        spec, texts = self.case.spec, self.calibration
-        backend = quantizer.backend(spec)
-        made_from = {
-            "spec": spec.to_dict(),
+        backend, texts = quantizer.backend(self.case.spec), self.calibration
+        cache_key = {
+            "spec": self.case.spec.to_dict(),
             "device": self.device.device_class,
             "dtype": self.dtype,
             "model": self.model.digest,
             "calibration": texts.digest if texts else None,
-            "versions": self._versions(backend),
-            "source": _source(quantizer, self.run.store),
-            **({"take": self.take} if self.take else {}),
+            "versions": _libraries(self._versions(backend)),
+            "adapter": self._adapter(quantizer),
+            **({"repetition": self.repetition} if self.repetition else {}),
         }
-        stored = self.run.store.directory("checkpoints", made_from, partial(self._quantize, quantizer))
+        stored = self.run.store.directory("checkpoints", cache_key, partial(self._quantize, quantizer))
         return Subject("checkpoint", stored.path, quantizer, stored.facts)
 
     def _quantize(self, quantizer: Quantizer, folder: Path) -> Mapping[str, Any]:
         spec, run = self.case.spec, self.run
-        job = {
-            "quantizer": locate(quantizer),
-            "spec": spec.to_dict(),
-            "device": self.device.torch_name,
-            "dtype": self.dtype,
-            "model": str(self.model.path),
-            "out": str(folder),
-            "calibration": list(self.calibration.documents) if self.calibration else [],
-        }
-        backend = quantizer.backend(spec).name
+        job = QuantizeJob(
+            quantizer=locate(quantizer),
+            spec=spec,
+            model=self.model.path,
+            out=folder,
+            device=self.device.torch_name,
+            dtype=self.dtype,
+            calibration=tuple(self.calibration.documents) if self.calibration else (),
+        )
+        python = run.interpreters.python(quantizer.backend(spec).name)
         with run.narrate(f"quantizing to {spec.title}") as progress:
-            facts = run_job(
-                run.store, "quantize", job, progress, run.bounds, run.interpreters.python(backend)
-            )
+            facts = run_job(run.store, job, progress, run.bounds, python)
         _require_whole(folder, spec.method)
         return facts
 
@@ -127,62 +132,49 @@ class Experiment:
         backend = loading_backend(subject.directory)
         return installed_versions(*(backend.requires if backend else ()))
 
-    def made_from(self, subject: Subject) -> dict[str, Any]:
-        """Everything that can change a figure of ``subject``: what its windows are kept under."""
+    def cache_key(self, subject: Subject) -> dict[str, Any]:
+        """Everything that can change a figure of ``subject``: what its windows are cached under."""
+        rounding = subject.rounding
         return {
             "identity": self.identity(subject),
-            "files": _files(subject.directory, self.run.store),
+            "files": self._files(subject.directory),
             "batch_size": self.run.batch_size,
             "threads": self.threads,
             "device": [self.device.device_class, self.device.name],
-            "versions": self.versions(subject),
-            "source": _source(subject.quantizer, self.run.store) if subject.quantizer else None,
-            "rounding": [subject.rounding, ROUNDING_VERSION] if subject.rounding else None,
+            "versions": _libraries(self.versions(subject)),
+            "adapter": self._adapter(subject.quantizer) if subject.quantizer else None,
+            "rounding": [asdict(rounding), ROUNDING_VERSION] if rounding else None,
         }
 
     def weights(self, subject: Subject) -> Mapping[str, Any]:
         """``ledger`` and ``digest`` of the stored weights of ``subject``, read once."""
         store, path = self.run.store, subject.directory
-        files = {"files": _files(path, store), "model": self.model.digest}
+        cache_key = {"files": self._files(path), "model": self.model.digest, "metrics": METRICS_VERSION}
 
         def read() -> dict[str, Any]:
             return {"ledger": asdict(ledger(path, self.model.path)), "digest": weights_digest(path)}
 
-        return store.document("weights", files, read)
+        return store.document("weights", cache_key, read)
 
-    def payload(self, subject: Subject) -> dict[str, Any]:
-        """What a worker needs to load and run ``subject``."""
-        quantizer = subject.quantizer
-        return {
-            "directory": str(subject.directory),
-            "quantizer": locate(quantizer) if quantizer else None,
-            "spec": self.case.spec.to_dict(),
-            "layers": quantized_layers(subject.directory, self.model.path),
-            "rounding": subject.rounding,
-            "documents": list(self.corpus.documents),
-            "protocol": self.protocol.to_dict(),
-            "device": self.device.torch_name,
-            "dtype": self.dtype,
-            "batch_size": self.run.batch_size,
-            "threads": self.threads,
-        }
+    def quantized_layers(self, subject: Subject) -> tuple[str, ...]:
+        """Names of the modules whose weights ``subject`` stores quantized."""
+        return tuple(quantized_layers(subject.directory, self.model.path))
 
-    def rounded(self, checkpoint: Path) -> Subject | None:
+    def rounded(self, checkpoint: Subject) -> Subject | None:
         """The model with the checkpoint's quantized layers rounded to nearest at the same bits, in memory.
 
         For methods that have no option of that name the ledger's bits per weight count. None where no
         layer is quantized: there is nothing to round.
         """
-        options = self.case.spec.options
-        layers = quantized_layers(checkpoint, self.model.path)
+        options, layers = self.case.spec.options, self.quantized_layers(checkpoint)
         if not layers:
             return None
-        counted = Ledger(**self.weights(Subject("checkpoint", checkpoint))["ledger"]).bits_per_weight
-        rounding = {
-            "layers": layers,
-            "bits": max(2, options.get("bits") or int(counted or 16)),
-            "group_size": options.get("group_size") or options.get("blocksize") or GROUP,
-        }
+        counted = Ledger(**self.weights(checkpoint)["ledger"]).bits_per_weight
+        rounding = Rounding(
+            layers=layers,
+            bits=max(2, options.get("bits") or int(counted or 16)),
+            group_size=options.get("group_size") or options.get("blocksize") or GROUP,
+        )
         return Subject("rounded model", self.model.path, rounding=rounding)
 
     def _versions(self, backend: Backend) -> dict[str, str]:
@@ -190,9 +182,31 @@ class Experiment:
         ours = installed_versions()
         return {**ours, **self.run.interpreters.versions(backend.name, *ours, *backend.requires)}
 
+    def _adapter(self, quantizer: Quantizer) -> dict[str, Any]:
+        """What stands for the code that quantizes and loads: an edited recipe makes other checkpoints.
+
+        Our adapters count their own versions; of anybody else's class the source file is digested.
+        """
+        place = locate(quantizer)
+        if place.is_ours:
+            backend = quantizer.backend(self.case.spec)
+            return {"backend": backend.name, "version": backend.adapter_version}
+        return {"source": self.run.store.file_digest(Path(place.file))}
+
+    def _files(self, directory: Path) -> Mapping[str, str]:
+        """Digest of every file of a checkpoint that can change a figure."""
+        names = ("config.json", *TOKENIZER_FILES)
+        wanted = [*sorted(directory.glob("*.safetensors")), *(directory / name for name in names)]
+        return {path.name: self.run.store.file_digest(path) for path in wanted if path.is_file()}
+
+
+def _libraries(versions: Mapping[str, str]) -> dict[str, str]:
+    """The versions that belong into a cache key: a release of this package alone measures nothing anew."""
+    return {name: version for name, version in versions.items() if name != _OURS}
+
 
 def _require_whole(folder: Path, method: str) -> None:
-    """Refuse what a quantizer left behind unless its weights can be read."""
+    """Refuse what a quantizer saved unless its weights can be read."""
     try:
         read_tensors(folder)
     except CheckpointError as error:
@@ -202,23 +216,3 @@ def _require_whole(folder: Path, method: str) -> None:
             accepted="weights as *.safetensors in job.out",
             remedy="save with save_pretrained(job.out)",
         ) from None
-
-
-def _source(quantizer: Quantizer, store: Store) -> str:
-    """Digest of the code that quantizes and loads: an edited recipe makes other checkpoints.
-
-    For a class of ours that is the whole package of quantizers, since adapters do the work.
-    """
-    place = locate(quantizer)
-    ours = place["module"].startswith(f"{__package__}.quantizers.")
-    files = sorted(Path(place["file"]).parent.rglob("*.py")) if ours else [Path(place["file"])]
-    return fingerprint({file.name: store.file_digest(file) for file in files})
-
-
-def _files(directory: Path, store: Store) -> Mapping[str, str]:
-    """Digest of every file of a checkpoint that can change a figure."""
-    wanted: Sequence[Path] = [
-        *sorted(directory.glob("*.safetensors")),
-        *(directory / name for name in ("config.json", *TOKENIZER_FILES)),
-    ]
-    return {path.name: store.file_digest(path) for path in wanted if path.is_file()}

@@ -5,91 +5,111 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from ..evaluation.trace import Trace
+from ..execution.jobs import MeasureJob
 from ..execution.process import run_job
 from ..metrics.measurement import Layers, Ledger, Measurement, Provenance, Windows
+from ..quantizers.locate import locate
 from ..verdict.criteria import FIRST_STRETCH, Criterion, first_decisive_look, limit_of
 from .experiment import Experiment, Subject
 
-#: Scored tokens that the round-to-nearest floor is measured on at most: it is a yardstick for ruins.
+#: Scored tokens that round-to-nearest is measured on at most: it is a yardstick for ruins.
 _ROUNDED_TOKENS = 8192
+
+
+class Target(NamedTuple):
+    """How far to measure: up to a limit, as :func:`limit_of` understands it, or until criteria are decided.
+
+    With ``whole``, only until one of the criteria is broken.
+    """
+
+    limit: int | None
+    criteria: Sequence[Criterion] = ()
+    whole: bool = True
 
 
 @dataclass(frozen=True)
 class SubjectTrace:
-    """One subject with the windows that were measured of it; ``beside`` is the reference's."""
+    """The measured windows of one subject; ``reference`` are those of the model that it is compared with."""
 
     experiment: Experiment
     subject: Subject
     budget: int
-    beside: SubjectTrace | None = None
+    reference: SubjectTrace | None = None
 
     @cached_property
     def trace(self) -> Trace:
         """The windows on disk."""
-        made_from = self.experiment.made_from(self.subject)
-        if self.is_reference:
-            made_from["divergence"] = self.experiment.run.divergence
-        if self.beside:
-            made_from["beside"] = self.beside.trace.folder.name
-        return Trace(self.experiment.run.store.growing("traces", made_from))
-
-    @property
-    def is_reference(self) -> bool:
-        """Whether others are compared with it."""
-        return self.subject.what == "reference"
+        cache_key = self.experiment.cache_key(self.subject)
+        if self.subject.is_reference:
+            cache_key["divergence"] = self.experiment.run.divergence
+        if self.reference:
+            cache_key["reference"] = self.reference.trace.folder.name
+        return Trace(self.experiment.run.store.growing("traces", cache_key))
 
     @property
     def windows(self) -> Windows:
         """What was measured so far, within the budget."""
         return self.trace.windows(self.budget)
 
-    def extend(self, limit: int | None, criteria: Sequence[Criterion] = (), whole: bool = True) -> None:
-        """Measure on, in a fresh process, up to a limit as :func:`limit_of` understands it.
+    def extend(self, target: Target) -> None:
+        """Measure on, in a fresh process, as far as ``target`` says.
 
-        Or until the criteria are settled; with ``whole``, only until one is broken. Nothing is measured
-        twice, and nothing at all where enough is there.
+        Nothing is measured twice, and nothing at all where enough is there.
         """
-        run, trace = self.experiment.run, self.trace
-        with run.store.lock(f"extend-{trace.folder.name}"):
-            if self._is_enough(limit, criteria, whole):
+        run = self.experiment.run
+        with run.store.lock(f"extend-{self.trace.folder.name}"):
+            if self._reaches(target):
                 return
-            payload = {
-                **self.experiment.payload(self.subject),
-                "trace": str(trace.folder),
-                "reference": str(self.beside.trace.folder) if self.beside else None,
-                "keep": self.is_reference,
-                "divergence": run.divergence,
-                "budget": self.budget,
-                "limit": limit,
-                "criteria": [criterion.to_dict() for criterion in criteria],
-                "rule": list(run.rule),
-                "whole": whole,
-            }
-            self._run(payload)
+            self._measure(target)
         run.store.tidy()
 
-    def _is_enough(self, limit: int | None, criteria: Sequence[Criterion], whole: bool) -> bool:
+    def _reaches(self, target: Target) -> bool:
+        """Whether the windows that are there are enough for a target."""
         if self.trace.plan is None:
             return False
         planned = self.trace.planned(self.budget)
-        if self.trace.count >= limit_of(planned, limit):
+        if self.trace.count >= limit_of(planned, target.limit):
             return True
-        if self.beside and self.beside.trace.stream != self.trace.stream:
+        if self.reference and self.reference.trace.stream != self.trace.stream:
             return self.trace.count > 0
-        return (
-            first_decisive_look(criteria, self.windows, planned, self.experiment.run.rule, whole) is not None
-        )
+        rule = self.experiment.run.rule
+        return first_decisive_look(target.criteria, self.windows, planned, rule, target.whole) is not None
 
-    def _run(self, payload: dict[str, Any]) -> None:
-        run, quantizer, spec = self.experiment.run, self.subject.quantizer, self.experiment.case.spec
+    def _measure(self, target: Target) -> None:
+        experiment, quantizer = self.experiment, self.subject.quantizer
+        run, spec = experiment.run, experiment.case.spec
         python = run.interpreters.python(quantizer.backend(spec).name) if quantizer else None
         title = f"measuring the {self.subject.what}" + (f", {spec.title}" if quantizer else "")
         with run.narrate(title) as progress:
-            run_job(run.store, "measure", payload, progress, run.bounds, python)
+            run_job(run.store, self._job(target), progress, run.bounds, python)
+
+    def _job(self, target: Target) -> MeasureJob:
+        experiment, subject = self.experiment, self.subject
+        return MeasureJob(
+            directory=subject.directory,
+            quantizer=locate(subject.quantizer) if subject.quantizer else None,
+            spec=experiment.case.spec,
+            layers=experiment.quantized_layers(subject),
+            rounding=subject.rounding,
+            documents=tuple(experiment.corpus.documents),
+            protocol=experiment.protocol,
+            device=experiment.device.torch_name,
+            dtype=experiment.dtype,
+            batch_size=experiment.run.batch_size,
+            threads=experiment.threads,
+            trace=self.trace.folder,
+            reference=self.reference.trace.folder if self.reference else None,
+            is_reference=subject.is_reference,
+            divergence=experiment.run.divergence,
+            budget=self.budget,
+            limit=target.limit,
+            criteria=tuple(target.criteria),
+            rule=experiment.run.rule,
+            whole=target.whole,
+        )
 
     def measurement(self, count: int) -> Measurement:
         """The first ``count`` windows, with everything else that is known of the subject."""
@@ -115,50 +135,48 @@ class SubjectTrace:
 
 def start_reference(experiment: Experiment, whole: bool) -> SubjectTrace:
     """The reference with its first windows measured: all where the whole budget is wanted at one look."""
-    reference = SubjectTrace(
-        experiment, Subject("reference", experiment.model.path), experiment.case.max_tokens
-    )
-    reference.extend(None if whole or experiment.run.rule.fixed else FIRST_STRETCH)
+    model = Subject("reference", experiment.model.path)
+    reference = SubjectTrace(experiment, model, experiment.case.max_tokens)
+    reference.extend(Target(None if whole or experiment.run.rule.fixed else FIRST_STRETCH))
     return reference
 
 
 def measure_pair(
     reference: SubjectTrace,
     subject: Subject,
-    criteria_against: Callable[[Windows], Sequence[Criterion]],
+    criteria_for: Callable[[Windows], Sequence[Criterion]],
     whole: bool,
 ) -> tuple[Measurement, Measurement]:
-    """Measure ``subject`` beside the reference, until its criteria are settled or the budget is spent.
+    """Measure ``subject`` and the reference, until the criteria are decided or the budget is spent.
 
-    ``criteria_against(windows)`` gives the criteria, paired with the reference's windows so far. What is
-    clear takes a quarter of the budget, of the reference too; ``whole`` spends all of it unless a criterion
-    is broken.
+    ``criteria_for(windows)`` gives the criteria, paired with the reference's windows so far. What is clear
+    takes a quarter of the budget, of the reference too; ``whole`` spends all of it unless a criterion is
+    broken.
     """
     experiment = reference.experiment
-    traced = SubjectTrace(experiment, subject, reference.budget, beside=reference)
+    checkpoint = SubjectTrace(experiment, subject, reference.budget, reference)
     planned = reference.trace.planned(reference.budget)
     while True:
-        ours = reference.windows
-        criteria = criteria_against(ours)
-        traced.extend(len(ours.tokens), criteria, whole)
-        if traced.trace.stream != reference.trace.stream:
-            count = min(len(traced.windows.tokens), len(ours.tokens))
+        theirs = reference.windows
+        criteria = criteria_for(theirs)
+        checkpoint.extend(Target(len(theirs.tokens), criteria, whole))
+        if checkpoint.trace.stream != reference.trace.stream:
+            count = min(len(checkpoint.windows.tokens), len(theirs.tokens))
             break
-        settled = first_decisive_look(criteria, traced.windows, planned, experiment.run.rule, whole)
-        if settled or len(ours.tokens) == planned:
-            count = settled or planned
+        decisive = first_decisive_look(criteria, checkpoint.windows, planned, experiment.run.rule, whole)
+        if decisive or len(theirs.tokens) == planned:
+            count = decisive or planned
             break
-        reference.extend(None)
-    return traced.measurement(count), reference.measurement(count)
+        reference.extend(Target(None))
+    return checkpoint.measurement(count), reference.measurement(count)
 
 
-def measure_rounded(experiment: Experiment, checkpoint: Path, count: int) -> Measurement | None:
-    """The floor: round-to-nearest on at most ``count`` windows and 8,192 tokens; None: nothing to round."""
-    subject = experiment.rounded(checkpoint)
-    if subject is None:
+def measure_rounded(experiment: Experiment, checkpoint: Subject, count: int) -> Measurement | None:
+    """Round-to-nearest on at most ``count`` windows and 8,192 tokens; None where no layer is quantized."""
+    rounded = experiment.rounded(checkpoint)
+    if rounded is None:
         return None
-    traced = SubjectTrace(
-        experiment, subject, min(experiment.case.max_tokens or _ROUNDED_TOKENS, _ROUNDED_TOKENS)
-    )
-    traced.extend(count)
-    return traced.measurement(min(count, traced.trace.planned(traced.budget)))
+    budget = min(experiment.case.max_tokens or _ROUNDED_TOKENS, _ROUNDED_TOKENS)
+    trace = SubjectTrace(experiment, rounded, budget)
+    trace.extend(Target(count))
+    return trace.measurement(min(count, trace.trace.planned(budget)))

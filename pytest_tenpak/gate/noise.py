@@ -10,7 +10,7 @@ from ..errors import MeasurementError, SpecError
 from ..metrics.measurement import Layers, Measurement, Noise
 from ..spec import QuantizeSpec
 from .experiment import Experiment, Subject
-from .measuring import SubjectTrace
+from .measuring import SubjectTrace, Target
 
 #: Windows that the runtime noise is measured on at most: the weights are the same, and so nearly the figures.
 _RUNTIME_WINDOWS = 16
@@ -28,8 +28,8 @@ def calibrate(reference: SubjectTrace, subject: Subject, measurement: Measuremen
     quantizer = subject.quantizer
     assert quantizer is not None
     found = [measurement]
-    for take in range(1, wanted + 1):
-        experiment = _requantizing(reference.experiment, take)
+    for repetition in range(1, wanted + 1):
+        experiment = _requantizing(reference.experiment, repetition)
         again = _measured(
             SubjectTrace(experiment, experiment.quantize(quantizer), reference.budget, reference), measurement
         )
@@ -52,18 +52,18 @@ def calibrate(reference: SubjectTrace, subject: Subject, measurement: Measuremen
     )
 
 
-def _requantizing(experiment: Experiment, take: int) -> Experiment:
+def _requantizing(experiment: Experiment, repetition: int) -> Experiment:
     """The experiment for another draw of the same recipe: another seed, where it has one."""
     spec = experiment.case.spec
     if "seed" in spec.options:
-        spec = QuantizeSpec(spec.method, {**spec.options, "seed": spec.options["seed"] + take})
-    return replace(experiment, case=replace(experiment.case, spec=spec), take=take)
+        spec = QuantizeSpec(spec.method, {**spec.options, "seed": spec.options["seed"] + repetition})
+    return replace(experiment, case=replace(experiment.case, spec=spec), repetition=repetition)
 
 
-def _measured(traced: SubjectTrace, beside: Measurement) -> Measurement:
-    count = len(beside.windows.tokens)
-    traced.extend(count)
-    return traced.measurement(count)
+def _measured(trace: SubjectTrace, like: Measurement) -> Measurement:
+    count = len(like.windows.tokens)
+    trace.extend(Target(count))
+    return trace.measurement(count)
 
 
 def _farthest(old: Layers, new: Layers) -> float:
@@ -88,9 +88,9 @@ def _runtime(reference: SubjectTrace, subject: Subject, measurement: Measurement
     usual = measurement.windows.prefix(_RUNTIME_WINDOWS)
     moved: dict[str, float] = {}
     for name, way in ways:
-        traced = SubjectTrace(way, subject, reference.budget)
-        traced.extend(len(usual.tokens))
-        found = traced.windows.prefix(len(usual.tokens)).perplexity
+        trace = SubjectTrace(way, subject, reference.budget)
+        trace.extend(Target(len(usual.tokens)))
+        found = trace.windows.prefix(len(usual.tokens)).perplexity
         if math.isfinite(found):  # a type may overflow where another does not: no noise, and no error here
             moved[name] = max(moved.get(name, 0.0), abs(math.log(found / usual.perplexity)))
     return moved

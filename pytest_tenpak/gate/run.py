@@ -22,10 +22,10 @@ class Run:
     """What the cases of one pytest run share.
 
     ``root`` is where relative paths start. ``request`` is what shall happen to baselines, ``reasons`` holds
-    the tests that have a reason of their own. ``compare_across_devices``: a case without an entry
-    for its device class is compared with the nearest one. ``rule`` is how decisions are made, ``divergence``
-    how much of the reference is kept for them, ``noise`` how many requantizations to calibrate by (0: none).
-    ``narrate(title)`` opens a progress display.
+    the tests that have a reason of their own. ``compare_across_devices``: a case without an entry for its
+    device class is compared with the nearest one. ``rule`` is how decisions are made, ``divergence`` how much
+    of the reference is kept for them. ``noise_repetitions`` is how often to quantize again, to learn how far
+    figures move (0: do not). ``narrate(title)`` opens a progress display.
     """
 
     root: Path
@@ -41,7 +41,7 @@ class Run:
     batch_size: int
     rule: Rule
     divergence: str
-    noise: int
+    noise_repetitions: int
     bounds: Bounds
     interpreters: Interpreters
     narrate: Callable[[str], AbstractContextManager[Progress]]

@@ -220,6 +220,11 @@ class Noise:
         return float(math.sqrt(2) * stdtrit(self.requantizations, 1 - alpha) * self.spread)
 
     @property
+    def runtime_maximum(self) -> float:
+        """The largest difference of ln perplexity that running the same weights otherwise has made."""
+        return max(self.runtime.values(), default=0.0)
+
+    @property
     def runtime_floor(self) -> float:
         """The largest difference of ln perplexity that batch size and threads make to the same weights."""
         return max((moved for name, moved in self.runtime.items() if name != "dtype"), default=0.0)

@@ -13,6 +13,9 @@ from ..store.digest import fingerprint
 from ..store.store import Store
 from .locate import TOKENIZER_FILES
 
+#: Raised whenever a change of this module changes what a conversion gives; part of cache keys.
+CONVERSION_VERSION = 1
+
 
 def copy_tokenizer(model: Path, checkpoint: Path) -> None:
     """Give a checkpoint its model's tokenizer, byte for byte."""

@@ -65,7 +65,7 @@ def open_session(config: pytest.Config) -> GateSession:
         batch_size=options.read(config, "batch_size"),
         rule=Rule(options.read(config, "alpha"), options.read(config, "fixed")),
         divergence=options.read(config, "divergence"),
-        noise=options.read(config, "calibrate_noise"),
+        noise_repetitions=options.read(config, "calibrate_noise"),
         bounds=Bounds(options.read(config, "timeout"), int(options.read(config, "memory") * GIB)),
         interpreters=interpreters,
         narrate=lambda title: _narrate(config, title),

@@ -19,12 +19,13 @@ class Backend:
     """A third-party library that carries out a method.
 
     ``requires`` names the distributions that must be installed where it runs, ``install`` the pip line
-    that installs them.
+    that installs them. ``adapter_version`` is part of cache keys: see :attr:`Quantizer.adapter_version`.
     """
 
     name: str
     requires: tuple[str, ...]
     install: str = ""
+    adapter_version: int = 1
 
     def require(self, method: str, versions: Mapping[str, str], python: Path | None = None) -> None:
         """Raise UnavailableError when ``versions`` lacks a required distribution.
@@ -82,11 +83,14 @@ class Quantizer(ABC):
     backends: ClassVar[tuple[Backend, ...]] = ()
     #: Whether it learns from calibration texts.
     calibrates: ClassVar[bool] = False
+    #: Raised whenever a change of this package's code changes checkpoints or how they are loaded, so that
+    #: what is cached of the old ones answers for nothing new. Of classes from elsewhere the file is digested.
+    adapter_version: ClassVar[int] = 1
 
     def choices(self) -> tuple[Backend, ...]:
         """The libraries that can carry the method out: ``backends``, or the one that ``requires`` names."""
         name = self.requires[0] if self.requires else self.method
-        return self.backends or (Backend(name, self.requires, self.install),)
+        return self.backends or (Backend(name, self.requires, self.install, self.adapter_version),)
 
     def backend(self, spec: QuantizeSpec) -> Backend:
         """The library that carries out ``spec``."""

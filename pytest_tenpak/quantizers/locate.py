@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,38 @@ from ..errors import SpecError
 from .base import Quantizer
 
 
-def locate(quantizer: Quantizer) -> dict[str, str]:
-    """Where a worker process finds a quantizer's class again: module, file and qualified name."""
+@dataclass(frozen=True)
+class Place:
+    """Where a class is defined: dotted module, source file, qualified name."""
+
+    module: str
+    file: str
+    qualname: str
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the class is one of this package, wherever that is imported from."""
+        return self.module.startswith(f"{__package__}.")
+
+
+def locate(quantizer: Quantizer) -> Place:
+    """Where a worker process finds a quantizer's class again."""
     kind = type(quantizer)
-    return {
-        "module": kind.__module__,
-        "file": inspect.getsourcefile(kind) or "",
-        "qualname": kind.__qualname__,
-    }
+    return Place(kind.__module__, inspect.getsourcefile(kind) or "", kind.__qualname__)
 
 
-def relocate(place: dict[str, str]) -> Quantizer:
-    """The quantizer that :func:`locate` described, imported by name or, for a conftest, from its file."""
-    module = _import(place["module"], place["file"])
-    target: Any = module
-    for name in place["qualname"].split("."):
+def relocate(place: Place) -> Quantizer:
+    """The quantizer that :func:`locate` found, imported by name or, for a conftest, from its file."""
+    target: Any = _import(place)
+    for name in place.qualname.split("."):
         target = getattr(target, name)
     quantizer: Quantizer = target()
     return quantizer
 
 
-def _import(name: str, file: str) -> Any:
-    if name.startswith(f"{__package__}."):  # ours, from wherever this process imports the package
+def _import(place: Place) -> Any:
+    name, file = place.module, place.file
+    if place.is_ours:
         return importlib.import_module(name)
     try:
         found = importlib.util.find_spec(name)

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from ..baselines.entry import Entry
-from ..baselines.identity import question_changes
-from ..metrics.intervals import DEFAULT_RULE, Rule, perplexity
-from ..metrics.measurement import RATIOS, Measurement, Noise, Windows
-from .against_baseline import against_baseline, baseline_criteria
-from .checks import Check, Limits, Status, Tolerances, Verdict
+from ..metrics.intervals import Rule, perplexity
+from ..metrics.measurement import RATIOS, Measurement
+from .against_baseline import against_baseline
+from .checks import Check, Limits, Status, Verdict
+from .comparison import Comparison
 from .criteria import Criterion
 from .evidence import evidence_of, interval_of
 
@@ -24,85 +23,36 @@ from .evidence import evidence_of, interval_of
 RTN_ALLOWANCE = 0.1
 
 
-def criteria_of(
-    limits: Limits,
-    tolerances: Tolerances,
-    reference: Windows,
-    entry: Entry | None,
-    same_weights: bool = False,
-    rule: Rule = DEFAULT_RULE,
-    noise: Noise | None = None,
-    elsewhere: str = "",
-) -> list[Criterion]:
-    """What the windows have to answer, in the order of the checks.
-
-    ``entry`` is a baseline entry that answers the same question, or None; ``same_weights`` whether it
-    accepted the very weights that are measured; ``noise`` what is known of the recipe's; ``elsewhere`` the
-    entry's device class where it is not the run's own.
-    """
-    criteria = _limit_criteria(limits, reference)
-    if entry is not None:
-        criteria += baseline_criteria(entry, tolerances, same_weights, rule, noise, elsewhere).values()
-    return criteria
-
-
-def _limit_criteria(limits: Limits, reference: Windows) -> list[Criterion]:
-    criteria = []
-    if limits.max_ppl_delta is not None:
-        criteria.append(Criterion("max_ppl_delta", "nll", math.log1p(limits.max_ppl_delta), reference.nll))
-    if limits.max_kld is not None:
-        criteria.append(Criterion("max_kld", "kld", limits.max_kld))
-    if limits.min_top1 is not None:
-        criteria.append(Criterion("min_top1", "disagreement", 1 - limits.min_top1))
-    return criteria
-
-
 def compare(
     measurement: Measurement,
     reference: Measurement,
-    entry: Entry | None,
-    limits: Limits,
-    tolerances: Tolerances,
+    comparison: Comparison,
     rounded: Measurement | None = None,
-    rule: Rule = DEFAULT_RULE,
-    noise: Noise | None = None,
-    elsewhere: str = "",
 ) -> Verdict:
-    """Decide one case from its measurement, the reference, and the baseline entry if there is one.
+    """Decide one case from its measurement, the reference's, and what it is compared with.
 
-    ``rounded`` is the model rounded to nearest at the same bits, where :func:`needs_rounding` asked for it;
-    ``noise`` what was just calibrated, if it was: else the entry's counts. ``elsewhere`` is the entry's
-    device class where it is not the run's own.
+    ``rounded`` is the model rounded to nearest at the same bits, where :func:`needs_rounding` asked for it.
     """
     faults = tuple(_sanity(measurement, reference))
     if any(check.status is Status.ERROR for check in faults):
         return Verdict(faults)
-    comparable = entry is not None and not question_changes(entry, measurement.identity, elsewhere)
-    known = noise or (entry.noise if entry and comparable else None)
     return Verdict(
         (
             *faults,
-            *_noise_floor(known, tolerances, rule),
-            *_against_reference(measurement, reference, limits, rule),
-            *_against_rounding(measurement, reference, rounded, limits),
-            *against_baseline(
-                measurement,
-                entry,
-                are_paired(measurement, reference),
-                tolerances,
-                rule,
-                known,
-                elsewhere,
-            ),
+            *_noise_floor(comparison),
+            *_against_reference(measurement, reference, comparison),
+            *_against_rounding(measurement, reference, rounded, comparison.limits),
+            *against_baseline(measurement, comparison, are_paired(measurement, reference)),
         )
     )
 
 
-def _noise_floor(noise: Noise | None, tolerances: Tolerances, rule: Rule) -> Iterator[Check]:
+def _noise_floor(comparison: Comparison) -> Iterator[Check]:
     """Refuse tolerances that an unchanged recipe would break: a gate that flakes gets switched off."""
+    noise, tolerances = comparison.noise, comparison.tolerances
     if noise is None:
         return
-    floor = math.expm1(noise.half_width(rule.alpha))
+    floor = math.expm1(noise.half_width(comparison.rule.alpha))
     if tolerances.ppl < floor:
         evidence = (
             f"ppl_tolerance={tolerances.ppl:g} is below the noise of this recipe: {noise.requantizations} "
@@ -162,13 +112,13 @@ def are_paired(measurement: Measurement, reference: Measurement) -> bool:
 
 
 def _against_reference(
-    measurement: Measurement, reference: Measurement, limits: Limits, rule: Rule
+    measurement: Measurement, reference: Measurement, comparison: Comparison
 ) -> Iterator[Check]:
     if are_paired(measurement, reference):
-        for criterion in _limit_criteria(limits, reference.windows):
-            yield _limit_check(criterion, measurement, reference, rule)
+        for criterion in comparison.limit_criteria(reference.windows):
+            yield _limit_check(criterion, measurement, reference, comparison.rule)
     ratios = measurement.ledger.ratios
-    for name, least in limits.min_compression.items():
+    for name, least in comparison.limits.min_compression.items():
         ratio = ratios.get(name, 1.0)
         yield Check(
             "min_compression",
@@ -198,14 +148,14 @@ def _limit_check(criterion: Criterion, measurement: Measurement, reference: Meas
         figures, bound = {"value": shown.value}, 1 - criterion.bound
     else:
         shown, figures, bound = sampled, {"value": sampled.value}, criterion.bound
-    told = evidence_of(answer, shown, criterion, measurement, rule)
+    evidence = evidence_of(answer, shown, criterion, measurement, rule)
     interval = interval_of(answer, shown)
     divergence = measurement.divergence
     if criterion.metric == "kld" and divergence and not divergence.is_exact:
         # What can only be more than this figure breaks a limit surely, and keeps one never.
-        told += f"; {divergence.kind}, which cannot show that a limit is kept"
+        evidence += f"; {divergence.kind}, which cannot show that a limit is kept"
         interval["decisive"] = answer.decisive and not answer.holds
-    return Check(criterion.name, status, **figures, bound=bound, **interval, evidence=told)
+    return Check(criterion.name, status, **figures, bound=bound, **interval, evidence=evidence)
 
 
 def needs_rounding(measurement: Measurement, reference: Measurement, limits: Limits) -> bool:

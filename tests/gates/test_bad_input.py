@@ -168,9 +168,9 @@ def test_a_gguf_file_without_its_library(project):
     """The pip line is named; like any missing library it skips here and fails in CI."""
     (project.path / "model.gguf").write_bytes(b"GGUF")
     project.pytester.makeconftest(
-        "from pytest_tenpak import pipeline\n"
-        "whole = pipeline.installed_versions\n"
-        "pipeline.installed_versions = lambda *names: {k: v for k, v in whole(*names).items() if k != 'gguf'}\n"
+        "from pytest_tenpak.gate import inputs\n"
+        "whole = inputs.installed_versions\n"
+        "inputs.installed_versions = lambda *names: {k: v for k, v in whole(*names).items() if k != 'gguf'}\n"
     )
     marker = "method='nf4', model='model.gguf'"
     said = "reading model.gguf needs the gguf library, which is not installed"

@@ -23,6 +23,7 @@ from pytest_tenpak.metrics.measurement import (
 from pytest_tenpak.spec import QuantizeSpec
 from pytest_tenpak.verdict.checks import Check, Limits, Status, Tolerances, Verdict
 from pytest_tenpak.verdict.compare import compare
+from pytest_tenpak.verdict.comparison import Comparison
 from pytest_tenpak.verdict.update import Request, Update, decide
 
 IDENTITY = {
@@ -35,6 +36,8 @@ IDENTITY = {
     "dtype": "float32",
     "metrics_version": 2,
 }
+
+NO_LIMITS, DEFAULT_TOLERANCES = Limits(), Tolerances()
 
 
 def measured(
@@ -60,6 +63,32 @@ def reference(nll=(8.0, 9.0, 10.0), **rest) -> Measurement:
 def accepted(**rest) -> Entry:
     """A baseline entry of :func:`measured`."""
     return Entry.of(measured(**rest), reference())
+
+
+def judged(
+    measurement: Measurement,
+    reference: Measurement,
+    entry: Entry | None = None,
+    limits: Limits = NO_LIMITS,
+    tolerances: Tolerances = DEFAULT_TOLERANCES,
+    rounded: Measurement | None = None,
+    **rest,
+) -> Verdict:
+    """The verdict on a measurement beside a reference and a baseline entry; ``rest`` goes to Comparison."""
+    return compare(
+        measurement, reference, comparison(measurement, entry, limits, tolerances, **rest), rounded
+    )
+
+
+def comparison(
+    measurement: Measurement,
+    entry: Entry | None = None,
+    limits: Limits = NO_LIMITS,
+    tolerances: Tolerances = DEFAULT_TOLERANCES,
+    **rest,
+) -> Comparison:
+    """What a measurement is compared with."""
+    return Comparison(limits, tolerances, measurement.identity, measurement.weights_digest, entry, **rest)
 
 
 def case(nodeid="test_a.py::test_a", file="test_a.py", line=7, **rest) -> Case:
@@ -97,7 +126,7 @@ def outcome(
         budget=12,
     )
     before = replace(accepted(), layers=ours.layers) if entry else None
-    verdict = compare(ours, reference(), before, asked.limits, asked.tolerances)
+    verdict = judged(ours, reference(), before, asked.limits, asked.tolerances)
     part = Part("text.txt", asked.name, ours, reference(), ("torch 2.12.0 → 2.13.0",))
     update = decide(verdict, Request(mode, "fine" if mode else None), in_ci)
     return Outcome(

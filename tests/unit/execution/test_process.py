@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent, indent
 
@@ -15,8 +16,11 @@ import psutil
 import pytest
 
 from pytest_tenpak.errors import TenpakError, UnavailableError, WorkerError
+from pytest_tenpak.execution.jobs import QuantizeJob, to_plain
 from pytest_tenpak.execution.process import Bounds, _ending, run_job
 from pytest_tenpak.progress import ignore
+from pytest_tenpak.quantizers.locate import Place
+from pytest_tenpak.spec import QuantizeSpec
 from pytest_tenpak.store.store import Store
 from pytest_tenpak.units import GIB
 
@@ -43,21 +47,14 @@ class JobRunner:
         (folder / "model").mkdir()
         self.out.mkdir()
 
-    def payload(self, body: str, requires: tuple[str, ...] = ()) -> dict:
+    def job(self, body: str, requires: tuple[str, ...] = ()) -> QuantizeJob:
         file = self.folder / "own.py"
         file.write_text(QUANTIZER.format(requires=requires, body=indent(dedent(body), " " * 8)))
-        return {
-            "quantizer": {"module": "own", "file": str(file), "qualname": "Own"},
-            "spec": {"method": "own", "options": {}},
-            "model": str(self.folder / "model"),
-            "out": str(self.out),
-            "device": "cpu",
-            "dtype": "float32",
-            "calibration": [],
-        }
+        place, spec = Place("own", str(file), "Own"), QuantizeSpec("own", {})
+        return QuantizeJob(place, spec, self.folder / "model", self.out, "cpu", "float32", ())
 
     def run(self, body: str, bounds=Bounds(), python=None, requires=()) -> dict:  # noqa: B008
-        return run_job(self.store, "quantize", self.payload(body, requires), ignore, bounds, python)
+        return run_job(self.store, self.job(body, requires), ignore, bounds, python)
 
     @property
     def logs(self) -> list[Path]:
@@ -176,7 +173,7 @@ def test_a_worker_killed_halfway_leaves_nothing_that_looks_whole(runner):
 
     def make(folder: Path, end: str) -> dict:
         body = f"(job.out / 'model.safetensors').write_bytes(b'half')\n{end}"
-        return run_job(runner.store, "quantize", {**runner.payload(body), "out": str(folder)}, ignore)
+        return run_job(runner.store, replace(runner.job(body), out=folder), ignore)
 
     with pytest.raises(WorkerError, match="SIGKILL"):
         runner.store.directory("checkpoints", {}, lambda f: make(f, "os.kill(os.getpid(), signal.SIGKILL)"))
@@ -189,8 +186,9 @@ import json, sys
 from pathlib import Path
 from pytest_tenpak.store.store import Store
 from pytest_tenpak.progress import ignore
+from pytest_tenpak.execution.jobs import QuantizeJob
 from pytest_tenpak.execution.process import run_job
-run_job(Store(Path(sys.argv[1])), "quantize", json.loads(sys.argv[2]), ignore)
+run_job(Store(Path(sys.argv[1])), QuantizeJob.from_dict(json.loads(sys.argv[2])), ignore)
 """
 
 
@@ -213,7 +211,7 @@ def test_a_killed_pytest_takes_the_workers_and_their_children_along(runner):
         Path({str(pids)!r}).write_text(f"{{os.getpid()}} {{child.pid}}\\n")
         time.sleep(300)
         """
-    command = [sys.executable, "-c", PARENT, str(runner.store.root), json.dumps(runner.payload(body))]
+    command = [sys.executable, "-c", PARENT, str(runner.store.root), json.dumps(to_plain(runner.job(body)))]
     parent = subprocess.Popen(command)
     while not (pids.exists() and pids.read_text().endswith("\n")):
         time.sleep(0.05)
@@ -253,10 +251,10 @@ def test_a_disk_that_runs_full(small_disk):
 def test_a_disk_that_was_full_before(small_disk):
     """The job cannot even be handed over; nothing is left of the attempt."""
     runner = JobRunner(small_disk)
-    payload = runner.payload("pass")
+    job = runner.job("pass")
     (small_disk / "filler").write_bytes(bytes(4 << 20))
     with pytest.raises(WorkerError, match="cannot be given its job") as caught:
-        run_job(runner.store, "quantize", {**payload, "calibration": ["x" * (8 << 20)]}, ignore)
+        run_job(runner.store, replace(job, calibration=("x" * (8 << 20),)), ignore)
     assert "No space left on device" in str(caught.value)
     assert list((runner.store.root / "jobs").iterdir()) == []
 

@@ -4,14 +4,13 @@ import math
 from dataclasses import replace
 
 import pytest
-from made_up import IDENTITY, accepted, better, measured, reference
+from made_up import IDENTITY, accepted, better, comparison, judged, measured, reference
 
 from pytest_tenpak.baselines.entry import Baseline, Entry
-from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule
+from pytest_tenpak.metrics.intervals import Rule
 from pytest_tenpak.metrics.measurement import Layers, Noise
-from pytest_tenpak.verdict.against_baseline import baseline_criteria, is_beyond_anchor
+from pytest_tenpak.verdict.against_baseline import is_beyond_anchor
 from pytest_tenpak.verdict.checks import Limits, Status, Tolerances
-from pytest_tenpak.verdict.compare import compare, criteria_of
 from pytest_tenpak.verdict.update import Request, decide
 
 #: 64 windows of 4 tokens, unlike one another, so that intervals mean something.
@@ -34,7 +33,7 @@ def entry_at(*steps: float, **rest) -> Entry:
 
 
 def checks(measurement, entry, tolerances=TOLERANCES, **rest):
-    verdict = compare(measurement, reference(NLL), entry, Limits(max_rtn_factor=0), tolerances, **rest)
+    verdict = judged(measurement, reference(NLL), entry, Limits(max_rtn_factor=0), tolerances, **rest)
     return {check.name: check for check in verdict.checks}
 
 
@@ -119,7 +118,7 @@ def test_accepting_past_the_limit_has_to_be_said_twice():
     """A reason is not enough: the anchor moves only when ``--tenpak-reanchor`` is named too."""
     old, new = entry_at(0), entry_at(0.05)
     measurement = worse_by(0.05)
-    verdict = compare(measurement, reference(NLL), old, Limits(max_rtn_factor=0), TOLERANCES)
+    verdict = judged(measurement, reference(NLL), old, Limits(max_rtn_factor=0), TOLERANCES)
     refused = decide(verdict, Request("failing", "fine"), False, [(old, new)], TOLERANCES)
     assert not refused.write
     assert not refused.passes
@@ -138,7 +137,7 @@ def test_a_passing_case_can_be_anchored_anew():
     """Where nothing is worse and nothing changed, but the drift shall count from here."""
     old = entry_at(0, 0.009)
     new = Entry.of(worse_by(0.009), reference(NLL))
-    verdict = compare(worse_by(0.009), reference(NLL), old, Limits(max_rtn_factor=0), TOLERANCES)
+    verdict = judged(worse_by(0.009), reference(NLL), old, Limits(max_rtn_factor=0), TOLERANCES)
     update = decide(verdict, Request("all", "fine", reanchor=True), False, [(old, new)], TOLERANCES)
     assert update.write
     assert update.reanchor
@@ -150,7 +149,7 @@ def test_only_improvements_are_taken_where_that_was_asked():
     old = better(entry_at(0), 1 / 1.05)
     for step, writes in ((0, True), (0.05, False)):
         measurement = worse_by(step)
-        verdict = compare(measurement, reference(NLL), old, Limits(max_rtn_factor=0), TOLERANCES)
+        verdict = judged(measurement, reference(NLL), old, Limits(max_rtn_factor=0), TOLERANCES)
         change = (old, Entry.of(measurement, reference(NLL)))
         assert decide(verdict, Request("improved"), True, [change], TOLERANCES).write is writes
 
@@ -159,12 +158,16 @@ def test_measuring_goes_on_until_the_tighter_bound_is_settled():
     """With most of the drift used up, the drift bound is what the windows have to answer."""
     names = [
         criterion.name
-        for criterion in criteria_of(Limits(), TOLERANCES, reference(NLL).windows, entry_at(0, 0.027))
+        for criterion in comparison(
+            worse_by(0, weights="e"), entry_at(0, 0.027), Limits(), TOLERANCES
+        ).baseline_criteria()
     ]
     assert names == ["ppl_tolerance", "drift"]
     names = [
         criterion.name
-        for criterion in criteria_of(Limits(), TOLERANCES, reference(NLL).windows, entry_at(0, 0.001))
+        for criterion in comparison(
+            worse_by(0, weights="e"), entry_at(0, 0.001), Limits(), TOLERANCES
+        ).baseline_criteria()
     ]
     assert names == ["ppl_tolerance"]
 
@@ -200,37 +203,36 @@ def test_another_devices_entry_is_compared_widened_by_the_runtime_noise():
     """2 % in another type was recorded for the same weights, so 2.5 % over a tolerance of 1 % is not told apart."""
     known = replace(entry_at(0), noise=NOISE)
     other = worse_by(0.025, weights="e")
-    plain = checks(other, entry_at(0), elsewhere="cuda-sm80")["ppl_tolerance"]
+    plain = checks(other, entry_at(0), entry_device="cuda-sm80")["ppl_tolerance"]
     assert plain.status is Status.REGRESSED
     assert "compared with the entry of cuda-sm80" in plain.evidence
     assert "no runtime noise is recorded there" in plain.evidence
-    widened = checks(other, known, elsewhere="cuda-sm80")["ppl_tolerance"]
+    widened = checks(other, known, entry_device="cuda-sm80")["ppl_tolerance"]
     assert widened.status is Status.REGRESSED or not widened.decisive
     assert "widened by 2.000%" in widened.evidence
-    assert checks(worse_by(0.05, weights="e"), known, elsewhere="cuda-sm80")["ppl_tolerance"].decisive
+    assert checks(worse_by(0.05, weights="e"), known, entry_device="cuda-sm80")["ppl_tolerance"].decisive
 
 
 def test_the_same_weights_on_another_device_have_the_wider_tolerance():
     """Kernels of another device are no changed kernel of this one."""
-    criterion = baseline_criteria(entry_at(0), TOLERANCES, True, DEFAULT_RULE, None, "cuda-sm80")[
-        "ppl_tolerance"
-    ]
+    same = comparison(worse_by(0), entry_at(0), Limits(), TOLERANCES)
+    (criterion,) = replace(same, entry_device="cuda-sm80").baseline_criteria()
     assert criterion.bound == pytest.approx(math.log1p(TOLERANCES.ppl))
-    criterion = baseline_criteria(entry_at(0), TOLERANCES, True, DEFAULT_RULE, None)["ppl_tolerance"]
+    (criterion,) = same.baseline_criteria()
     assert criterion.bound == pytest.approx(math.log1p(TOLERANCES.same_weights))
 
 
 def test_another_type_compares_only_where_its_noise_is_recorded():
     """Devices measure in their own types; without a record of what that moves, it is another question."""
     half = replace(worse_by(0), identity={**IDENTITY, "dtype": "bfloat16"})
-    found = checks(half, entry_at(0), elsewhere="cpu")["baseline"]
+    found = checks(half, entry_at(0), entry_device="cpu")["baseline"]
     assert found.status is Status.INVALID
-    assert "(that of cpu) answers another question: dtype: 'float32' → 'bfloat16'" in found.evidence
+    assert "(entry of cpu) does not match this case: dtype: 'float32' → 'bfloat16'" in found.evidence
     known = replace(entry_at(0), noise=NOISE)
-    assert checks(half, known, elsewhere="cpu")["ppl_tolerance"].status is Status.PASSED
+    assert checks(half, known, entry_device="cpu")["ppl_tolerance"].status is Status.PASSED
     assert checks(half, known)["baseline"].status is Status.INVALID
     other = replace(half, identity={**half.identity, "model": "another"})
-    assert checks(other, known, elsewhere="cpu")["baseline"].status is Status.INVALID
+    assert checks(other, known, entry_device="cpu")["baseline"].status is Status.INVALID
 
 
 def test_a_fixed_look_decides_drift_as_well():

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from made_up import IDENTITY, accepted, measured, reference
+from made_up import IDENTITY, accepted, judged, measured, reference
 
 from pytest_tenpak.verdict.checks import Limits, Status, Tolerances, Verdict
-from pytest_tenpak.verdict.compare import compare, needs_rounding
+from pytest_tenpak.verdict.compare import needs_rounding
 from pytest_tenpak.verdict.kinds import Question
 
 NO_LIMITS = Limits()
@@ -17,7 +17,7 @@ DEFAULT = Tolerances()
 
 
 def status_of(measurement, entry=None, limits=NO_LIMITS, tolerances=DEFAULT, ref=None) -> Status:
-    return compare(measurement, ref or reference(), entry, limits, tolerances).status
+    return judged(measurement, ref or reference(), entry, limits, tolerances).status
 
 
 def scaled(factor: float, **rest):
@@ -56,7 +56,7 @@ def test_compression_against_the_baseline(tensor_bytes, status):
 def test_a_limit_regresses_exactly_when_it_is_broken(delta, limit):
     """The point decides, on unrounded values."""
     assume(abs(delta - limit) > 1e-9)
-    verdict = compare(scaled(1 + delta), measured(), None, Limits(max_ppl_delta=limit), DEFAULT)
+    verdict = judged(scaled(1 + delta), measured(), None, Limits(max_ppl_delta=limit), DEFAULT)
     check = next(check for check in verdict.checks if check.name == "max_ppl_delta")
     assert (check.status is Status.REGRESSED) == (check.difference > limit)
     assert check.difference == pytest.approx(delta, abs=1e-9)
@@ -65,7 +65,7 @@ def test_a_limit_regresses_exactly_when_it_is_broken(delta, limit):
 def test_compression_limits_name_their_denominator():
     """The same bytes pass one denominator and break another, and the check says which."""
     limits = Limits(min_compression={"whole_vs_16bit": 4.0, "layers_vs_32bit": 8.1})
-    verdict = compare(measured(), reference(), accepted(), limits, DEFAULT)
+    verdict = judged(measured(), reference(), accepted(), limits, DEFAULT)
     whole, layers = verdict.answering(Question.LIMIT)
     assert (whole.status, layers.status) == (Status.PASSED, Status.REGRESSED)
     assert "quantized layers vs 32 bit" in layers.evidence
@@ -90,7 +90,7 @@ def test_another_identity_is_invalid_and_says_what_differs():
         "model": "sha256:" + "f" * 64,
         "protocol": {"name": "gptq", "context": 8, "join": "\n\n"},
     }
-    verdict = compare(replace(measured(), identity=other), reference(), accepted(), NO_LIMITS, DEFAULT)
+    verdict = judged(replace(measured(), identity=other), reference(), accepted(), NO_LIMITS, DEFAULT)
     assert verdict.status is Status.INVALID
     evidence = verdict.failing[0].evidence
     assert "model: sha256:aaaaaaaaaaaa… → sha256:ffffffffffff…" in evidence
@@ -103,7 +103,7 @@ def test_figures_that_are_not_finite_are_an_error(where):
     """NaN compares false with every limit; it must not pass one."""
     bad = measured(nonfinite=3)
     pair = (bad, reference()) if where == "measurement" else (measured(), bad)
-    verdict = compare(*pair, accepted(), Limits(max_ppl_delta=10.0), DEFAULT)
+    verdict = judged(*pair, accepted(), Limits(max_ppl_delta=10.0), DEFAULT)
     assert verdict.status is Status.ERROR
     assert "3 of 15 tokens" in verdict.failing[0].evidence
 
@@ -116,14 +116,14 @@ def test_no_windows_and_no_checks_are_errors():
 
 def test_another_tokenizer_regresses():
     """A checkpoint that reads the text as other tokens is no good, whatever its figures."""
-    verdict = compare(measured(stream="other"), reference(), accepted(), NO_LIMITS, DEFAULT)
+    verdict = judged(measured(stream="other"), reference(), accepted(), NO_LIMITS, DEFAULT)
     assert verdict.status is Status.REGRESSED
     assert verdict.failing[0].name == "tokenizer"
 
 
 def test_a_smaller_run_is_compared_over_the_windows_both_have():
     """A prefix of the baseline's windows is paired with their counterparts."""
-    verdict = compare(measured(nll=(9.0, 10.0)), reference((8.0, 9.0)), accepted(), NO_LIMITS, DEFAULT)
+    verdict = judged(measured(nll=(9.0, 10.0)), reference((8.0, 9.0)), accepted(), NO_LIMITS, DEFAULT)
     check = next(check for check in verdict.checks if check.name == "ppl_tolerance")
     assert check.difference == 0
     assert "2 windows (8 tokens)" in check.evidence
@@ -138,13 +138,13 @@ def test_windows_of_other_sizes_are_not_paired():
 def test_evidence_tells_requantized_weights_from_the_same():
     """Same bytes, moved figures: a kernel or library; other bytes: it was quantized anew."""
     for weights, said in (("d", "the same"), ("e", "other")):
-        verdict = compare(measured(weights=weights), reference(), accepted(), NO_LIMITS, DEFAULT)
+        verdict = judged(measured(weights=weights), reference(), accepted(), NO_LIMITS, DEFAULT)
         assert f"{said} quantized weights" in verdict.checks[0].evidence
 
 
 def test_a_verdict_survives_the_trip_to_the_controller():
     """Plain form and back, statuses included."""
-    verdict = compare(scaled(2), reference(), accepted(), Limits(0.1, {"whole_vs_16bit": 1.0}), DEFAULT)
+    verdict = judged(scaled(2), reference(), accepted(), Limits(0.1, {"whole_vs_16bit": 1.0}), DEFAULT)
     assert Verdict.from_dict(verdict.to_dict()) == verdict
 
 
@@ -152,7 +152,7 @@ def floor(lost: float, rounded: float, factor: float = 3.0) -> Verdict:
     """The verdict where quantizing lost so many nats per token, and rounding to nearest so many."""
     nll = reference().windows.nll
     ours, plain = (measured(tuple(n + 4 * nats for n in nll)) for nats in (lost, rounded))
-    return compare(ours, reference(), None, Limits(max_rtn_factor=factor), DEFAULT, plain)
+    return judged(ours, reference(), None, Limits(max_rtn_factor=factor), DEFAULT, plain)
 
 
 def test_what_is_far_worse_than_rounding_to_nearest_is_suspicious():
@@ -200,7 +200,7 @@ def test_rounding_is_only_asked_for_where_it_can_matter():
 def test_a_rounded_prefix_is_compared_over_its_own_windows():
     """Rounding is measured on fewer windows: those are the ones that count."""
     ours = measured((12.0, 9.0, 10.0))
-    verdict = compare(ours, reference(), None, Limits(), DEFAULT, measured((8.4,)))
+    verdict = judged(ours, reference(), None, Limits(), DEFAULT, measured((8.4,)))
     check = next(check for check in verdict.checks if check.name == "max_rtn_factor")
     assert check.status is Status.REGRESSED
     assert check.value == pytest.approx(math.exp(3))
@@ -209,6 +209,6 @@ def test_a_rounded_prefix_is_compared_over_its_own_windows():
 def test_a_floor_that_is_not_finite_is_an_error():
     """No comparison happened, and that is no pass."""
     ours = measured(tuple(n + 4 for n in reference().windows.nll))
-    verdict = compare(ours, reference(), None, Limits(), DEFAULT, measured(nonfinite=2))
+    verdict = judged(ours, reference(), None, Limits(), DEFAULT, measured(nonfinite=2))
     assert verdict.status is Status.ERROR
     assert "no floor to compare with" in verdict.failing[0].evidence

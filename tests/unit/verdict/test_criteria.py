@@ -1,21 +1,15 @@
 """When windows have answered: at the first look that decides, by worker and verdict alike."""
 
 import json
-import math
 import random
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import random_model
-from traces import TOKENS, begin, run
 
-from pytest_tenpak.evaluation.perplexity import Scorer
-from pytest_tenpak.execution import measure as measuring
-from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule, estimate, looks
+from pytest_tenpak.metrics.intervals import Rule, estimate, looks
 from pytest_tenpak.metrics.measurement import Windows
-from pytest_tenpak.progress import ignore
 from pytest_tenpak.verdict.criteria import FIRST_STRETCH, Criterion, first_decisive_look, limit_of
 
 PLANNED = 100
@@ -226,115 +220,6 @@ def test_a_first_stretch_is_a_look_within_a_quarter(planned):
     assert limit_of(planned, None) == planned
     for limit in (1, 7, planned, planned + 1):
         assert limit_of(planned, limit) == min(limit, planned)
-
-
-# ------------------------------------------------------------ the worker
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    """A reference's trace over windows of 16 tokens, and a scorer of another model."""
-    from pytest_tenpak.evaluation.protocol import Protocol
-
-    plan = Protocol.resolve("gptq", 16, None, 256).windows(len(TOKENS))
-    reference = run(random_model("llama"), tmp_path_factory.mktemp("reference"), plan, keep="exact")
-    return plan, reference, Scorer(random_model("llama", seed=1), TOKENS)
-
-
-def work(folder, pair, criteria, rule=DEFAULT_RULE, whole=False, limit=None, budget=0):
-    """A trace that the worker's loop wrote."""
-    plan, reference, scorer = pair
-    trace = begin(folder, plan, reference.kind)
-    payload = {
-        "rule": list(rule),
-        "criteria": [one.to_dict() for one in criteria],
-        "budget": budget,
-        "limit": limit,
-        "reference": str(reference.folder),
-        "keep": False,
-        "whole": whole,
-    }
-    measuring._score(scorer, plan, trace, reference, payload, ignore)
-    return trace
-
-
-def tight(pair, trace, by: float) -> Criterion:
-    """A bound on NLL so far from the mean of a whole trace, in nats per token."""
-    measured = trace.windows(0)
-    mean = estimate(
-        [a - b for a, b in zip(measured.nll, pair[1].windows(0).nll, strict=True)], measured.tokens
-    )
-    return Criterion("max_ppl_delta", "nll", mean.value + by, pair[1].windows(0).nll)
-
-
-@pytest.mark.parametrize("by", [-0.3, -0.05, -0.02, 0.0, 0.01, 0.03, 0.05, 0.3])
-@pytest.mark.parametrize("whole", [False, True])
-def test_the_worker_stops_where_the_verdict_looks(tmp_path, pair, by, whole):
-    """Not a window later than the look that the verdict takes, nor one earlier: real models, real windows."""
-    everything = work(tmp_path / "all", pair, [])
-    planned = len(pair[0])
-    assert everything.count == planned == 34
-    criteria = [tight(pair, everything, by)]
-    expected = first_decisive_look(criteria, everything.windows(0), planned, DEFAULT_RULE, whole)
-    trace = work(tmp_path / "worker", pair, criteria, whole=whole)
-    assert trace.count == (expected or planned)
-    assert first_decisive_look(criteria, trace.windows(0), planned, DEFAULT_RULE, whole) == expected
-    assert trace.windows(0).nll == pytest.approx(everything.windows(0).prefix(trace.count).nll, rel=1e-9)
-
-
-def test_the_worker_goes_on_where_it_stopped(tmp_path, pair):
-    """With other criteria, a limit, or a smaller budget, it adds what is missing; more than enough stays."""
-    rough, sharp = Criterion("max_kld", "kld", 1e-9), Criterion("max_kld", "kld", 1e9)
-    assert work(tmp_path, pair, [rough]).count == 8
-    assert work(tmp_path, pair, [sharp], whole=True, limit=11).count == 11
-    assert work(tmp_path, pair, [sharp], limit=11).count == 11
-    assert work(tmp_path, pair, [], budget=15 * 9).count == 11
-    trace = work(tmp_path, pair, [], limit=None)
-    stops = [stop for _, stop, _ in trace.blocks]
-    assert stops[:2] == [8, 11]
-    assert stops[2:] == [look for look in looks(34) if look > 11]
-    fresh = work(tmp_path / "fresh", pair, [])
-    assert trace.windows(0).nll == pytest.approx(fresh.windows(0).nll, rel=1e-6)
-    assert trace.windows(0).kld == pytest.approx(fresh.windows(0).kld, rel=1e-3, abs=1e-6)
-
-
-def test_a_fixed_rule_spends_the_whole_plan(tmp_path, pair):
-    """One look, at the end."""
-    hopeless = Criterion("max_kld", "kld", 1e-9)
-    assert work(tmp_path, pair, [hopeless], rule=Rule(0.001, fixed=True)).count == len(pair[0])
-
-
-def test_a_checkpoint_of_other_tokens_is_not_measured_to_the_end(tmp_path, pair):
-    """There is nothing to pair: the first look is enough for the verdict to say so."""
-    plan, reference, scorer = pair
-    trace = begin(tmp_path, plan, "")
-    payload = {"rule": [0.001, False], "criteria": [Criterion("max_kld", "kld", 1.0).to_dict()], "budget": 0}
-    payload |= {"limit": None, "reference": str(reference.folder), "keep": False, "whole": True}
-    measuring._score(scorer, plan, trace, None, payload, ignore)
-    assert trace.count == looks(len(plan))[0]
-    assert trace.windows(0).kld == ()
-
-
-def test_progress_ends_where_the_work_may_end(tmp_path, pair):
-    """It counts what was there before, and grows to the limit's tokens."""
-    plan, reference, scorer = pair
-    work(tmp_path, pair, [], limit=11)
-    seen = []
-    payload = {
-        "rule": [0.001, False],
-        "criteria": [],
-        "budget": 0,
-        "limit": None,
-        "keep": False,
-        "whole": True,
-    }
-    payload["reference"] = str(reference.folder)
-    trace = begin(tmp_path, plan, reference.kind)
-    measuring._score(scorer, plan, trace, reference, payload, lambda *row: seen.append(row))
-    assert seen[0][0] > 11 * 15
-    assert seen[-1] == (34 * 15, 34 * 15, "tokens")
-    assert [row[0] for row in seen] == sorted(row[0] for row in seen)
-    assert not math.isnan(trace.windows(0).perplexity)
 
 
 @pytest.mark.parametrize("count", range(1, 9))

@@ -9,14 +9,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import measured
+from made_up import comparison, judged, measured
 
 from pytest_tenpak.baselines.entry import Entry
 from pytest_tenpak.gate.outcome import Part
 from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule, estimate
 from pytest_tenpak.metrics.measurement import Divergence, Layers, Noise
 from pytest_tenpak.verdict.checks import Limits, Status, Tolerances, Verdict
-from pytest_tenpak.verdict.compare import compare, criteria_of
 from pytest_tenpak.verdict.kinds import Question
 
 NO_LIMITS, DEFAULT = Limits(), Tolerances()
@@ -59,7 +58,7 @@ def noise(spread=0.0, layers=0.0, requantizations=8, **runtime) -> Noise:
 
 
 def check_of(pair, name, limits=NO_LIMITS, tolerances=DEFAULT, entry=None, rule=DEFAULT_RULE, known=None):
-    verdict = compare(*pair, entry, limits, tolerances, None, rule, known)
+    verdict = judged(*pair, entry, limits, tolerances, rule=rule, calibrated=known)
     found = [check for check in verdict.checks if check.name == name]
     assert len(found) <= 1
     return found[0] if found else None
@@ -209,12 +208,12 @@ def test_the_spread_of_requantizations_is_no_excuse_for_the_same_weights():
     assert "requantizations" not in check.evidence
 
 
-def test_goals_are_those_of_the_checks():
+def test_criteria_are_those_of_the_checks():
     """What stops a measurement early is what the verdict will ask, in its order."""
     one, reference = beside()
     limits = Limits(max_ppl_delta=0.1, max_kld=0.2, min_top1=0.9)
     known = noise(spread=0.002)
-    criteria = criteria_of(limits, DEFAULT, reference.windows, accepted(), False, DEFAULT_RULE, known)
+    criteria = comparison(one, accepted(known), limits).criteria(reference.windows)
     assert [(criterion.name, criterion.metric) for criterion in criteria] == [
         ("max_ppl_delta", "nll"),
         ("max_kld", "kld"),
@@ -225,9 +224,9 @@ def test_goals_are_those_of_the_checks():
     assert [criterion.bound for criterion in criteria] == pytest.approx(bounds)
     assert [criterion.ends for criterion in criteria] == [False, False, False, True]
     assert [criterion.spread for criterion in criteria] == [0, 0, 0, known.half_width(DEFAULT_RULE.alpha)]
-    same = criteria_of(limits, DEFAULT, reference.windows, accepted(), True, DEFAULT_RULE, known)[-1]
+    same = comparison(replace(one, weights_digest="d" * 64), accepted(known), limits).baseline_criteria()[-1]
     assert (same.bound, same.spread) == (math.log1p(0.001), 0)
-    checks = compare(one, reference, accepted(), limits, DEFAULT).checks
+    checks = judged(one, reference, accepted(), limits, DEFAULT).checks
     assert [criterion.name for criterion in criteria] == [
         c.name for c in checks if c.name in {criterion.name for criterion in criteria}
     ]
@@ -356,7 +355,7 @@ def test_a_layer_that_is_not_finite_is_never_a_pass(bad, where):
     one = replace(one, layers=Layers(*map(tuple, figures)))
     entry = accepted(layers=Layers((1.0, 1.0), (0.1, 0.1)))
     for old in (entry, None):
-        verdict = compare(one, reference, old, NO_LIMITS, DEFAULT)
+        verdict = judged(one, reference, old, NO_LIMITS, DEFAULT)
         assert verdict.status is Status.ERROR
         assert "decoder layer 0" in verdict.failing[0].evidence
     part = Part("shakespeare", "test_gate", one, reference)
@@ -429,7 +428,7 @@ def test_other_tokens_are_not_compared_with_the_reference():
     one, reference = beside()
     windows = replace(one.windows, stream="other", kld=(), disagreement=(), squared_dp=())
     limits = Limits(max_ppl_delta=0.1, max_kld=0.1, min_top1=0.9, min_compression={"whole_vs_16bit": 2.0})
-    verdict = compare(replace(one, windows=windows), reference, None, limits, DEFAULT)
+    verdict = judged(replace(one, windows=windows), reference, None, limits, DEFAULT)
     assert [check.name for check in verdict.failing] == ["tokenizer"]
     assert [check.name for check in verdict.answering(Question.LIMIT)] == ["min_compression"]
 
@@ -457,7 +456,7 @@ def test_a_verdict_is_plain_json_whatever_was_measured(rows, old, fixed, same, s
     accepted_one = replace(reference, windows=reference.windows.prefix(old), layers=Layers((1.0,), (0.1,)))
     entry = Entry.of(accepted_one, accepted_one, noise(spread, moved / 10, threads=moved / 100))
     limits = Limits(max_ppl_delta=0.1, max_kld=0.1, min_top1=0.9, min_compression={"layers_vs_16bit": 3.0})
-    verdict = compare(one, reference, entry, limits, DEFAULT, accepted_one, Rule(0.001, fixed))
+    verdict = judged(one, reference, entry, limits, DEFAULT, accepted_one, rule=Rule(0.001, fixed))
     text = json.dumps(verdict.to_dict(), allow_nan=False)
     assert Verdict.from_dict(json.loads(text)) == verdict
 
@@ -468,5 +467,5 @@ def test_evidence_has_no_infinity_in_it(spread):
     for count in (1, 3, 4, 5, 40):
         pair = beside(0.004, count=count, spread=spread, kld=[0.1] * count, differ=[0.1] * count)
         limits = Limits(max_ppl_delta=0.004, max_kld=0.1, min_top1=0.9)
-        for check in compare(*pair, accepted(count=count), limits, DEFAULT).checks:
+        for check in judged(*pair, accepted(count=count), limits, DEFAULT).checks:
             assert not re.search(r"\b(inf|nan)\b", check.evidence)

@@ -3,11 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from made_up import accepted, measured, reference
+from made_up import accepted, judged, measured, reference
 
 from pytest_tenpak.baselines.entry import Entry
 from pytest_tenpak.verdict.checks import Check, Limits, Status, Tolerances, Verdict
-from pytest_tenpak.verdict.compare import compare
 from pytest_tenpak.verdict.update import Request, decide
 
 
@@ -114,7 +113,7 @@ def test_no_update_forgets_windows():
     nll = (9.0, 10.0)
     new, verdict = (
         accepted(nll=nll),
-        compare(measured(nll=nll), reference(nll), accepted(), Limits(), Tolerances()),
+        judged(measured(nll=nll), reference(nll), accepted(), Limits(), Tolerances()),
     )
     assert not decide(verdict, Request("all", "fine"), False, [(accepted(), new)]).write
     assert not decide(verdict_of("regressed"), Request("failing", "fine"), False, [(accepted(), new)]).write
@@ -132,7 +131,7 @@ def test_no_update_forgets_windows():
 def test_all_rewrites_passing_cases_but_not_for_the_worse_unasked(nll, reason, writes):
     """Same figures leave the file alone, better ones replace it, worse ones need a reason even inside tolerance."""
     new = accepted(nll=nll)
-    verdict = compare(measured(nll=nll), reference(), accepted(), Limits(), Tolerances())
+    verdict = judged(measured(nll=nll), reference(), accepted(), Limits(), Tolerances())
     update = decide(verdict, Request("all", reason), in_ci=False, changes=[(accepted(), new)])
     assert update.passes
     assert update.write is writes

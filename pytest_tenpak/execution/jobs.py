@@ -1,0 +1,150 @@
+"""The jobs that a process of their own does: what travels there, as plain dataclasses that both sides share.
+
+A job crosses into the process as JSON: no pickles, and nothing that another interpreter would have to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+from ..evaluation.protocol import Protocol
+from ..metrics.intervals import Rule
+from ..quantizers.locate import Place
+from ..spec import QuantizeSpec
+from ..verdict.criteria import Criterion
+
+#: Exit codes that say what was used up; they need neither memory nor disk to be said.
+OUT_OF_MEMORY, OUT_OF_DISK = 190, 191
+
+
+@dataclass(frozen=True)
+class QuantizeJob:
+    """Quantize ``model`` by the quantizer at ``quantizer``, and save the checkpoint to ``out``."""
+
+    kind: ClassVar[str] = "quantize"
+
+    quantizer: Place
+    spec: QuantizeSpec
+    model: Path
+    out: Path
+    device: str
+    dtype: str
+    calibration: tuple[str, ...]
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> QuantizeJob:
+        """The job that :func:`to_plain` wrote."""
+        return cls(
+            quantizer=Place(**plain["quantizer"]),
+            spec=QuantizeSpec.from_dict(plain["spec"]),
+            model=Path(plain["model"]),
+            out=Path(plain["out"]),
+            device=plain["device"],
+            dtype=plain["dtype"],
+            calibration=tuple(plain["calibration"]),
+        )
+
+
+@dataclass(frozen=True)
+class ConvertJob:
+    """Convert the GGUF file ``file`` to a model directory ``out``."""
+
+    kind: ClassVar[str] = "convert"
+
+    file: Path
+    out: Path
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> ConvertJob:
+        """The job that :func:`to_plain` wrote."""
+        return cls(Path(plain["file"]), Path(plain["out"]))
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """Round-to-nearest of a model's ``layers``, in memory: ``bits`` each, ``group_size`` weights a scale."""
+
+    layers: tuple[str, ...]
+    bits: int
+    group_size: int
+
+
+@dataclass(frozen=True)
+class MeasureJob:
+    """Load the model in ``directory``, and add measured windows to the trace in the folder ``trace``.
+
+    ``quantizer`` is who loads it, None for transformers. ``layers`` names the quantized layers, ``rounding``
+    is done to the loaded model. ``reference`` is the folder of the reference's trace, to compare with;
+    ``is_reference``: this is the reference, and what a comparison with it needs is kept, as ``divergence``
+    says. ``threads`` and ``batch_size``: 0 chooses. Windows are measured up to ``limit`` of those that
+    ``budget`` tokens allow (see :func:`~.verdict.criteria.limit_of`), or until the criteria are decided;
+    with ``whole``, only until one is broken.
+    """
+
+    kind: ClassVar[str] = "measure"
+
+    directory: Path
+    quantizer: Place | None
+    spec: QuantizeSpec
+    layers: tuple[str, ...]
+    rounding: Rounding | None
+    documents: tuple[str, ...]
+    protocol: Protocol
+    device: str
+    dtype: str
+    batch_size: int
+    threads: int
+    trace: Path
+    reference: Path | None
+    is_reference: bool
+    divergence: str
+    budget: int
+    limit: int | None
+    criteria: tuple[Criterion, ...]
+    rule: Rule
+    whole: bool
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> MeasureJob:
+        """The job that :func:`to_plain` wrote."""
+        nested = {
+            "directory": Path(plain["directory"]),
+            "quantizer": Place(**plain["quantizer"]) if plain["quantizer"] else None,
+            "spec": QuantizeSpec.from_dict(plain["spec"]),
+            "layers": tuple(plain["layers"]),
+            "rounding": _rounding(plain["rounding"]),
+            "documents": tuple(plain["documents"]),
+            "protocol": Protocol(**plain["protocol"]),
+            "trace": Path(plain["trace"]),
+            "reference": Path(plain["reference"]) if plain["reference"] else None,
+            "criteria": tuple(map(Criterion.from_dict, plain["criteria"])),
+            "rule": Rule(*plain["rule"]),
+        }
+        return cls(**{**plain, **nested})
+
+
+AnyJob: TypeAlias = QuantizeJob | ConvertJob | MeasureJob
+
+
+def to_plain(job: AnyJob) -> dict[str, Any]:
+    """A job as JSON can hold it; :meth:`from_dict` of its class reads it back."""
+    return {one.name: _plain(getattr(job, one.name)) for one in fields(job)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, QuantizeSpec):
+        return value.to_dict()
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _rounding(plain: Mapping[str, Any] | None) -> Rounding | None:
+    if plain is None:
+        return None
+    return Rounding(tuple(plain["layers"]), plain["bits"], plain["group_size"])

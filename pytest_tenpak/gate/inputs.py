@@ -1,0 +1,139 @@
+"""What a case needs before any work is done: found, read, and refused where it cannot be right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, CorpusError, ModelError, OverlapError, UnavailableError
+from ..evaluation.corpus import Corpus, load_corpus, overlap
+from ..evaluation.protocol import Protocol
+from ..execution.jobs import ConvertJob
+from ..execution.process import run_job
+from ..models.convert import CONVERSION_VERSION
+from ..models.locate import locate_model
+from ..models.model import Model, describe_model
+from ..models.safetensors_files import read_tensors
+from ..quantizers.base import Quantizer
+from ..quantizers.interpreters import installed_versions
+from ..quantizers.registry import loading_backend
+from .case import Case
+from .device import Device
+from .experiment import Experiment, Subject
+from .run import Run
+
+#: The share of passages that two texts may have in common by quoting each other.
+_OVERLAP = 0.01
+
+
+def set_up(case: Case, run: Run, device: Device) -> list[Experiment]:
+    """The experiments of a case, one for each corpus."""
+    _require_measuring(case, run)
+    model = find_model(case.model, run)
+    calibration = _load_calibration(case, run)
+    protocol = Protocol.resolve(case.protocol, case.context, case.stride, model.maximum)
+    return [
+        Experiment(case, run, device, model, load_corpus(corpus, run.root), calibration, protocol)
+        for corpus in case.corpus
+    ]
+
+
+def find_source(experiment: Experiment) -> Quantizer | Subject:
+    """Who makes the checkpoint, fit for model and device; or the checkpoint, where somebody else made it."""
+    if experiment.case.checkpoint:
+        return Subject("checkpoint", _find_checkpoint(experiment.case, experiment.run))
+    spec, interpreters = experiment.case.spec, experiment.run.interpreters
+    quantizer = experiment.run.registry[spec.method]
+    backend = quantizer.backend(spec)
+    found = interpreters.versions(backend.name, *backend.requires)
+    backend.require(spec.method, found, interpreters.python(backend.name))
+    quantizer.check(spec, experiment.model, experiment.device.family, experiment.dtype)
+    return quantizer
+
+
+def _require_measuring(case: Case, run: Run) -> None:
+    """Refuse to begin without the libraries that measure; raises UnavailableError."""
+    missing = {"torch", "transformers"} - installed_versions().keys()
+    if not missing:
+        return
+    spec = case.spec
+    install = "" if case.checkpoint else run.registry[spec.method].backend(spec).install
+    raise UnavailableError(
+        f"measuring needs {' and '.join(sorted(missing))}, which the core of pytest-tenpak does not install",
+        accepted="torch and transformers in this environment",
+        remedy=install or "pip install 'pytest-tenpak[transformers]'",
+    )
+
+
+def find_model(reference: str | None, run: Run) -> Model:
+    """The model under test on disk; a GGUF file is dequantized into the store once."""
+    if reference is None:
+        raise ModelError(
+            "no model was named",
+            accepted="model= in the marker, the fixture tenpak_model, --tenpak-model, or ini tenpak_model",
+            remedy="for example: pytest --tenpak-model=path/to/model",
+        )
+    path = locate_model(reference, run.root)
+    if path.is_dir():
+        return describe_model(path, run.store)
+
+    def convert(folder: Path) -> Mapping[str, Any]:
+        with run.narrate(f"converting {path.name}") as progress:
+            return run_job(run.store, ConvertJob(path, folder), progress, run.bounds)
+
+    versions = installed_versions("gguf")
+    if "gguf" not in versions:
+        raise UnavailableError(
+            f"reading {path.name} needs the gguf library, which is not installed",
+            remedy="pip install 'pytest-tenpak[gguf]'",
+        )
+    cache_key = {
+        "gguf": run.store.file_digest(path),
+        "transformers": versions.get("transformers"),
+        "conversion": CONVERSION_VERSION,
+    }
+    return describe_model(run.store.directory("models", cache_key, convert).path, run.store, source=path)
+
+
+def _load_calibration(case: Case, run: Run) -> Corpus | None:
+    """The calibration text, a corpus of its own; errors say that it was asked for as calibration."""
+    if not case.calibration:
+        return None
+    try:
+        return load_corpus(case.calibration, run.root)
+    except CorpusError as error:
+        raise error.asked_by(f"{case.nodeid}, calibration={case.calibration!r}") from None
+
+
+def _find_checkpoint(case: Case, run: Run) -> Path:
+    """The folder of a checkpoint that somebody else made, its files checked for wholeness."""
+    folder = run.root / Path(case.checkpoint or "").expanduser()
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"there is no checkpoint {case.checkpoint!r}",
+            given=f"{folder} has no config.json" if folder.is_dir() else f"{folder} does not exist",
+            accepted="a directory that transformers can load, tokenizer included",
+        )
+    read_tensors(folder)
+    backend = loading_backend(folder)
+    if backend is not None:
+        backend.require("checkpoint", installed_versions(*backend.requires))
+    return folder
+
+
+def refuse_overlap(experiment: Experiment) -> None:
+    """Refuse to calibrate on what will be measured; raises OverlapError."""
+    texts, corpus = experiment.calibration, experiment.corpus
+    if texts is None:
+        return
+    cache_key = {"calibration": texts.digest, "corpus": corpus.digest}
+    store = experiment.run.store
+    share = store.document("overlaps", cache_key, lambda: {"share": overlap(texts, corpus)})["share"]
+    if share > _OVERLAP:
+        raise OverlapError(
+            "the calibration text overlaps the corpus, which would flatter the figure",
+            given=f"calibration={texts.name!r}, corpus={corpus.name!r}: {share:.0%} of the passages shared",
+            accepted=f"at most {_OVERLAP:.0%}",
+            remedy="calibrate on another text: a validation split, or other documents of the same kind",
+        )

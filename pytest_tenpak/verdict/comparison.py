@@ -1,0 +1,122 @@
+"""What the checkpoint of one case is compared with, and by which rules: made once, shared by all who decide.
+
+The pipeline makes it before anything is measured, the process that measures is given the criteria that follow
+from it, the verdict decides by it, and ``tenpak accept`` decides again by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..baselines.entry import Entry
+from ..baselines.identity import question_changes
+from ..metrics.intervals import DEFAULT_RULE, Rule
+from ..metrics.measurement import Noise, Windows
+from .checks import Limits, Tolerances
+from .criteria import Criterion
+
+#: Movements below this are the rounding of stored figures.
+ROUNDING = 2e-6
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Limits against the reference, and tolerances against a baseline entry.
+
+    ``identity`` and ``weights_digest`` are those of the checkpoint that is measured, ``entry`` is the
+    baseline entry to compare with, if there is one. ``entry_device`` names the device class of the entry
+    where it is not the run's own. ``calibrated`` is noise that this run measured: it counts in place of the
+    entry's.
+    """
+
+    limits: Limits
+    tolerances: Tolerances
+    identity: Mapping[str, Any]
+    weights_digest: str
+    entry: Entry | None = None
+    entry_device: str = ""
+    rule: Rule = DEFAULT_RULE
+    calibrated: Noise | None = None
+
+    @cached_property
+    def changes(self) -> list[str]:
+        """How the identity differs from the entry's, a line for each field; empty where there is no entry."""
+        if self.entry is None:
+            return []
+        return question_changes(self.entry, self.identity, self.entry_device)
+
+    @property
+    def comparable(self) -> Entry | None:
+        """The entry, if it answers the same question."""
+        return None if self.changes else self.entry
+
+    @property
+    def same_weights(self) -> bool:
+        """Whether the comparable entry accepted the very weights that are measured."""
+        return self.comparable is not None and self.comparable.has_weights(self.weights_digest)
+
+    @property
+    def noise(self) -> Noise | None:
+        """How far figures of this recipe move with nothing worse, as far as that is known."""
+        return self.calibrated or (self.comparable.noise if self.comparable else None)
+
+    @property
+    def tolerance(self) -> float:
+        """How far perplexity may rise, relative: less for the same weights on the same device class."""
+        return self.tolerances.of_perplexity(self.same_weights and not self.entry_device)
+
+    @property
+    def spread(self) -> float:
+        """Half-width (ln perplexity) of the error against the entry that no number of windows removes."""
+        if self.noise is None:
+            return 0.0
+        requantized = 0.0 if self.same_weights else self.noise.half_width(self.rule.alpha)
+        return requantized + (self.noise.runtime_maximum if self.entry_device else 0.0)
+
+    @property
+    def drift_left(self) -> float:
+        """How much further (ln perplexity) the entry may drift from its anchor; infinite without a limit."""
+        if self.comparable is None or not self.tolerances.drift:
+            return math.inf
+        # Drift is stored rounded: where no tolerance is left, that is no drift.
+        allowed = math.log1p(self.tolerances.drift * self.tolerances.ppl)
+        return allowed - self.comparable.anchor.drift + ROUNDING
+
+    @property
+    def layers_bound(self) -> float:
+        """How far a decoder layer's gain or error may move: no less than noise moves it."""
+        return max(self.tolerances.layers, 2 * self.noise.layers) if self.noise else self.tolerances.layers
+
+    # ------------------------------------------------------------ criteria
+
+    def criteria(self, reference: Windows) -> list[Criterion]:
+        """All that the windows have to answer, in the order of the checks."""
+        return [*self.limit_criteria(reference), *self.baseline_criteria()]
+
+    def limit_criteria(self, reference: Windows) -> list[Criterion]:
+        """The limits, paired with the reference's windows where that makes them sharper."""
+        limits, criteria = self.limits, []
+        if limits.max_ppl_delta is not None:
+            bound = math.log1p(limits.max_ppl_delta)
+            criteria.append(Criterion("max_ppl_delta", "nll", bound, reference.nll))
+        if limits.max_kld is not None:
+            criteria.append(Criterion("max_kld", "kld", limits.max_kld))
+        if limits.min_top1 is not None:
+            criteria.append(Criterion("min_top1", "disagreement", 1 - limits.min_top1))
+        return criteria
+
+    def baseline_criteria(self) -> list[Criterion]:
+        """The tolerance of perplexity, and what is left of the drift limit where that is tighter."""
+        if self.comparable is None:
+            return []
+        bounds = {"ppl_tolerance": math.log1p(self.tolerance)}
+        if 0 < self.drift_left < bounds["ppl_tolerance"]:
+            bounds["drift"] = self.drift_left
+        return [self._against_entry(self.comparable, name, bound) for name, bound in bounds.items()]
+
+    def _against_entry(self, entry: Entry, name: str, bound: float) -> Criterion:
+        return Criterion(name, "nll", bound, entry.nll, ends=True, spread=self.spread, unchanged=0.0)
