@@ -1,40 +1,142 @@
-"""The table of marker arguments that every method shares; light, since each pytest start reads it."""
+"""The arguments of the marker, stated once: type, default, bounds, help, and where each value goes.
+
+The marker, and the settings that stand in for arguments, derive from this table. Light, since each start of
+pytest reads it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+from ..errors import SpecError
 from ..evaluation.corpus import CALIBRATION, DEFAULT
 from ..evaluation.protocol import PROTOCOLS
 from ..metrics.measurement import HEADLINE, RATIOS
-from ..spec import Option
+from ..spec import Option, nearest
+from ..verdict.checks import Limits, Tolerances
 
-#: Arguments of every marker, beside the options that its method declares.
-ARGUMENTS: tuple[Option, ...] = (
-    Option("method", str, None, "quantization method, or one that a plugin or conftest registered"),
-    Option("checkpoint", str, None, "instead of method: directory of a checkpoint quantized elsewhere"),
-    Option("model", str, None, "unquantized model: directory, .gguf file, package:NAME/FILE.gguf, hub id"),
-    Option("corpus", str, DEFAULT, "text to measure on: packaged name, file, package:NAME/FILE, hub:…"),
-    Option("calibration", str, CALIBRATION, "text to calibrate on, for methods that do; never the corpus"),
-    Option("protocol", str, "gptq", "evaluation protocol", choices=PROTOCOLS),
-    Option("context", int, None, "tokens per window; default by protocol and model", minimum=2),
-    Option("stride", int, None, "tokens between windows, for protocol='sliding'", minimum=1),
-    Option("max_tokens", int, 0, "scored tokens at most; 0: the whole corpus", minimum=0),
-    Option(
+
+class Group(Enum):
+    """What an argument's value belongs to."""
+
+    #: What to quantize with, or which checkpoint to gate, and the baseline's name: read by the marker itself.
+    MARKER = "marker"
+    CASE = "case"
+    LIMIT = "limit"
+    TOLERANCE = "tolerance"
+
+
+@dataclass(frozen=True)
+class Argument(Option):
+    """An argument that every marker takes, whatever its method.
+
+    ``group`` and ``field`` say where the value goes; the field has the argument's name unless another is
+    given. ``metavar``: there is a setting ``--tenpak-NAME`` of the same name, whose value has this name in
+    the help. ``read`` makes the value of what is given, where that may have several forms.
+    """
+
+    group: Group = Group.CASE
+    field: str = ""
+    metavar: str = ""
+    read: Callable[[Any], Any] | None = None
+
+    def value(self, given: Any) -> Any:
+        """What ``given`` stands for; raises SpecError for what is not accepted."""
+        return self.read(given) if self.read else self.validate(given)
+
+
+def _read_corpora(given: Any) -> tuple[str, ...]:
+    """``corpus``: one text, or several, each measured and checked by itself."""
+    corpora = tuple(given) if isinstance(given, (list, tuple)) else (given,)
+    fine = all(isinstance(name, str) and name for name in corpora)
+    if not corpora or not fine or len(set(corpora)) != len(corpora):
+        raise SpecError(
+            f"corpus={given!r} is not accepted",
+            given=repr(given),
+            accepted="one text, or a list of different ones",
+            remedy="for example corpus='shakespeare', or corpus=['shakespeare', 'docs/manual.txt']",
+        )
+    return corpora
+
+
+def _read_compression(given: Any) -> dict[str, float]:
+    """``min_compression``: a number means the headline ratio, a mapping names its denominators."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        given = {HEADLINE: given}
+    for name, value in given.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if name not in RATIOS or not number or not 0 < value < float("inf"):
+            raise SpecError(
+                f"min_compression={given!r} is not accepted{nearest(str(name), RATIOS)}",
+                given=f"{name!r}: {value!r}",
+                accepted=f"a number above 0 ({RATIOS[HEADLINE]}), or a mapping from {', '.join(RATIOS)}",
+                remedy=f"for example min_compression=2.2, or min_compression={{'{HEADLINE}': 2.2}}",
+            )
+    return {name: float(value) for name, value in given.items()}
+
+
+_MARKER = (
+    Argument("method", str, None, "quantization method, or one that a plugin or conftest registered"),
+    Argument("checkpoint", str, None, "instead of method: directory of a checkpoint quantized elsewhere"),
+    Argument("baseline", str, None, "baseline name, when the test's id should not be it"),
+)
+_CASE = (
+    Argument(
+        "model",
+        str,
+        None,
+        "unquantized model: directory, .gguf file, package:NAME/FILE.gguf, hub id",
+        metavar="MODEL",
+    ),
+    Argument(
+        "corpus",
+        str,
+        DEFAULT,
+        "text to measure on: packaged name, file, package:NAME/FILE, hub:…",
+        metavar="CORPUS",
+        read=_read_corpora,
+    ),
+    Argument(
+        "calibration",
+        str,
+        CALIBRATION,
+        "text to calibrate on, for methods that do; never the corpus",
+        metavar="CORPUS",
+    ),
+    Argument("protocol", str, "gptq", "evaluation protocol", choices=PROTOCOLS, metavar="PROTOCOL"),
+    Argument(
+        "context", int, None, "tokens per window; default by protocol and model", minimum=2, metavar="TOKENS"
+    ),
+    Argument("stride", int, None, "tokens between windows, for protocol='sliding'", minimum=1),
+    Argument("max_tokens", int, 0, "scored tokens at most; 0: the whole corpus", minimum=0, metavar="TOKENS"),
+    Argument(
         "dtype",
         str,
         "auto",
         "type to measure in; auto: float32 on CPU, the model's own 16-bit type on CUDA",
         choices=("auto", "float32", "bfloat16", "float16"),
+        metavar="DTYPE",
     ),
-    Option("max_ppl_delta", float, None, "limit: perplexity over the reference, relative", above=-1),
-    Option(
+    Argument("may_skip", bool, False, "skip, even in CI, when a library or device is missing"),
+)
+_LIMITS = (
+    Argument("max_ppl_delta", float, None, "limit: perplexity over the reference, relative", above=-1),
+    Argument(
         "max_rtn_factor",
         float,
-        3.0,
+        Limits.max_rtn_factor,
         "limit: nats per token lost, in multiples of what round-to-nearest at the same bits loses; 0: none",
         minimum=0,
     ),
-    Option("max_kld", float, None, "limit: mean KL divergence from the reference, nats per token", minimum=0),
-    Option(
+    Argument(
+        "max_kld", float, None, "limit: mean KL divergence from the reference, nats per token", minimum=0
+    ),
+    Argument(
         "min_top1",
         float,
         None,
@@ -42,30 +144,78 @@ ARGUMENTS: tuple[Option, ...] = (
         minimum=0,
         maximum=1,
     ),
-    Option("min_compression", float, None, f"limit: least compression, {RATIOS[HEADLINE]}", above=0),
-    Option("ppl_tolerance", float, 0.005, "perplexity over the baseline, relative", minimum=0),
-    Option(
+    Argument(
+        "min_compression",
+        float,
+        None,
+        f"limit: least compression, {RATIOS[HEADLINE]}",
+        above=0,
+        read=_read_compression,
+    ),
+)
+_TOLERANCES = (
+    Argument(
+        "ppl_tolerance",
+        float,
+        Tolerances.ppl,
+        "perplexity over the baseline, relative",
+        minimum=0,
+        field="ppl",
+        metavar="RELATIVE",
+    ),
+    Argument(
         "same_weights_tolerance",
         float,
-        0.001,
+        Tolerances.same_weights,
         "the same where the quantized weights are the baseline's, bit for bit",
         minimum=0,
+        field="same_weights",
+        metavar="RELATIVE",
     ),
-    Option(
+    Argument(
         "layers_tolerance",
         float,
-        0.03,
+        Tolerances.layers,
         "movement of a decoder layer's gain or error, as a share of what it adds",
         minimum=0,
+        field="layers",
+        metavar="SHARE",
     ),
-    Option("compression_tolerance", float, 0.001, "compression under the baseline, relative", minimum=0),
-    Option(
+    Argument(
+        "compression_tolerance",
+        float,
+        Tolerances.compression,
+        "compression under the baseline, relative",
+        minimum=0,
+        field="compression",
+        metavar="RELATIVE",
+    ),
+    Argument(
         "drift_limit",
         float,
-        3.0,
+        Tolerances.drift,
         "how many tolerances small accepted steps may add up to since the anchor; 0: any number",
         minimum=0,
+        field="drift",
+        metavar="TOLERANCES",
     ),
-    Option("baseline", str, None, "baseline name, when the test's id should not be it"),
-    Option("may_skip", bool, False, "skip, even in CI, when a library or device is missing"),
 )
+
+
+def _in(group: Group, *arguments: Argument) -> dict[str, Argument]:
+    placed = (replace(one, group=group, field=one.field or one.name) for one in arguments)
+    return {one.name: one for one in placed}
+
+
+#: Every argument by its name, beside the options that a marker's method declares.
+ARGUMENTS: Mapping[str, Argument] = {
+    **_in(Group.MARKER, *_MARKER),
+    **_in(Group.CASE, *_CASE),
+    **_in(Group.LIMIT, *_LIMITS),
+    **_in(Group.TOLERANCE, *_TOLERANCES),
+}
+
+
+def fields_of(group: Group, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of one group's arguments, by the fields that they go to."""
+    return {one.field: values[one.name] for one in ARGUMENTS.values() if one.group is group}

@@ -38,6 +38,11 @@ class Case:
     tolerances: Tolerances
     may_skip: bool
 
+    @property
+    def baseline_names(self) -> list[str]:
+        """The names of all its baselines, one for each corpus."""
+        return [self.baseline_name(corpus) for corpus in self.corpus]
+
     def baseline_name(self, corpus: str) -> str:
         """The baseline's name for one corpus: the case's own for the first, with the text's for others."""
         return self.name if corpus == self.corpus[0] else name_on(self.name, corpus)

@@ -8,13 +8,12 @@ from typing import Any
 
 from ..baselines.names import derived_name, name_on
 from ..errors import SpecError
-from ..metrics.measurement import HEADLINE, RATIOS
 from ..quantizers.base import Quantizer
 from ..quantizers.presets import PRESETS
 from ..quantizers.registry import Registry
 from ..spec import CHECKPOINT, QuantizeSpec, nearest
 from ..verdict.checks import Limits, Tolerances
-from .arguments import ARGUMENTS
+from .arguments import ARGUMENTS, Group, fields_of
 from .case import Case
 
 _BASELINE_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
@@ -42,55 +41,37 @@ def read_marker(
             remedy=f"write @pytest.mark.quantize(method={args[0]!r}, …)",
         )
     quantizer, spec = _read_spec(given, registry)
-    options = {option.name for option in quantizer.options} if quantizer else set()
-    known = {option.name: option for option in ARGUMENTS}
-    values = {name: defaults.get(name, option.default) for name, option in known.items()}
+    _require_known(given, quantizer)
+    values = {
+        name: argument.value(given.get(name, defaults.get(name, argument.default)))
+        for name, argument in ARGUMENTS.items()
+    }
+    if quantizer is None or not quantizer.calibrates:
+        values["calibration"] = None
+    return Case(
+        nodeid=nodeid,
+        file=file,
+        line=line,
+        name=_baseline_name(values["baseline"], nodeid),
+        checkpoint=values["checkpoint"],
+        spec=spec,
+        limits=Limits(**fields_of(Group.LIMIT, values)),
+        tolerances=Tolerances(**fields_of(Group.TOLERANCE, values)),
+        **fields_of(Group.CASE, values),
+    )
+
+
+def _require_known(given: Mapping[str, Any], quantizer: Quantizer | None) -> None:
+    """Refuse an argument that neither every marker nor the method has."""
+    names = [*ARGUMENTS, *(option.name for option in (quantizer.options if quantizer else ()))]
     for name, value in given.items():
-        if name in known and name not in ("min_compression", "corpus"):
-            values[name] = known[name].validate(value)
-        elif name not in known and name not in options:
-            names = [*known, *options]
+        if name not in names:
             raise SpecError(
                 f"the marker has no argument {name!r}{nearest(name, names)}",
                 given=f"{name}={value!r}",
                 accepted=", ".join(sorted(names)),
                 remedy="correct the name, or remove it",
             )
-    if quantizer is None or not quantizer.calibrates:
-        values["calibration"] = None
-    values["corpus"] = _read_corpora(given.get("corpus", values["corpus"]))
-    return Case(
-        nodeid=nodeid,
-        file=file,
-        line=line,
-        name=_baseline_name(values["baseline"], nodeid),
-        spec=spec,
-        limits=Limits(
-            min_compression=_read_compression(given.get("min_compression")),
-            **{name: values[name] for name in ("max_ppl_delta", "max_kld", "min_top1", "max_rtn_factor")},
-        ),
-        tolerances=Tolerances(
-            drift=values["drift_limit"],
-            **{
-                name: values[f"{name}_tolerance"] for name in ("ppl", "same_weights", "layers", "compression")
-            },
-        ),
-        **{
-            name: values[name]
-            for name in (
-                "model",
-                "checkpoint",
-                "corpus",
-                "calibration",
-                "protocol",
-                "context",
-                "stride",
-                "max_tokens",
-                "dtype",
-                "may_skip",
-            )
-        },
-    )
 
 
 def methods_of(given: Mapping[str, Any]) -> set[str]:
@@ -139,38 +120,6 @@ def _read_spec(given: Mapping[str, Any], registry: Registry) -> tuple[Quantizer 
     return quantizer, QuantizeSpec.build(quantizer.method, quantizer.options, declared)
 
 
-def _read_corpora(given: Any) -> tuple[str, ...]:
-    """``corpus``: one text, or several, each measured and checked by itself."""
-    corpora = tuple(given) if isinstance(given, (list, tuple)) else (given,)
-    fine = all(isinstance(name, str) and name for name in corpora)
-    if not corpora or not fine or len(set(corpora)) != len(corpora):
-        raise SpecError(
-            f"corpus={given!r} is not accepted",
-            given=repr(given),
-            accepted="one text, or a list of different ones",
-            remedy="for example corpus='shakespeare', or corpus=['shakespeare', 'docs/manual.txt']",
-        )
-    return corpora
-
-
-def _read_compression(given: Any) -> dict[str, float]:
-    """``min_compression``: a number means the headline ratio, a mapping names its denominators."""
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        given = {HEADLINE: given}
-    for name, value in given.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if name not in RATIOS or not number or not 0 < value < float("inf"):
-            raise SpecError(
-                f"min_compression={given!r} is not accepted{nearest(str(name), RATIOS)}",
-                given=f"{name!r}: {value!r}",
-                accepted=f"a number above 0 ({RATIOS[HEADLINE]}), or a mapping from {', '.join(RATIOS)}",
-                remedy=f"for example min_compression=2.2, or min_compression={{'{HEADLINE}': 2.2}}",
-            )
-    return {name: float(value) for name, value in given.items()}
-
-
 def _baseline_name(wanted: str | None, nodeid: str) -> str:
     """The baseline's path without ``.json``: the marker's own, or one made from the test's id."""
     if wanted is not None:
@@ -189,9 +138,8 @@ def claimed_names(given: Mapping[str, Any], nodeid: str) -> list[str]:
 
     Only what bears on names is read, so that no method has to be known. Raises SpecError where that is wrong.
     """
-    wanted = next(option for option in ARGUMENTS if option.name == "baseline").validate(given.get("baseline"))
-    name = _baseline_name(wanted, nodeid)
-    further = _read_corpora(given["corpus"])[1:] if "corpus" in given else ()
+    name = _baseline_name(ARGUMENTS["baseline"].value(given.get("baseline")), nodeid)
+    further = ARGUMENTS["corpus"].value(given["corpus"])[1:] if "corpus" in given else ()
     return [name, *(name_on(name, corpus) for corpus in further)]
 
 

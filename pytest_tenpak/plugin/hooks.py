@@ -25,6 +25,7 @@ _MARKER_PARAM = "_tenpak_marker"
 
 _watcher: pytest.StashKey[CollectionWatcher] = pytest.StashKey()
 _nodeid: pytest.StashKey[str] = pytest.StashKey()
+_marker: pytest.StashKey[pytest.Mark] = pytest.StashKey()
 _case: pytest.StashKey[Case] = pytest.StashKey()
 _outcome: pytest.StashKey[Outcome] = pytest.StashKey()
 
@@ -189,7 +190,9 @@ def _place(item: pytest.Item, marker: pytest.Mark) -> tuple[str, int]:
 
 
 def _claims(item: pytest.Item) -> Iterable[str]:
-    """The names of the baselines that a test answers to; raises TenpakError where its marker is wrong."""
+    """The names of the baselines that a test uses; raises TenpakError where its marker is wrong."""
+    if _case in item.stash:
+        return item.stash[_case].baseline_names
     if not _markers(item):
         return ()
     from ..gate.marker import claimed_names
@@ -203,6 +206,12 @@ def _markers(item: Any) -> list[pytest.Mark]:
 
 def _marker_of(item: pytest.Item) -> pytest.Mark:
     """The marker an item is gated by: the only one, or the one that pytest_generate_tests gave it."""
+    if _marker not in item.stash:
+        item.stash[_marker] = _find_marker(item)
+    return item.stash[_marker]
+
+
+def _find_marker(item: pytest.Item) -> pytest.Mark:
     from ..errors import SpecError
 
     markers = _markers(item)

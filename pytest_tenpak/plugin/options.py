@@ -71,29 +71,13 @@ def _typed(text: str, kind: type) -> Any:
         return text
 
 
-def _marker_default(name: str) -> Option:
-    """A setting that stands in for a marker argument of the same name."""
-    return next(argument for argument in ARGUMENTS if argument.name == name)
-
-
 #: The model under test, where neither a marker nor the fixture ``tenpak_model`` names one.
-MODEL = Setting(_marker_default("model"), "MODEL")
-#: Settings that markers can override, by the argument's name.
+MODEL = Setting(ARGUMENTS["model"], ARGUMENTS["model"].metavar)
+#: Settings that stand in for arguments which a marker leaves out.
 DEFAULTS = tuple(
-    Setting(_marker_default(name), metavar)
-    for name, metavar in (
-        ("corpus", "CORPUS"),
-        ("calibration", "CORPUS"),
-        ("protocol", None),
-        ("context", "TOKENS"),
-        ("max_tokens", "TOKENS"),
-        ("dtype", None),
-        ("ppl_tolerance", "RELATIVE"),
-        ("same_weights_tolerance", "RELATIVE"),
-        ("layers_tolerance", "SHARE"),
-        ("compression_tolerance", "RELATIVE"),
-        ("drift_limit", "TOLERANCES"),
-    )
+    Setting(argument, None if argument.choices else argument.metavar)
+    for name, argument in ARGUMENTS.items()
+    if argument.metavar and name != "model"
 )
 RUN = tuple(
     Setting(*row)

@@ -270,7 +270,7 @@ def test_a_baseline_for_another_model_is_invalid(project):
     save_file({name: tensor * 1.5 for name, tensor in tensors.items()}, folder / "model.safetensors")
     result = project.run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["baseline: the baseline answers another question: model: sha256:*"])
+    result.stdout.fnmatch_lines(["baseline: the baseline does not match this case: model: sha256:*"])
     assert path.read_bytes() == before
 
 

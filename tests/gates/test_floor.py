@@ -88,7 +88,7 @@ def test_the_calibration_text_is_part_of_the_identity(broken):
     gate(broken, "method='learner', max_rtn_factor=0").assert_outcomes(passed=1)
     result = gate(broken, "method='learner', max_rtn_factor=0, calibration='other.txt'")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*answers another question: calibration: sha256:* → sha256:*"])
+    result.stdout.fnmatch_lines(["*does not match this case: calibration: sha256:* → sha256:*"])
     gate(broken, "method='learner', max_rtn_factor=0", "--tenpak-calibration=other.txt").assert_outcomes(
         failed=1
     )

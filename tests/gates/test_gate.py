@@ -395,7 +395,7 @@ def test_another_recipe_under_an_old_name_is_invalid(project):
     result.stdout.fnmatch_lines(
         [
             "invalid: *",
-            "baseline: the baseline answers another question: spec.options.double_quant: False → True",
+            "baseline: the baseline does not match this case: spec.options.double_quant: False → True",
             "to accept: * --tenpak-update=failing --tenpak-accept 'why this is fine'",
         ]
     )

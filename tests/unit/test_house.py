@@ -251,7 +251,7 @@ def test_the_readme_names_every_marker_argument_option_and_method():
     """Tables in README are complete: arguments, each method's options, options and ini keys."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     registry = Registry()
-    names = [argument.name for argument in ARGUMENTS]
+    names = [*ARGUMENTS]
     names += [option.name for method in registry for option in registry[method].options]
     names += [*registry, *(setting.flag for setting in (options.MODEL, *options.DEFAULTS, *options.RUN))]
     missing = [name for name in names if f"`{name}`" not in readme]
