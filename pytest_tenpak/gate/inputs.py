@@ -54,14 +54,15 @@ def find_source(experiment: Experiment) -> Quantizer | Subject:
 
 def _require_measuring(case: Case, run: Run) -> None:
     """Refuse to begin without the libraries that measure; raises UnavailableError."""
-    missing = {"torch", "transformers"} - installed_versions().keys()
+    missing = sorted({"torch", "transformers"} - installed_versions().keys())
     if not missing:
         return
     spec = case.spec
     install = "" if case.checkpoint else run.registry[spec.method].backend(spec).install
+    verb = "is" if len(missing) == 1 else "are"
     raise UnavailableError(
-        f"measuring needs {' and '.join(sorted(missing))}, which the core of pytest-tenpak does not install",
-        accepted="torch and transformers in this environment",
+        f"measuring needs {' and '.join(missing)}, which {verb} not installed",
+        accepted="torch and transformers, which the extra of each backend brings",
         remedy=install or "pip install 'pytest-tenpak[transformers]'",
     )
 
