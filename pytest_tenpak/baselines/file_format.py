@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import BaselineError
+from ..errors import BaselineFileError
 from ..store.digest import fingerprint, labelled
 from ..store.strict_json import parse_json, schema_fault
 
@@ -23,7 +23,7 @@ DECIMALS = 6
 def load(text: str, path: Path) -> dict[str, Any]:
     """The plain values that a baseline file holds, of this schema version or of an older one.
 
-    Raises BaselineError, naming ``path`` and the field, for what no such file can hold.
+    Raises BaselineFileError, naming ``path`` and the field, for what no such file can hold.
     """
     try:
         plain = parse_json(text)
@@ -48,9 +48,10 @@ def check_digests(plain: Mapping[str, Any], path: Path) -> None:
 
 
 def refuse(path: Path, problem: str, given: str) -> NoReturn:
-    """Raise what is wrong with a baseline file."""
-    raise BaselineError(
-        f"the baseline {path} {problem}",
+    """Raise BaselineFileError: what is wrong with a baseline file."""
+    raise BaselineFileError(
+        path,
+        problem,
         given=given,
         accepted=f"a pytest-tenpak baseline of schema version 1 to {SCHEMA_VERSION}, as it was written",
         remedy="restore it with git, or delete it and run again to create it",
@@ -62,8 +63,9 @@ def _version(plain: Any, path: Path) -> int:
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         refuse(path, "has no schema_version that is known", f"schema_version {version!r}"[:100])
     if version > SCHEMA_VERSION:
-        raise BaselineError(
-            f"the baseline {path} was written by a newer pytest-tenpak",
+        raise BaselineFileError(
+            path,
+            "was written by a newer pytest-tenpak",
             given=f"schema_version {version}"[:100],
             accepted=f"schema_version 1 to {SCHEMA_VERSION}",
             remedy="upgrade pytest-tenpak",

@@ -13,7 +13,7 @@ from ..baselines.unused import remove
 from ..errors import BaselineError
 from ..plugin import options
 from ..plugin.run_state import unused_key
-from ..reports.terminal import unused_lines
+from ..reports.wording import unused_lines
 
 PYTEST_ARGUMENTS = True
 COLLECTS = True

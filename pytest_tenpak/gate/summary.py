@@ -42,18 +42,3 @@ class Summary:
         ran = any(not outcome.skipped for outcome in self.outcomes)
         failed = any(outcome.fails for outcome in self.outcomes)
         return ran and not (failed or self.missing or self.problems)
-
-    @property
-    def words(self) -> str:
-        """The run in a few words."""
-        failed = sum(outcome.fails for outcome in self.outcomes)
-        ran = sum(not outcome.skipped for outcome in self.outcomes)
-        if failed:
-            return f"{failed} of {ran} gate{'' if ran == 1 else 's'} failed"
-        if not ran:
-            return "No gate ran"
-        if not self.ran_well:
-            return "Not all gates ran well"
-        skipped = len(self.outcomes) - ran
-        passed = f"All {ran} gates passed" if ran > 1 else "The gate passed"
-        return f"{ran} passed, {skipped} skipped" if skipped else passed

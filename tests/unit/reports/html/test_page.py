@@ -106,7 +106,7 @@ def test_what_could_not_be_measured_is_no_pass_and_keeps_its_reason():
     )
     assert "1 of 1 gate failed" in text
     assert "the worker crashed" in text
-    assert "expected, and nothing was heard of it: gone" in text
+    assert "expected, but did not run: gone" in text
 
 
 @pytest.mark.parametrize("figure", [math.nan, math.inf])
