@@ -198,7 +198,7 @@ def _rounded_noise(noise: Noise) -> Noise:
 
 @dataclass(frozen=True)
 class Baseline:
-    """One baseline file: the case it answers to, and an entry per device class."""
+    """One baseline file: the case it belongs to, and an entry per device class."""
 
     case: str
     entries: Mapping[str, Entry] = field(default_factory=dict)

@@ -1,4 +1,7 @@
-"""What git knows of a folder, by few processes: the files of a revision, and every version that there was."""
+"""The files of a folder in a git revision, and every version of them, read by as few processes as possible.
+
+By hand, since git libraries are large, start more processes or need a compiler, and four commands are enough.
+"""
 
 from __future__ import annotations
 

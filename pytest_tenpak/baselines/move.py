@@ -14,7 +14,7 @@ from .unused import remove
 def move(folder: Path, old: str, new: str, case: str | None) -> list[tuple[Path, Path]]:
     """Move the baseline ``old``, and what it has for further texts, to ``new``; gives the paths.
 
-    ``case`` is the id of the test that answers to it now, or None to keep the old one's. Every new file is
+    ``case`` is the id of the test that uses it now, or None to keep the old one's. Every new file is
     whole before an old one goes: whoever is killed between leaves both, never neither.
     """
     files = baseline_files(folder)

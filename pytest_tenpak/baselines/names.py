@@ -13,7 +13,7 @@ def portable_name(text: str) -> str:
 
 
 def derived_name(nodeid: str) -> str:
-    """The name of the baseline that a test answers to where its marker names none."""
+    """The name of the baseline that a test uses where its marker names none."""
     file, _, test = nodeid.partition("::")
     folder = "/".join(portable_name(part) for part in file.removesuffix(".py").split("/"))
     return f"{folder}/{portable_name(test.replace('::', '.').replace('[', '--').removesuffix(']'))}"

@@ -1,4 +1,4 @@
-"""Unused baselines: files that no test of the suite answers to any more, as far as a collection can tell."""
+"""Unused baselines: files that no test of the suite uses, as far as a collection can tell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .names import derived_name
 class Collected:
     """What a collection without errors saw of a suite.
 
-    ``claims`` are the names of the baselines that its tests answer to, deselected tests' among them,
+    ``claims`` are the names of the baselines that its tests use, deselected tests' among them,
     ``whole`` the test files, as ids name them, of which every test was seen. ``covers(path)`` says whether
     a test file there would have been found, ``complete`` whether the whole suite was seen.
     """

@@ -1,4 +1,4 @@
-"""List the baselines that no test answers to any more; --yes removes them.
+"""List the baselines that no test uses; --yes removes them.
 
 The suite is collected for that, so what pytest is told elsewhere (folders, -p, -o) it can be told here.
 """

@@ -18,7 +18,7 @@ class GateSession:
     """Answers cases where tests run, and collects outcomes where they are reported.
 
     Under xdist the workers answer and the controller collects, so that one process writes. ``unused`` are
-    the baselines, as paths below the rootdir, that no test answers to any more.
+    the baselines, as paths below the rootdir, that no test uses.
     """
 
     def __init__(self, run: Run) -> None:

@@ -14,12 +14,11 @@ from .outcome import Outcome
 class Summary:
     """What a run has to say when it ends.
 
-    ``outcomes`` are in the order of their titles, ``expected`` holds the titles of all gates that were
-    collected: their tests' ids, told apart by shard where several that were merged differ about one.
-    ``written`` are the baselines (as shown to the user) that the run wrote, ``unused`` the ones that no test
-    answers to any more, ``problems`` what went wrong beside the gates. ``trends`` has, by baseline name,
-    what was accepted before, oldest first. ``rule`` is how decisions were made, None where merged shards
-    differ in it.
+    ``outcomes`` are in the order of their titles. ``expected`` holds the titles of all collected gates: the
+    ids of their tests, with the shard where several that were merged differ about one. ``written`` are the
+    baselines (as shown to the user) that the run wrote, ``unused`` those that no test uses, ``problems`` what
+    went wrong outside the gates. ``trends`` has, by baseline name, what was accepted before, oldest first.
+    ``rule`` is how decisions were made, None where merged shards differ in it.
     """
 
     outcomes: tuple[Outcome, ...]

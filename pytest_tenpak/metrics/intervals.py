@@ -3,7 +3,8 @@
 The unit is the window, or the document where the corpus has enough of them: tokens of one window are not
 independent, and iid-per-token errors come out several times too small. Sums use ``math.fsum``, so the
 order of windows and the machine do not show in a figure. Only an interval for one fixed look imports
-scipy, and numpy below 30 units: what is cached is judged without either.
+scipy, and numpy below 30 units: what is cached is judged without either. By hand, since no library has
+intervals that hold at every look, for means of paired differences in clusters of unequal size.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 The layout is that of the safetensors format: eight bytes of header length (little endian), a JSON
 header with ``dtype``, ``shape`` and ``data_offsets`` per tensor, then the tensors' bytes.
+
+By hand, since the safetensors library does not say what is wrong with a damaged file, nor where in a file a
+tensor's bytes are, which is all that a digest and a ledger need.
 """
 
 from __future__ import annotations

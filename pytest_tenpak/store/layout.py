@@ -1,4 +1,4 @@
-"""What stands where in the cache folder: names of entries, documents and jobs, and the locks beside them."""
+"""Names in the cache folder: entries, documents and jobs, and the files of their locks."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Locks between processes, on files that may be removed while somebody waits for them.
 
-The system frees a lock when its holder closes the file or dies, however it dies.
+The system frees a lock when its holder closes the file or dies, however it dies. By hand, since lock
+libraries have no shared locks, or let a lock file be removed under a waiter, who then guards nothing.
 """
 
 from __future__ import annotations

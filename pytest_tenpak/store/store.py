@@ -3,6 +3,9 @@
 A directory entry is built beside its place, gets its manifest last, and is renamed into place, so an
 interrupted build never looks whole; a lock per entry lets two runs at once make it once. Over a limit of
 bytes the directory entries that were used least recently go, but none that a living process uses.
+
+By hand, since cache libraries hold values, and not folders of gigabytes that several processes build, read
+and evict at once.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 What is not finite is left out, and a chart without figures is empty text. Nothing here trusts a name:
 every text is made visible and escaped. A page has thousands of charts, so markup is as short as HTML lets
 it be: attributes without quotes, places in whole pixels where nobody sees the difference.
+
+By hand, since no chart library puts thousands of charts into a page of some megabytes, without scripts, in
+the reader's light or dark colours.
 """
 
 from __future__ import annotations
