@@ -14,7 +14,7 @@ from projects import ONE_THREAD, Archived, Project
 from pytest_tenpak.store.store import Store
 
 #: What CI systems and xdist set, and what would change how pytest or the gate behaves.
-AMBIENT = ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS")
+AMBIENT = ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS", "COLUMNS")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     for _name, _value in ONE_THREAD.items():

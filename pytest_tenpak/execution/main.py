@@ -35,7 +35,9 @@ _PROGRESS_SECONDS = 0.1
 def _quantize(job: QuantizeJob, progress: Progress) -> dict[str, Any]:
     quantizer = relocate(job.quantizer)
     started = time.monotonic()
-    quantizer.quantize(Job(job.spec, job.model, job.out, job.device, job.dtype, job.calibration, progress))
+    quantizer.quantize(
+        Job(job.spec, job.model, job.out, job.device, job.dtype, list(job.calibration), progress)
+    )
     copy_tokenizer(job.model, job.out)
     return {"seconds": time.monotonic() - started, **_cost(job.device)}
 

@@ -64,11 +64,11 @@ def draw(trends: Mapping[str, Sequence[Past]]) -> str:
     panels = []
     for title, value in _PANELS:
         points = [
-            (label, [(float(order.index(past.commit)), value(past.figures)) for past in row])
-            for label, row in rows.items()
+            ("", [(float(order.index(past.commit)), value(past.figures)) for past in row])
+            for row in rows.values()
         ]
         panels.append(charts.lines(points, title, ends=ends))
-    return charts.standalone(panels)
+    return charts.standalone(panels, list(rows))
 
 
 def _all(trends: Mapping[str, Sequence[Past]]) -> list[Past]:

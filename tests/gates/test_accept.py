@@ -53,7 +53,7 @@ def test_what_was_new_in_ci_is_created(suite):  # noqa: F811
     assert entry_of(suite).figures.perplexity == BEFORE.figures.perplexity
     assert Baseline.read(suite.folder / "test_a/test_a.json").case == NODEID
     suite.write("test_a/test_a", BEFORE, device_class="cuda-sm90")
-    assert suite.tenpak("accept", "run.json").endswith("it passes beside the baseline that is here\n")
+    assert suite.tenpak("accept", "run.json").endswith("it passes against the baseline that is here\n")
     assert entry_of(suite, device_class="cuda-sm90") == BEFORE
 
 
@@ -64,7 +64,7 @@ def test_it_is_decided_again_beside_the_baseline_that_is_here(suite):  # noqa: F
     suite.tenpak("accept", file, "--reason", "new kernel")
     once = entry_of(suite)
     assert suite.tenpak("accept", file, "--reason", "again").endswith(
-        "it passes beside the baseline that is here\n"
+        "it passes against the baseline that is here\n"
     )
     assert (suite.code, entry_of(suite)) == (0, once)
     passed = document(suite, outcome())
@@ -123,7 +123,7 @@ def test_a_run_that_stopped_early_is_refused_unless_that_is_wanted(suite, there)
     file = document(suite, cut_short(factor=1.012))
     out = suite.tenpak("accept", file, "--reason", "x")
     assert "refused: " in out
-    assert "with --tenpak-update=failing (in CI too) or --tenpak-fixed" in out
+    assert "--tenpak-update=failing (in CI too) or --tenpak-fixed" in out
     assert "what there is with --fewer-windows" in out
     assert suite.code == 1
     assert "written" in suite.tenpak("accept", file, "--reason", "x", "--fewer-windows")

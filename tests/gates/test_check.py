@@ -112,7 +112,7 @@ def test_the_hook_needs_nothing_of_the_suite_and_no_torch(suite):  # noqa: F811
     (suite.path / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\nrequired_plugins = none\n")
     suite.write("a", accepted())
     code = (
-        "import sys; from pytest_tenpak.cli import main; code = main(['check', 'baselines/a.json']);"
+        "import sys; from pytest_tenpak.cli.main import main; code = main(['check', 'baselines/a.json']);"
         "print(code, 'torch' in sys.modules, 'transformers' in sys.modules)"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=suite.path, capture_output=True, text=True)

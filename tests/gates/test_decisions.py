@@ -114,7 +114,7 @@ def test_what_the_budget_cannot_tell_is_decided_by_the_point_estimate_and_said(p
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "perplexity vs reference: point estimate: 99.9% interval * tokens would settle it; 110 windows, 6,930*"
+            "perplexity vs reference: point estimate: 99.9% interval * tokens would settle it; with 110 windows (6,930*"
         ]
     )
     assert (passed["status"], passed["decisive"]) == ("passed", False)

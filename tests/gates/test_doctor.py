@@ -27,7 +27,7 @@ def test_the_doctor_lists_methods_backends_and_what_is_missing(project):
             "method *backend *version *runs here *why not, or where",
             "gptq *auto-gptq *",
             "int8 *bitsandbytes *yes*",
-            "own *no-such-library *no *no-such-library, which is not installed: pip install no-such-library",
+            "own *no-such-library *no *no-such-library not installed: pip install no-such-library",
         ]
     )
     assert "test_it" not in result.stdout.str()
@@ -43,7 +43,7 @@ def test_the_doctor_asks_the_interpreter_that_was_named(project, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [["-m", "pytest_tenpak"], ["-c", "from pytest_tenpak.cli import main; main()"]]
+    "command", [["-m", "pytest_tenpak"], ["-c", "from pytest_tenpak.cli.main import main; main()"]]
 )
 def test_the_command_reads_the_suites_ini(project, command):
     """`tenpak doctor` and `python -m pytest_tenpak doctor` know the cache folder of the ini."""

@@ -34,7 +34,7 @@ def test_a_first_run_creates_the_baseline_and_a_second_compares(project, distrib
         [
             "gate *method *bits/weight *compression *perplexity *Δ reference *Δ baseline *verdict*",
             "test_gate.py::test_nf4 *nf4 * new*",
-            "compression: whole checkpoint vs 16 bit*",
+            "bits/weight: quantized layers; compression: whole checkpoint vs 16 bit*",
             "1 gate expected, 1 ran",
             "baselines/test_gate/test_nf4.json [[]cpu[]]: baseline created: review and commit it",
         ]
@@ -72,7 +72,7 @@ def test_a_regression_fails_in_the_call_phase_and_says_all(project, distributed)
             "✓ *perplexity vs reference *≤ +50%",
             "✗ *perplexity vs baseline *+25.00% *≤ +0.5%",
             "✓ *compression vs baseline *0.00% *≥ -0.1%",
-            "perplexity vs baseline: 99.9% interval +25.00% to +25.00% at any look; 8 windows, 504 of 6,930 tokens; "
+            "perplexity vs baseline: 99.9% interval +25.00% to +25.00% at any look; 8 windows (504 of 6,930 tokens); "
             "the baseline has 110 windows; other quantized weights; *was not measured",
             "KL divergence on text.txt (exact, nats): mean * ± *, median *, 99% *, 99.9% *, max *; top-1 agreement *",
             "NLL on text.txt (nats, reference → quantized): trimmed mean * → *, median *, worst 0.1% of tokens*",

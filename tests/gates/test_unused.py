@@ -90,7 +90,7 @@ def test_fail_unused_fails_the_run_and_names_the_files(suite, distributed, given
     result = suite.pytester.runpytest_subprocess(*LEAN, *distributed, *args, "-k", "plain")
     assert result.ret == 1
     result.assert_outcomes(passed=1, deselected=0 if distributed else 1)
-    result.stdout.fnmatch_lines([f"--tenpak-fail-unused: no test answers to {GONE[0]} any more"])
+    result.stdout.fnmatch_lines([f"--tenpak-fail-unused: no test uses {GONE[0]}"])
 
 
 def test_fail_unused_passes_where_nothing_is_unused(suite):
@@ -288,7 +288,7 @@ def test_prune_lists_and_with_yes_removes(suite):
     suite.accept("gone/deep.py::test_x")
     before = suite.baselines
     listed = suite.tenpak("prune")
-    assert (listed.returncode, listed.stdout.splitlines()[0][:17]) == (1, "2 unused baselines")
+    assert (listed.returncode, listed.stdout.splitlines()[0][:18]) == (1, "2 unused baselines")
     assert suite.baselines == before
     pruned = suite.tenpak("prune", "--yes")
     assert pruned.returncode == 0

@@ -117,16 +117,25 @@ def _svg(body: Iterable[str], width: int = WIDTH, height: int = HEIGHT) -> str:
     return f'<svg class=chart viewBox="0 0 {width} {height}">{"".join(body)}</svg>'
 
 
-def standalone(panels: Sequence[str]) -> str:
-    """Charts one below the other as one SVG file, with a style of its own, light and dark."""
+def standalone(panels: Sequence[str], names: Sequence[str]) -> str:
+    """Charts one below the other as one SVG file, with a style of its own, light and dark.
+
+    ``names`` are those of the charts' rows, in order, listed below them with their colours.
+    """
     shown = [panel for panel in panels if panel]
+    top = HEIGHT * len(shown)
+    legend = (
+        f'<path class="row row{n % 4}" d="M{_LEFT} {top + 8 + 16 * n}h16"/>'
+        + text(_LEFT + 22, top + 12 + 16 * n, name)
+        for n, name in enumerate(names)
+    )
     placed = (
         panel.replace("<svg class=chart", f'<svg class="chart" y="{n * HEIGHT}" height="{HEIGHT}"', 1)
         for n, panel in enumerate(shown)
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT * max(len(shown), 1)}">'
-        f"<style>{_STANDALONE}</style>{_quoted(''.join(placed))}</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top + 16 * len(names) + 8}">'
+        f"<style>{_STANDALONE}</style>{_quoted(''.join((*placed, *legend)))}</svg>\n"
     )
 
 
@@ -257,7 +266,7 @@ def lines(
     points = [point for _, row in rows for point in row if math.isfinite(point[1])]
     if not points:
         return ""
-    named = len(rows) > 1
+    named = len(rows) > 1 and any(name for name, _ in rows)
     x = axis_of((0.0, 1.0, *(px for px, _ in points)), _LEFT + 6, _RIGHT - 6, pad=0)
     y = axis_of([*(py for _, py in points), *([] if level is None else [level])], _BOTTOM, _TOP + 10 * named)
     body = list(_frame(x, y, x_title, number if ends is None else (lambda _: ""), number))
