@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def terminal_width(config: pytest.Config) -> int | None:
-    """Columns that lines are wrapped at; None where they stay whole.
+    """Columns that lines are wrapped at; None where they stay whole, or nothing is written.
 
     A terminal has its width, and COLUMNS names one anywhere. Other output, such as the log of a CI system, is
     not cut to the 80 columns that pytest assumes there.
     """
     reporter = config.pluginmanager.getplugin("terminalreporter")
-    if not getattr(reporter, "isatty", False) and not os.environ.get("COLUMNS"):
+    if reporter is None or not (reporter.isatty or os.environ.get("COLUMNS")):
         return None
     return int(config.get_terminal_writer().fullwidth)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from actions import ACTION, WORKFLOWS, Runner, named, read
+from projects import LEAN
 
 from pytest_tenpak.reports.markdown import COMMENT_MARKER
 
@@ -26,7 +27,7 @@ def runner(tmp_path_factory, pytester):
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(temp),
-        "PYTEST_ADDOPTS": "-p no:randomly",
+        "PYTEST_ADDOPTS": " ".join(LEAN),
     }
     return Runner(pytester.path, temp, environment)
 

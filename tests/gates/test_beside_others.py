@@ -1,6 +1,7 @@
 """Beside other plugins and options: the gate neither breaks nor is broken."""
 
 import pytest
+from projects import OTHERS, Project
 
 PLAIN = """
 @pytest.mark.quantize(method="nf4")
@@ -17,6 +18,13 @@ def test_nf4():
         flag.touch()
         raise ValueError("flaky")
 """
+
+
+@pytest.fixture
+def project(project) -> Project:
+    """With every plugin that is installed here, but the one that reorders tests."""
+    project.others = OTHERS - {"randomly"}
+    return project
 
 
 @pytest.mark.parametrize(

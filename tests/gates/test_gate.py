@@ -252,7 +252,8 @@ def test_async_tests_are_left_to_their_plugin(project):
             assert quantized.verdict.status == "new"
         """
     )
-    project.run().assert_outcomes(passed=1)
+    asked = ("-p", "asyncio", "-o", "asyncio_default_fixture_loop_scope=function")
+    project.run(*asked).assert_outcomes(passed=1)
     assert project.baselines == ["test_gate/test_async.json"]
 
 

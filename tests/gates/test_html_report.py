@@ -1,6 +1,7 @@
 """--tenpak-html in a run: refused before any gate where it cannot be made, written once where it can."""
 
 import pytest
+from projects import LEAN
 
 GATE = """
 import pytest
@@ -14,7 +15,7 @@ def test_without_jinja2_the_option_is_refused_before_any_gate(pytester):
     """The error names the extra that has it, and no test ran."""
     pytester.makepyfile(GATE)
     pytester.makeconftest("import sys\nsys.modules['jinja2'] = None\n")
-    ran = pytester.runpytest_subprocess("--tenpak-html=report.html")
+    ran = pytester.runpytest_subprocess(*LEAN, "--tenpak-html=report.html")
     assert ran.ret == 4
     ran.stderr.fnmatch_lines(["*--tenpak-html: an HTML report needs the jinja2 library*"])
     ran.stderr.fnmatch_lines(["*pip install 'pytest-tenpak[[]report]'*"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from places import SUPPORT
+from projects import LEAN
 
 from pytest_tenpak.baselines.entry import Baseline
 
@@ -88,7 +89,7 @@ def test_killing_an_updating_run_leaves_every_baseline_whole(project):
     moments = random.Random(0)
     for turn in range(20):
         # Another context is another identity, so every run replaces every baseline.
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "--tenpak-update=failing"]
+        command = [sys.executable, "-m", "pytest", "-q", *LEAN, "--tenpak-update=failing"]
         command += ["--tenpak-accept=turn", f"--tenpak-context={(32, 64)[turn % 2]}"]
         command += ["-n", "2"] if turn % 4 > 1 else []
         process = subprocess.Popen(

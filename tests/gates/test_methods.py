@@ -1,6 +1,7 @@
 """``--tenpak-methods``: one suite, of which each job of a matrix runs the gates of some methods."""
 
 import pytest
+from projects import LEAN
 
 SUITE = """
 @pytest.mark.quantize(method="nf4")
@@ -23,7 +24,9 @@ def collected(pytester):
     pytester.makepyfile("import pytest\n" + SUITE)
 
     def collect(methods, *args):
-        result = pytester.runpytest_subprocess("--collect-only", "-q", f"--tenpak-methods={methods}", *args)
+        result = pytester.runpytest_subprocess(
+            *LEAN, "--collect-only", "-q", f"--tenpak-methods={methods}", *args
+        )
         return {line.partition("::")[2] for line in result.outlines if "::" in line}, result
 
     return collect
@@ -52,7 +55,7 @@ def test_the_gates_of_the_methods_named_are_what_runs(collected, methods, expect
 def test_a_method_that_does_not_exist_ends_the_run(pytester, distribution):
     """A slip would otherwise leave out every gate; the error names the option and the nearest method."""
     pytester.makepyfile("import pytest\n" + SUITE)
-    result = pytester.runpytest_subprocess("--tenpak-methods=int9", *distribution)
+    result = pytester.runpytest_subprocess(*LEAN, "--tenpak-methods=int9", *distribution)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--tenpak-methods: there is no method 'int9'; did you mean 'int8'?*"])
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from places import ROOT
+from projects import LEAN
 
 from pytest_tenpak.reports.run_document import read_document
 from pytest_tenpak.store.strict_json import published_schema
@@ -22,6 +23,8 @@ FAILS = """
 @pytest.mark.quantize(method="nf4", model="nowhere")
 def test_fails(): pass
 """
+#: Runs load no other plugin than they name.
+PYTEST_HTML = ("-p", "html", "-p", "html_fixtures", "-p", "metadata")
 PLAIN = "\ndef test_plain(): pass\n"
 GATES = FAILS + '\n@pytest.mark.quantize(method="nf4")\ndef test_nf4(): pass\n'
 
@@ -35,7 +38,7 @@ class Suite:
 
     def run(self, body: str, *args: str) -> pytest.RunResult:
         (self.path / "test_gate.py").write_text("import pytest\n" + body)
-        return self.pytester.runpytest_subprocess("-p", "no:randomly", *args)
+        return self.pytester.runpytest_subprocess(*LEAN, *args)
 
 
 @pytest.fixture
@@ -277,7 +280,7 @@ def test_a_hook_that_raises(suite):
 def test_rows_of_pytest_html(project, distributed):
     """Figures for a gate that passes, the failure for one that fails, and a link to our page."""
     project.test(GATES)
-    project.run("--html=out/theirs.html", "--tenpak-html=pages/our gates.html", *distributed)
+    project.run(*PYTEST_HTML, "--html=out/theirs.html", "--tenpak-html=pages/our gates.html", *distributed)
     rows = html_rows(project.path / "out/theirs.html")
     passed, failed = rows["test_gate.py::test_nf4"][0], rows["test_gate.py::test_fails"][0]
     assert "1 gate" not in passed["log"]
@@ -290,7 +293,12 @@ def test_rows_of_pytest_html(project, distributed):
 def test_hostile_ids_in_pytest_html(suite):
     """Shown as text, which pytest-html does not see to; other tests' rows are left as they are."""
     hostile = "@pytest.mark.parametrize('x', ['<img src=x onerror=alert(1)>', 'a' * 10_000, '&amp;'])"
-    suite.run(hostile + FAILS.replace("()", "(x)") + PLAIN, "--html=theirs.html", "--self-contained-html")
+    suite.run(
+        hostile + FAILS.replace("()", "(x)") + PLAIN,
+        *PYTEST_HTML,
+        "--html=theirs.html",
+        "--self-contained-html",
+    )
     rows = html_rows(suite.path / "theirs.html")
     cells = [cell for tests in rows.values() for row in tests for cell in row["resultsTableRow"]]
     ids = [cell for cell in cells if "col-testId" in cell]
@@ -310,4 +318,4 @@ def html_rows(path: Path) -> dict[str, list[dict]]:
 
 def test_without_pytest_html(suite):
     """Nothing is missing."""
-    suite.run(FAILS, "-p", "no:html", "-p", "no:metadata").assert_outcomes(failed=1)
+    suite.run(FAILS).assert_outcomes(failed=1)

@@ -6,7 +6,8 @@ import sys
 from dataclasses import replace
 
 import pytest
-from collected import GATE, LEAN, Suite
+from collected import GATE, Suite
+from projects import LEAN
 
 from pytest_tenpak.baselines.entry import Baseline
 from pytest_tenpak.baselines.names import derived_name
@@ -271,12 +272,12 @@ def test_a_folder_outside_the_rootdir_is_not_judged(suite):
     suite.test("pkg/test_a.py", "test_here")
     (suite.path / "pkg/pytest.ini").write_text("[pytest]\ntenpak_baseline_dir = ../baselines\n")
     result = suite.pytester.runpytest_subprocess(
-        "--rootdir=pkg", "-c", "pkg/pytest.ini", "--collect-only", "pkg"
+        *LEAN, "--rootdir=pkg", "-c", "pkg/pytest.ini", "--collect-only", "pkg"
     )
     result.stdout.fnmatch_lines(["*test_here*"])
     assert "unused baseline" not in result.stdout.str()
     arguments = ("--rootdir=pkg", "-c", "pkg/pytest.ini", "--collect-only", "--tenpak-fail-unused", "pkg")
-    refused = suite.pytester.runpytest_subprocess(*arguments)
+    refused = suite.pytester.runpytest_subprocess(*LEAN, *arguments)
     assert refused.ret == pytest.ExitCode.TESTS_FAILED, "what was asked for cannot be answered"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from commanding import GIT
 from places import ROOT
+from projects import LEAN
 
 DOCUMENT = ROOT / "docs" / "baselines.md"
 FIGURE = re.compile(r"(\b[0-9a-f]{9}\b|[-+]?\d[\d,.]*)")
@@ -51,7 +52,7 @@ def test_the_walk_through_does_what_it_says(project):
         **GIT,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
-    environment |= {"PYTEST_ADDOPTS": "-p no:randomly", "GIT_CEILING_DIRECTORIES": str(project.path.parent)}
+    environment |= {"PYTEST_ADDOPTS": " ".join(LEAN), "GIT_CEILING_DIRECTORIES": str(project.path.parent)}
     kinds = []
     for kind, body in BLOCK.findall(walk):
         kinds.append(kind)

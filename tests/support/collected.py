@@ -8,12 +8,11 @@ import sys
 
 import pytest
 from made_up import accepted
+from projects import LEAN
 
 from pytest_tenpak.baselines.entry import Baseline
 from pytest_tenpak.baselines.names import derived_name
 
-#: Plugins that cost half a second of imports, or reorder tests.
-LEAN = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:asyncio")
 GATE = "@pytest.mark.quantize(method='fp16'{})\ndef {}(): pass\n"
 
 

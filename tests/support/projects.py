@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterable
+from importlib.metadata import entry_points
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -16,6 +18,18 @@ from pytest_tenpak.evaluation.corpus import load_corpus
 
 #: Products this small are ten times slower on two threads than on one where others use the machine too.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+#: Pytest's plugins that are installed here, without ours and xdist: importing them costs a second.
+OTHERS = {entry.name for entry in entry_points(group="pytest11")} - {"tenpak", "xdist", "xdist.looponfail"}
+
+
+def without(others: Iterable[str]) -> tuple[str, ...]:
+    """Arguments that keep plugins out of a run, of its xdist workers too."""
+    return tuple(arg for name in sorted(others) for arg in ("-p", f"no:{name}"))
+
+
+#: Arguments for a run that is not about other plugins.
+LEAN = without(OTHERS)
 
 #: What the projects measure on: 110 windows of 64 bytes of what the model was trained on.
 TEXT = load_corpus("shakespeare", Path()).documents[0][-7080:]
@@ -50,6 +64,8 @@ class Project:
         self.pytester = pytester
         self.path = pytester.path
         self.model = model
+        #: Other plugins that runs load, by the names of their entry points.
+        self.others: set[str] = set()
         (self.path / "text.txt").write_text(TEXT, encoding="utf-8")
         self.ini(model=model, cache_dir=cache, corpus="text.txt", context=64)
 
@@ -57,16 +73,15 @@ class Project:
         """Write the project's ini file."""
         self.settings = settings
         rows = "".join(f"tenpak_{name} = {value}\n" for name, value in settings.items())
-        self.pytester.makeini(f"[pytest]\nasyncio_default_fixture_loop_scope = function\n{rows}")
+        self.pytester.makeini(f"[pytest]\n{rows}")
 
     def test(self, body: str, name: str = "test_gate") -> None:
         """Write a test file."""
         self.pytester.makepyfile(**{name: "import pytest\n" + dedent(body)})
 
     def run(self, *args: str | os.PathLike[str]) -> pytest.RunResult:
-        """Run pytest in the project; plugins that reorder tests stay out unless a test asks for them."""
-        quiet = () if any("randomly" in str(arg) for arg in args) else ("-p", "no:randomly")
-        return self.pytester.runpytest_subprocess(*quiet, *args)
+        """Run pytest in the project, without other plugins but xdist and those of :attr:`others`."""
+        return self.pytester.runpytest_subprocess(*without(OTHERS - self.others), *args)
 
     @property
     def baselines(self) -> list[str]:
