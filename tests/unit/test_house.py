@@ -6,13 +6,11 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from importlib import metadata
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from places import ROOT
 
-import pytest_tenpak
 from pytest_tenpak.cli.main import COMMANDS
 from pytest_tenpak.gate.arguments import ARGUMENTS
 from pytest_tenpak.plugin import options
@@ -204,21 +202,6 @@ def test_faces_of_packages_import_nothing():
 def test_no_private_modules_of_others(module):
     """pytest's public names only."""
     assert not [one for one in imports() if one.imported == module]
-
-
-def test_the_installed_wheel_is_tested():
-    """Not the source tree, unless it was installed as editable on purpose."""
-    direct = metadata.distribution("pytest-tenpak").read_text("direct_url.json") or ""
-    if '"editable"' in direct:
-        pytest.skip("editable install")
-    assert not Path(pytest_tenpak.__file__).is_relative_to(ROOT / "pytest_tenpak")
-    files = {str(file) for file in metadata.distribution("pytest-tenpak").files}
-    assert {
-        "pytest_tenpak/py.typed",
-        "pytest_tenpak/baselines/schemas/baseline-2.json",
-        "pytest_tenpak/evaluation/corpora/shakespeare.txt",
-        "pytest_tenpak/reports/html/templates/report.html.j2",
-    } <= files
 
 
 def test_the_reference_names_every_marker_argument_option_and_method():
