@@ -12,7 +12,7 @@ from ..execution.jobs import MeasureJob
 from ..execution.process import run_job
 from ..metrics.measurement import Layers, Ledger, Measurement, Provenance, Windows
 from ..quantizers.locate import locate
-from ..verdict.criteria import FIRST_STRETCH, Criterion, first_decisive_look, limit_of
+from ..verdict.criteria import FIRST_SECTION, Criterion, first_decisive_look, limit_of
 from .experiment import Experiment, Subject
 
 #: Scored tokens that round-to-nearest is measured on at most: it is a yardstick for ruins.
@@ -137,7 +137,7 @@ def start_reference(experiment: Experiment, whole: bool) -> SubjectTrace:
     """The reference with its first windows measured: all where the whole budget is wanted at one look."""
     model = Subject("reference", experiment.model.path)
     reference = SubjectTrace(experiment, model, experiment.case.max_tokens)
-    reference.extend(Target(None if whole or experiment.run.rule.fixed else FIRST_STRETCH))
+    reference.extend(Target(None if whole or experiment.run.rule.fixed else FIRST_SECTION))
     return reference
 
 

@@ -105,7 +105,7 @@ def test_a_point_estimate_says_what_would_settle_it(worse, status):
     differences = [a - b for a, b in zip(*(one.windows.nll for one in pair), strict=True)]
     sampled = estimate(differences, (TOKENS,) * 40)
     assert check.evidence.startswith("point estimate: 99.9% interval ")
-    assert f"about {sampled.tokens_to_settle(0.02):,.0f} tokens would settle it; " in check.evidence
+    assert f"about {sampled.tokens_to_decide(0.02):,.0f} tokens would settle it; " in check.evidence
     assert check.evidence.endswith(
         f"with 40 windows (4,000 of 8,000 tokens) the interval's half-width is {sampled.relative().half_width:.2%}"
     )
