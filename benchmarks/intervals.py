@@ -289,7 +289,8 @@ def alarms_tables(everything: list[Pair], tokens: int) -> None:
                 rows.append(row if effect else [*row, *without_asking(pair, total, tolerance)])
         headers = ["comparison", "budget", "by interval", "by point estimate", "in all", "mean tokens"]
         headers += ["fixed, by interval", "fixed, by point estimate"]
-        show(title, headers if effect else [*headers, "by the point alone", "told apart from none"], rows)
+        more = [] if effect else ["by the point alone", "least significant difference"]
+        show(title, [*headers, *more], rows)
 
 
 def without_asking(pair: Pair, total: int, tolerance: float) -> list[str]:

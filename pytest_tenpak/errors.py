@@ -88,6 +88,14 @@ class BaselineError(TenpakError):
     """A baseline file cannot be read or written, or is not valid."""
 
 
+class BaselineFileError(BaselineError):
+    """A baseline file is not valid: ``fault`` says why, without the file's name."""
+
+    def __init__(self, path: object, fault: str, **rest: Any) -> None:
+        super().__init__(f"the baseline {path} {fault}", **rest)
+        self.fault = fault
+
+
 class ReportError(TenpakError):
     """A report of a run cannot be read, or is not valid."""
 

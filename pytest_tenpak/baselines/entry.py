@@ -35,23 +35,34 @@ class Figures:
     divergence: str | None = None
 
     @property
+    def ppl_delta(self) -> float:
+        """Perplexity over the reference's, relative: 0.01 is 1 % above it."""
+        return self.perplexity / self.reference_perplexity - 1
+
+    @property
     def loss(self) -> float:
         """Nats per token lost to quantization: ln of perplexity over the reference's."""
         return math.log(self.perplexity / self.reference_perplexity)
 
     @classmethod
     def of(cls, measurement: Measurement, reference: Measurement) -> Figures:
-        """Return the figures of a measurement, rounded as they are stored."""
-        bits, divergence = measurement.ledger.bits_per_weight, measurement.divergence
+        """Return the figures of a measurement, unrounded."""
+        divergence = measurement.divergence
         return cls(
-            perplexity=round(measurement.perplexity, DECIMALS),
-            reference_perplexity=round(reference.perplexity, DECIMALS),
-            bits_per_weight=None if bits is None else round(bits, DECIMALS),
-            compression=round(measurement.ledger.ratios[HEADLINE], DECIMALS),
-            kld=round(divergence.mean, DECIMALS) if divergence else None,
-            top1=round(divergence.top1, DECIMALS) if divergence else None,
+            perplexity=measurement.perplexity,
+            reference_perplexity=reference.perplexity,
+            bits_per_weight=measurement.ledger.bits_per_weight,
+            compression=measurement.ledger.ratios[HEADLINE],
+            kld=divergence.mean if divergence else None,
+            top1=divergence.top1 if divergence else None,
             divergence=divergence.kind if divergence else None,
         )
+
+    def rounded(self) -> Figures:
+        """Return the figures rounded as they are stored."""
+        rows: dict[str, Any] = asdict(self)
+        stored: dict[str, Any] = {n: round(x, DECIMALS) for n, x in rows.items() if isinstance(x, float)}
+        return replace(self, **stored)
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,7 @@ class Entry:
     @classmethod
     def of(cls, measurement: Measurement, reference: Measurement, noise: Noise | None = None) -> Entry:
         """Make a first entry: its own anchor, without history."""
-        figures = Figures.of(measurement, reference)
+        figures = Figures.of(measurement, reference).rounded()
         layers = Layers(*(tuple(round(x, DECIMALS) for x in row) for row in astuple(measurement.layers)))
         return cls(
             identity=measurement.identity,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import BaselineError
+from ..errors import BaselineFileError
 from ..store.digest import fingerprint, labelled
 from ..store.strict_json import parse_json, schema_fault
 
@@ -23,7 +23,7 @@ DECIMALS = 6
 def load(text: str, path: Path) -> dict[str, Any]:
     """Parse and validate a baseline file of this schema version or of an older one.
 
-    Raises BaselineError, naming ``path`` and the field, for text that is not a valid file.
+    Raises BaselineFileError, naming ``path`` and the field, for text that is not a valid file.
     """
     try:
         plain = parse_json(text)
@@ -48,9 +48,10 @@ def check_digests(plain: Mapping[str, Any], path: Path) -> None:
 
 
 def refuse(path: Path, problem: str, given: str) -> NoReturn:
-    """Raise BaselineError for a file that is not a valid baseline."""
-    raise BaselineError(
-        f"the baseline {path} {problem}",
+    """Raise BaselineFileError for a file that is not a valid baseline."""
+    raise BaselineFileError(
+        path,
+        problem,
         given=given,
         accepted=f"an unedited pytest-tenpak baseline of schema version 1 to {SCHEMA_VERSION}",
         remedy="restore it with git, or delete it and run again to create it",
@@ -62,8 +63,9 @@ def _version(plain: Any, path: Path) -> int:
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         refuse(path, "has no known schema_version", f"schema_version {version!r}"[:100])
     if version > SCHEMA_VERSION:
-        raise BaselineError(
-            f"the baseline {path} was written by a newer pytest-tenpak",
+        raise BaselineFileError(
+            path,
+            "was written by a newer pytest-tenpak",
             given=f"schema_version {version}"[:100],
             accepted=f"schema_version 1 to {SCHEMA_VERSION}",
             remedy="upgrade pytest-tenpak",

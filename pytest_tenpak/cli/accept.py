@@ -16,8 +16,17 @@ from ..metrics.intervals import DEFAULT_RULE
 from ..plugin import options
 from ..reports.escaping import short_name, visible
 from ..reports.run_document import read_document
+from ..reports.wording import note_words
 from ..spec import nearest
-from ..verdict.update import UPDATES, Request
+from ..verdict.update import UPDATES, Lack, Request
+
+#: What an update may lack, by this command's own options.
+_OPTIONS = {
+    Lack.REASON: '--reason "text"',
+    Lack.REANCHOR: "--reanchor",
+    Lack.WINDOWS: "as many tokens, and --tenpak-update=failing (in CI too) or --tenpak-fixed; "
+    "or take what there is with --fewer-windows",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,13 +51,13 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     refused = 0
     for outcome in outcomes:
         if twice[outcome.case.nodeid, outcome.device_class] > 1:
-            told = Acceptance.refused(
-                "the document has several outcomes of it: accept from one shard's document"
-            )
+            why = "the document has several outcomes of it: accept from one shard's document"
+            done = Acceptance("refused", why)
         else:
-            told = accept(outcome, request, folder, store, summary.rule or DEFAULT_RULE)
-        refused += told.is_refusal
-        print(f"{short_name(outcome.title)}: {visible(str(told))}")
+            done = accept(outcome, request, folder, store, summary.rule or DEFAULT_RULE)
+        refused += done.is_refusal
+        words = note_words(done.note, _OPTIONS) if done.note else done.why
+        print(f"{short_name(outcome.title)}: {visible(f'{done.what}: {words}')}")
     return 1 if refused else 0
 
 

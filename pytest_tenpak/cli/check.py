@@ -13,7 +13,7 @@ import pytest
 from ..baselines.entry import Baseline, baseline_files
 from ..baselines.file_format import SCHEMA_VERSION
 from ..baselines.names import portable_name
-from ..errors import BaselineError
+from ..errors import BaselineError, BaselineFileError
 from ..plugin import options
 from ..store.atomic import sweep_temporaries
 
@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
         faults += _name_faults(path, folder)
         try:
             baseline = _read(path)
-        except BaselineError as error:
-            faults.append(f"{path}: {error.problem.replace(f'the baseline {path} ', '')}: {error.given}")
+        except BaselineFileError as error:
+            faults.append(f"{path}: {error.fault}: {error.given}")
             continue
         read[path] = baseline
         version = json.loads(path.read_text(encoding="utf-8"))["schema_version"]
@@ -79,7 +79,7 @@ def _files(paths: list[Path]) -> Iterator[Path]:
 def _read(path: Path) -> Baseline:
     baseline = Baseline.read(path)
     if baseline is None:
-        raise BaselineError(f"the baseline {path} is gone", given="somebody removed it just now")
+        raise BaselineFileError(path, "is gone", given="somebody removed it just now")
     return baseline
 
 

@@ -12,21 +12,13 @@ from ..baselines.entry import baseline_files
 from ..baselines.history import Accepted, read_history
 from ..errors import BaselineError
 from ..plugin import options
+from ..reports.columns import BITS, COMPRESSION, DELTA, KLD, PERPLEXITY
 from ..reports.escaping import short_name
 from ..reports.plot import check_plot, write_plot
 from .show import is_wanted
 
-_HEADERS = (
-    "commit",
-    "date",
-    "device",
-    "perplexity",
-    "Δ reference",
-    "compression",
-    "bits/weight",
-    "KLD",
-    "reason",
-)
+_QUANTITIES = (PERPLEXITY, DELTA, COMPRESSION, BITS, KLD)
+_HEADERS = ("commit", "date", "device", *(quantity.title for quantity in _QUANTITIES), "reason")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="a baseline, or a folder of them; default: all there are"
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them too, as .png, .svg or .html")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them too, as .svg or .html")
 
 
 def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
@@ -72,10 +64,6 @@ def _cells(row: Accepted) -> list[str]:
         past.commit[:9] or "(not committed)",
         past.date[:10],
         past.device_class,
-        f"{figures.perplexity:.4f}",
-        f"{figures.perplexity / figures.reference_perplexity - 1:+.2%}",
-        f"{figures.compression:.2f}×",
-        "" if figures.bits_per_weight is None else f"{figures.bits_per_weight:.3f}",
-        "" if figures.kld is None else f"{figures.kld:.4f}",
+        *(quantity.show(figures, exact=quantity is PERPLEXITY) for quantity in _QUANTITIES),
         short_name(row.reason),
     ]

@@ -1,4 +1,4 @@
-"""List the baselines that no test answers to any more; --yes removes them.
+"""List the baselines that no test uses; --yes removes them.
 
 The suite is collected for that, so what pytest is told elsewhere (folders, -p, -o) it can be told here.
 """
@@ -13,7 +13,7 @@ from ..baselines.unused import remove
 from ..errors import BaselineError
 from ..plugin import options
 from ..plugin.run_state import unused_key
-from ..reports.terminal import unused_lines
+from ..reports.wording import unused_lines
 
 PYTEST_ARGUMENTS = True
 COLLECTS = True

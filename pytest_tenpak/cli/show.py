@@ -12,8 +12,20 @@ from tabulate import tabulate
 from ..baselines.entry import Baseline, Entry, baseline_files
 from ..errors import BaselineError
 from ..plugin import options
+from ..reports.columns import BITS, COMPRESSION, DELTA, KLD, PERPLEXITY
 
-_HEADERS = ("baseline", "device", "method", "bits/weight", "compression", "perplexity", "Δ reference", "KLD")
+_HEADERS = (
+    *(
+        "baseline",
+        "device",
+        "method",
+        BITS.title,
+        COMPRESSION.title,
+        PERPLEXITY.title,
+        DELTA.title,
+        KLD.title,
+    ),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,9 +67,9 @@ def _figures(entry: Entry) -> list[str]:
     figures = entry.figures
     return [
         (entry.identity.get("spec") or {}).get("method", ""),
-        "" if figures.bits_per_weight is None else f"{figures.bits_per_weight:.3f}",
-        f"{figures.compression:.2f}×",
-        f"{figures.reference_perplexity:.3f} → {figures.perplexity:.3f}",
-        f"{figures.perplexity / figures.reference_perplexity - 1:+.2%}",
-        "" if figures.kld is None else f"{figures.kld:.4f}",
+        BITS.show(figures),
+        COMPRESSION.show(figures),
+        f"{figures.reference_perplexity:.3f} → {PERPLEXITY.show(figures)}",
+        DELTA.show(figures),
+        KLD.show(figures),
     ]

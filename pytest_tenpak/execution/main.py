@@ -136,7 +136,7 @@ def _missing_module(module: str, given: str) -> UnavailableError:
     return UnavailableError(
         f"the interpreter {sys.executable} cannot import {module}",
         given=given,
-        accepted="torch, transformers and the method's backend in it; no packages of pytest's are used",
+        accepted="torch, transformers and the method's backend, all in it; pytest's packages are not used",
         remedy=f"install the package of {module} there: {sys.executable} -m pip install …",
     )
 

@@ -12,6 +12,7 @@ from ..quantizers.interpreters import installed_versions
 from ..store.eviction import sizes
 from ..units import in_gib
 from .device import Device
+from .inputs import missing_libraries
 from .run import Run
 
 _HEADERS = ("method", "backend", "version", "runs here", "why not, or where")
@@ -43,18 +44,18 @@ def _rows(run: Run, quantizer: Quantizer) -> Iterator[list[str]]:
     """A row for each library that can carry a method out."""
     for backend in quantizer.choices():
         shown = backend.name if backend.requires else ""
-        yield [quantizer.method, shown, *_state(run, quantizer.method, backend)]
+        yield [quantizer.method, shown, *_state(run, backend)]
 
 
-def _state(run: Run, method: str, backend: Backend) -> list[str]:
+def _state(run: Run, backend: Backend) -> list[str]:
     """Version, whether it runs, and what is missing or which interpreter it runs in."""
-    if not backend.requires:
-        return ["", "yes", ""]
     try:
         found = run.interpreters.versions(backend.name, *backend.requires)
         python = run.interpreters.python(backend.name)
-        backend.require(method, found, python)
     except TenpakError as error:
-        missing = error.problem.partition(" needs ")[2] or error.problem
-        return ["", "no", f"{missing}: {error.remedy}"]
-    return [found[backend.requires[0]], "yes", "" if python is None else f"in {python}"]
+        return ["", "no", f"{error.problem}: {error.remedy}"]
+    missing = [*missing_libraries(), *(name for name in backend.requires if name not in found)]
+    if missing:
+        return ["", "no", f"{', '.join(missing)} not installed: {backend.install_line(python)}"]
+    version = found[backend.requires[0]] if backend.requires else ""
+    return [version, "yes", "" if python is None else f"in {python}"]

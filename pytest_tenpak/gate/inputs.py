@@ -15,7 +15,7 @@ from ..models.convert import CONVERSION_VERSION
 from ..models.locate import locate_model
 from ..models.model import Model, describe_model
 from ..models.safetensors_files import read_tensors
-from ..quantizers.base import Quantizer
+from ..quantizers.base import MEASURING, Quantizer
 from ..quantizers.interpreters import installed_versions
 from ..quantizers.registry import loading_backend
 from .case import Case
@@ -52,18 +52,23 @@ def find_source(experiment: Experiment) -> Quantizer | Subject:
     return quantizer
 
 
+def missing_libraries() -> list[str]:
+    """Which of the libraries that measure are not installed in this environment."""
+    return sorted({"torch", "transformers"} - installed_versions().keys())
+
+
 def _require_measuring(case: Case, run: Run) -> None:
     """Refuse to begin without the libraries that measure; raises UnavailableError."""
-    missing = sorted({"torch", "transformers"} - installed_versions().keys())
+    missing = missing_libraries()
     if not missing:
         return
     spec = case.spec
-    install = "" if case.checkpoint else run.registry[spec.method].backend(spec).install
+    install = "" if case.checkpoint else run.registry[spec.method].backend(spec).install_line()
     verb = "is" if len(missing) == 1 else "are"
     raise UnavailableError(
         f"measuring needs {' and '.join(missing)}, which {verb} not installed",
         accepted="torch and transformers, which the extra of each backend brings",
-        remedy=install or "pip install 'pytest-tenpak[transformers]'",
+        remedy=install or MEASURING,
     )
 
 

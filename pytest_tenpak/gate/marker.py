@@ -134,7 +134,7 @@ def _baseline_name(wanted: str | None, nodeid: str) -> str:
 
 
 def claimed_names(given: Mapping[str, Any], nodeid: str) -> list[str]:
-    """The names of all baselines that a marked test answers to, one for each corpus.
+    """The names of all baselines that a marked test uses, one for each corpus.
 
     Only what bears on names is read, so that no method has to be known. Raises SpecError where that is wrong.
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..metrics.measurement import Measurement, Noise
 from ..verdict.checks import Check, Status, Verdict
-from ..verdict.update import Update
+from ..verdict.update import Decided, Note, Update
 from .case import Case
 
 
@@ -89,8 +89,9 @@ class Outcome:
         """Whether the test passes as far as the gate is concerned."""
         return self.update.passes
 
-    def excused(self, note: str) -> Outcome:
+    def excused(self, reason: str) -> Outcome:
         """This outcome of a test that was expected to fail: the verdict is what it is, and fails no run."""
+        note = Note(Decided.EXPECTED_TO_FAIL, reason)
         return replace(self, update=replace(self.update, passes=True, note=note), body_passed=True)
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +12,12 @@ from ..baselines.identity import identity_changes
 from ..baselines.names import derived_name
 from ..errors import BaselineError
 from ..verdict.checks import Status
+from ..verdict.update import Decided, Note
 from .outcome import Outcome
 
 
 def propose(outcome: Outcome, baselines: Path, root: Path, unused: Sequence[str]) -> Outcome:
-    """The outcome of a case without a baseline, told to move a unused one that answers the same question.
+    """Advise to move an unused baseline that answers the question of a case without one.
 
     It passes or fails as before, but no baseline is created: history and anchor of the old one would be lost.
     ``unused`` are paths below ``root``.
@@ -30,13 +30,7 @@ def propose(outcome: Outcome, baselines: Path, root: Path, unused: Sequence[str]
         return outcome
     old = max(same, key=lambda path: difflib.SequenceMatcher(None, path, outcome.baseline).ratio())
     new = case.nodeid if derived_name(case.nodeid) == case.name else case.name
-    told = (
-        f"that of a test that is gone answers the same question: {shlex.join(['tenpak', 'move', old, new])}"
-    )
-    if outcome.passes:
-        note = f"no baseline, but {told}; or --tenpak-update=new to start afresh"
-    else:
-        note = f"{outcome.update.note}; {told}"
+    note = Note(Decided.MISSING if outcome.passes else Decided.MISSING_IN_CI, move=(old, new))
     return replace(outcome, update=replace(outcome.update, write=False, note=note))
 
 

@@ -11,14 +11,14 @@ from .pipeline import evaluate
 from .renames import propose
 from .run import Run
 from .summary import Summary
-from .write_baseline import keep
+from .write_baseline import write_baseline
 
 
 class GateSession:
     """Answers cases where tests run, and collects outcomes where they are reported.
 
     Under xdist the workers answer and the controller collects, so that one process writes. ``unused`` are
-    the baselines, as paths below the rootdir, that no test answers to any more.
+    the baselines, as paths below the rootdir, that no test uses.
     """
 
     def __init__(self, run: Run) -> None:
@@ -48,11 +48,11 @@ class GateSession:
         self.outcomes[outcome.case.nodeid] = outcome
         writes = test_passed and outcome.update.write
         failing = outcome.verdict.failing
-        refused = bool(failing) and all(check.name == "noise_floor" for check in failing)
+        refused = bool(failing) and all(check.kind.is_about_tolerance for check in failing)
         for part in outcome.parts:
             # Noise that refuses a tolerance is what the next run has to know.
             if writes or (part.noise and (test_passed or refused)):
-                keep(outcome, part, self.run.baselines, self.run.store, writes)
+                write_baseline(outcome, part, self.run.baselines, self.run.store, writes)
         if writes:
             self.written.append(outcome.baseline)
 

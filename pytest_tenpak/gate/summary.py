@@ -14,12 +14,11 @@ from .outcome import Outcome
 class Summary:
     """What a run has to say when it ends.
 
-    ``outcomes`` are in the order of their titles, ``expected`` holds the titles of all gates that were
-    collected: their tests' ids, told apart by shard where several that were merged differ about one.
-    ``written`` are the baselines (as shown to the user) that the run wrote, ``unused`` the ones that no test
-    answers to any more, ``problems`` what went wrong beside the gates. ``trends`` has, by baseline name,
-    what was accepted before, oldest first. ``rule`` is how decisions were made, None where merged shards
-    differ in it.
+    ``outcomes`` are in the order of their titles. ``expected`` holds the titles of all collected gates: the
+    ids of their tests, with the shard where several that were merged differ about one. ``written`` are the
+    baselines (as shown to the user) that the run wrote, ``unused`` those that no test uses, ``problems`` what
+    went wrong outside the gates. ``trends`` has, by baseline name, what was accepted before, oldest first.
+    ``rule`` is how decisions were made, None where merged shards differ in it.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -42,18 +41,3 @@ class Summary:
         ran = any(not outcome.skipped for outcome in self.outcomes)
         failed = any(outcome.fails for outcome in self.outcomes)
         return ran and not (failed or self.missing or self.problems)
-
-    @property
-    def words(self) -> str:
-        """The run in a few words."""
-        failed = sum(outcome.fails for outcome in self.outcomes)
-        ran = sum(not outcome.skipped for outcome in self.outcomes)
-        if failed:
-            return f"{failed} of {ran} gate{'' if ran == 1 else 's'} failed"
-        if not ran:
-            return "No gate ran"
-        if not self.ran_well:
-            return "Not all gates ran well"
-        skipped = len(self.outcomes) - ran
-        passed = f"All {ran} gates passed" if ran > 1 else "The gate passed"
-        return f"{ran} passed, {skipped} skipped" if skipped else passed

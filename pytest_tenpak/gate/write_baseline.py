@@ -24,7 +24,7 @@ def baseline_path(folder: Path, name: str) -> Path:
     return path
 
 
-def keep(outcome: Outcome, part: Part, folder: Path, store: Store, figures: bool = True) -> None:
+def write_baseline(outcome: Outcome, part: Part, folder: Path, store: Store, figures: bool = True) -> None:
     """Write what was measured on one corpus to its baseline: the figures, or only what is known of noise.
 
     What ``outcome.update`` says about reasons, anchors, and entries that are there already is obeyed.

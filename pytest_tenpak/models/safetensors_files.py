@@ -1,9 +1,10 @@
 """Safetensors files on disk, read by their headers: names, shapes, bytes, digests. No torch.
 
 The layout is that of the safetensors format: eight bytes of header length (little endian), a JSON
-header with ``dtype``, ``shape`` and ``data_offsets`` per tensor, then the tensors' bytes. Headers are parsed
-by hand because the safetensors library gives a tensor's bytes only through torch or numpy, and numpy has no
-bfloat16; sizes and digests of a checkpoint need neither.
+header with ``dtype``, ``shape`` and ``data_offsets`` per tensor, then the tensors' bytes.
+
+Headers are parsed by hand because the safetensors library neither says what is wrong with a damaged file nor
+where in a file a tensor's bytes are, which is all that a digest and a ledger need.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class CollectionWatcher:
     def unused(
         self, session: pytest.Session, claims_of: Callable[[pytest.Item], Iterable[str]]
     ) -> tuple[str, ...] | None:
-        """The baselines that no test answers to any more; None where this collection cannot tell.
+        """The baselines that no test uses; None where this collection cannot tell.
 
         ``claims_of(item)`` gives the names of a test's baselines, and raises TenpakError where its marker
         is wrong: which baselines are that test's file's is not known then.

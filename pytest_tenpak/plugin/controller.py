@@ -13,6 +13,7 @@ import pytest
 from ..errors import TenpakError
 from . import options
 from .delivery import annotated, asked_for, deliver, require
+from .gate_failure import fit_to_terminal, terminal_width
 from .run_state import EXPECTED_KEY, UNUSED_KEY, USAGE_KEY, note_unused, open_session, session_key, unused_key
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Controller:
         if problem not in self._problems:  # every worker of xdist collects
             self._problems.append(problem)
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in the outcome that a gated test's report carries."""
         plain = getattr(report, "tenpak_outcome", None)
@@ -64,7 +66,8 @@ class Controller:
 
         outcome = Outcome.from_dict(plain)
         if report.skipped and hasattr(report, "wasxfail"):
-            outcome = outcome.excused(f"expected to fail: {report.wasxfail}")
+            outcome = outcome.excused(report.wasxfail)
+        fit_to_terminal(report, outcome, self._config)
         try:
             open_session(self._config).collect(outcome, report.when == "call" and report.passed)
         except TenpakError as error:
@@ -115,10 +118,11 @@ class Controller:
         if summary is not None and (summary.outcomes or summary.problems):
             from ..reports.terminal import summary_lines
 
-            lines = summary_lines(summary, self._paint())
+            shows_all = self._config.get_verbosity() > 0
+            lines = summary_lines(summary, self._paint(), terminal_width(self._config), shows_all)
         elif unused:
             from ..reports.escaping import visible_lines
-            from ..reports.terminal import unused_lines
+            from ..reports.wording import unused_lines
 
             # Without gates, or where they are only collected, there is no more to say.
             problems = (line for problem in self._problems for line in visible_lines(problem))

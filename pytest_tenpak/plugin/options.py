@@ -125,7 +125,7 @@ RUN = tuple(
             ),
         ),
         (
-            Option("fail_unused", bool, False, "fail the run when no test answers to a baseline any more"),
+            Option("fail_unused", bool, False, "fail the run when there are baselines that no test uses"),
             None,
             True,
             None,

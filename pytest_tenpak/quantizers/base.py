@@ -13,6 +13,9 @@ from ..models.model import Model
 from ..progress import Progress
 from ..spec import Option, QuantizeSpec
 
+#: The pip line that installs the libraries that measure, without any that quantizes.
+MEASURING = "pip install 'pytest-tenpak[transformers]'"
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -27,6 +30,12 @@ class Backend:
     install: str = ""
     adapter_version: int = 1
 
+    def install_line(self, python: Path | None = None) -> str:
+        """Return the pip line that installs what the backend requires, in ``python`` if that is given."""
+        if python is not None:
+            return f"{python} -m pip install {' '.join(self.requires)}"
+        return self.install or (f"pip install {' '.join(self.requires)}" if self.requires else MEASURING)
+
     def require(self, method: str, versions: Mapping[str, str], python: Path | None = None) -> None:
         """Raise UnavailableError when ``versions`` lacks a required distribution.
 
@@ -34,12 +43,11 @@ class Backend:
         """
         for name in self.requires:
             if name not in versions:
-                elsewhere = f"{python} -m pip install {' '.join(self.requires)}"
                 raise UnavailableError(
                     f"method {method!r} needs {name}, which is not installed",
                     given=None if python is None else f"not found in {python}",
                     accepted=", ".join(self.requires),
-                    remedy=elsewhere if python else self.install or f"pip install {name}",
+                    remedy=self.install_line(python),
                 )
 
 

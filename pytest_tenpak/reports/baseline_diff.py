@@ -8,9 +8,9 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from ..baselines.diff import Change, reason_of
-from ..baselines.entry import Entry, Figures
+from ..baselines.entry import Entry
 from ..baselines.identity import MEASURED_ON, identity_changes
-from ..metrics.measurement import HEADLINE, RATIOS
+from .columns import QUANTITIES, Quantity, quantity_legend
 from .escaping import short_name, visible
 from .markdown import code
 
@@ -27,47 +27,28 @@ class Row(NamedTuple):
 
 # ---------------------------------------------------------------- figures
 
-#: Each figure: its title, how it is shown, and whether less of it is better.
-_FIGURES = (
-    ("perplexity", "{:.4f}", True),
-    ("Δ reference", "{:+.2%}", True),
-    ("compression", "{:.4f}×", False),
-    ("bits/weight", "{:.3f}", True),
-    ("KLD", "{:.4f}", True),
-    ("top-1", "{:.2%}", False),
-)
 #: Fields of an identity without which figures of quality are of another question, neither better nor worse.
 _QUESTION = (*MEASURED_ON, "metrics_version")
-_SIZES = ("compression", "bits/weight")
-
-
-def _values(figures: Figures) -> tuple[float | None, ...]:
-    delta = figures.perplexity / figures.reference_perplexity - 1
-    return (
-        *(figures.perplexity, delta, figures.compression),
-        *(figures.bits_per_weight, figures.kld, figures.top1),
-    )
 
 
 def figure_rows(old: Entry | None, new: Entry | None) -> list[Row]:
-    """The figures of either side or both, beside one another."""
+    """The figures of either side or both, old and new."""
     same = not (old and new) or all(old.identity.get(n) == new.identity.get(n) for n in _QUESTION)
-    nothing = (None,) * len(_FIGURES)
-    before = _values(old.figures) if old else nothing
-    after = _values(new.figures) if new else nothing
-    rows = []
-    for (name, shown, less), was, now in zip(_FIGURES, before, after, strict=True):
-        if was is None and now is None:
-            continue
-        before_text, after_text = ("" if value is None else shown.format(value) for value in (was, now))
-        moved = verdict = ""
-        if was is not None and now is not None and was != now:
-            # What is a difference or a share already is subtracted; of others the relative change is told.
-            moved = f"{now - was:+.2%}" if "%" in shown else _relative(was, now)
-            if same or name in _SIZES:
-                verdict = "better" if (now < was) == less else "worse"
-        rows.append(Row(name, before_text, after_text, moved, verdict))
-    return rows
+    rows = (_row(quantity, old, new, same) for quantity in QUANTITIES)
+    return [row for row in rows if row.old or row.new]
+
+
+def _row(quantity: Quantity, old: Entry | None, new: Entry | None, same_question: bool) -> Row:
+    before, after = (quantity.show(one.figures, exact=True) if one else "" for one in (old, new))
+    was, now = (quantity.value(one.figures) if one else None for one in (old, new))
+    if was is None or now is None or was == now:
+        return Row(quantity.title, before, after, "", "")
+    verdict = ""
+    if same_question or quantity.is_size:
+        verdict = "better" if quantity.is_better(now, was) else "worse"
+    # The change of a share is a difference; other figures change relative to what they were.
+    moved = f"{now - was:+.2%}" if quantity.is_share else _relative(was, now)
+    return Row(quantity.title, before, after, moved, verdict)
 
 
 def _relative(was: float, now: float) -> str:
@@ -130,10 +111,10 @@ def markdown(rows: Sequence[Change], revision: str, problems: Sequence[str] = ()
     """The lines of a table for a pull request, and of what cannot stand in one."""
     lines = [f"### Baselines: {_counted(rows, code(visible(revision)))}"]
     if rows:
-        titles = ("baseline", "device", "", *(name for name, _, _ in _FIGURES), "why")
+        titles = ("baseline", "device", "", *(one.title for one in QUANTITIES), "why")
         lines += ["", f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
         lines += [f"| {' | '.join(_cells(row))} |" for row in rows]
-        lines += ["", f"compression: {RATIOS[HEADLINE]}; bits/weight: quantized layers; KLD: nats per token"]
+        lines += ["", quantity_legend(QUANTITIES)]
     if problems:
         lines += ["", *(f"- {code(visible(problem))}" for problem in problems)]
     return lines
@@ -144,16 +125,16 @@ def _cells(row: Change) -> Iterator[str]:
     yield code(row.device_class)
     yield row.kind + (f" from {code(short_name(row.moved_from))}" if row.moved_from else "")
     shown = {figure.name: figure for figure in figure_rows(row.old, row.new)}
-    for name, _, _ in _FIGURES:
-        yield _cell(shown[name]) if name in shown else ""
+    for quantity in QUANTITIES:
+        yield _cell(shown[quantity.title]) if quantity.title in shown else ""
     yield "<br>".join(code(short_name(remark)) for remark in remarks(row.old, row.new))
 
 
 def _cell(figure: Row) -> str:
     if not figure.old or not figure.new or figure.old == figure.new:
         return figure.new or figure.old
-    told = f"**{figure.verdict}**" if figure.verdict == "worse" else figure.verdict
-    return f"{figure.old} → {figure.new} ({figure.difference}) {told}".rstrip()
+    verdict = f"**{figure.verdict}**" if figure.verdict == "worse" else figure.verdict
+    return f"{figure.old} → {figure.new} ({figure.difference}) {verdict}".rstrip()
 
 
 def _counted(rows: Sequence[Change], revision: str) -> str:

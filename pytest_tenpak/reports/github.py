@@ -11,7 +11,7 @@ from ..gate.summary import Summary
 from ..verdict.checks import Status
 from .escaping import short_name, visible, visible_lines
 from .markdown import STEP_SUMMARY_BYTES, render
-from .terminal import absent, gains, headlines, remedy, title
+from .wording import absent, gains, headlines, note_words, reasons, remedy, title
 
 #: How many annotations of a kind GitHub shows of one step.
 ANNOTATIONS = 10
@@ -59,33 +59,31 @@ class Actions:
 def _errors(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, list[str]]]:
     for outcome in outcomes:
         if outcome.is_refused:
-            told = [
-                f"{title(check)}: {check.evidence}" for check in outcome.verdict.failing if check.evidence
-            ]
-            yield outcome, [headlines(outcome), *([] if outcome.problem else [*told, remedy(outcome)])]
+            more = [] if outcome.problem else [*reasons(outcome), str(remedy(outcome))]
+            yield outcome, [headlines(outcome), *more]
 
 
 def _warnings(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, list[str]]]:
     """Gates that pass, and that somebody should look at all the same."""
     for outcome in outcomes:
-        told = [
+        lines = [
             f"decided by the point estimate: {title(check)}: {check.evidence}"
             for check in outcome.verdict.checks
             if check.decisive is False
         ]
         if outcome.status is Status.IMPROVED:
-            told.insert(0, f"improved: the baseline can be tightened by {gains(outcome)}")
+            lines.insert(0, f"improved: the baseline can be tightened by {gains(outcome)}")
         if outcome.status is Status.NEW or outcome.update.note:
-            told.insert(0, f"{outcome.status}: {outcome.update.note}")
-        if told and outcome.passes:
-            yield outcome, told
+            lines.insert(0, f"{outcome.status}: {note_words(outcome.update.note)}")
+        if lines and outcome.passes:
+            yield outcome, lines
 
 
 def _commands(
-    kind: str, told: Iterable[tuple[Outcome, list[str]]], folder: Path, taken: int = 0
+    kind: str, gates: Iterable[tuple[Outcome, list[str]]], folder: Path, taken: int = 0
 ) -> list[str]:
     """The gates' annotations of a kind, of which ``taken`` are spoken for."""
-    rows = list(told)
+    rows = list(gates)
     more = len(rows) - (ANNOTATIONS - taken)
     if more > 0:
         rows = rows[: ANNOTATIONS - taken]

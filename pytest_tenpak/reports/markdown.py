@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 from ..gate.outcome import Outcome
 from ..gate.summary import Summary
-from ..metrics.measurement import HEADLINE, RATIOS
+from .columns import COLUMNS, Measured, column_legend
 from .escaping import short_name, visible_lines
-from .terminal import HEADERS, absent, counts, failure, notes, table_rows, unused_lines
+from .terminal import failure
+from .wording import absent, counts, notes, run_words, unused_lines, verdict_words
 
 #: What GitHub takes of one step's summaries, and of one comment (characters, of which UTF-8 has no more
 #: than bytes).
@@ -24,6 +25,7 @@ COMMENT_MARKER = "<!-- pytest-tenpak -->"
 #: The shares of the room that problems and the table may take where failures are still to come.
 _PROBLEMS_SHARE, _TABLE_SHARE = 0.25, 0.5
 _ROOM_FOR_A_NOTE = 200
+_HEADERS = ("gate", "method", *(column.title for column in COLUMNS), "verdict")
 _PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
 
 
@@ -68,8 +70,9 @@ def _failing(summary: Summary) -> list[Outcome]:
 
 
 def _head(summary: Summary) -> str:
-    told = summary.words[0].lower() + summary.words[1:]
-    return f"### Quantization gates: {told}\n\n{counts(summary.outcomes, len(summary.expected))}\n"
+    return (
+        f"### Quantization gates: {run_words(summary)}\n\n{counts(summary.outcomes, len(summary.expected))}\n"
+    )
 
 
 def _problems(summary: Summary, room: int) -> str:
@@ -83,8 +86,8 @@ def _table(summary: Summary, room: int) -> str:
     """The table; where it must be shorter, the rows of gates that pass go first."""
     outcomes = summary.outcomes
     room = int(room * _TABLE_SHARE) if _failing(summary) else room
-    head = f"\n| {' | '.join(HEADERS)} |\n|{' --- |' * len(HEADERS)}\n"
-    foot = f"\ncompression: {RATIOS[HEADLINE]}; bits/weight: quantized layers; KLD: nats per token\n"
+    head = f"\n| {' | '.join(_HEADERS)} |\n|{' --- |' * len(_HEADERS)}\n"
+    foot = f"\n{column_legend(COLUMNS)}\n"
     rows = {outcome.title: _rows(outcome) for outcome in outcomes}
     left = room - _size(head) - _size(foot)
     if sum(map(_size, rows.values())) > left:
@@ -102,9 +105,16 @@ def _table(summary: Summary, room: int) -> str:
 
 
 def _rows(outcome: Outcome) -> str:
+    """A row for each corpus, or one without figures."""
+    gate, method = short_name(outcome.title), short_name(outcome.case.spec.title)
+    rows = [
+        (f"{gate} on {short_name(part.corpus)}" if len(outcome.parts) > 1 else gate, Measured(outcome, part))
+        for part in outcome.parts
+    ]
+    cells = [(name, [column.text(row) for column in COLUMNS]) for name, row in rows]
     return "".join(
-        f"| {code(gate)} | {code(method)} | {' | '.join(figures)} |\n"
-        for gate, method, *figures in table_rows(outcome)
+        f"| {code(name)} | {code(method)} | {' | '.join([*figures, verdict_words(outcome)])} |\n"
+        for name, figures in cells or [(gate, [""] * len(COLUMNS))]
     )
 
 
@@ -118,9 +128,10 @@ def _failures(summary: Summary, room: int) -> str:
     failing = _failing(summary)
     shown, left = [], room - 2 * _ROOM_FOR_A_NOTE  # the other is for notes
     for outcome in failing:
-        told = f"{html.escape(short_name(outcome.title))}</code>: {outcome.status}"
-        head, foot = f"\n<details><summary><code>{told}</summary>\n\n", "\n</details>\n"
-        block = _fenced(failure(outcome).split("\n"), left - _size(head) - _size(foot))
+        name = html.escape(short_name(outcome.title))
+        head = f"\n<details><summary><code>{name}</code>: {outcome.status}</summary>\n\n"
+        foot = "\n</details>\n"
+        block = _fenced(failure(outcome).splitlines(), left - _size(head) - _size(foot))
         if not block:
             break
         shown.append(head + block + foot)

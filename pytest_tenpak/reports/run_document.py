@@ -57,11 +57,12 @@ def figures_of(outcome: Outcome, part: Part) -> dict[str, Any] | None:
     measurement, reference = part.measurement, part.reference
     if outcome.status is Status.ERROR:
         return None
-    figures = Figures.of(measurement, reference)
+    exact = Figures.of(measurement, reference)
+    figures = exact.rounded()
     return {
         "perplexity": figures.perplexity,
         "reference_perplexity": figures.reference_perplexity,
-        "ppl_delta": measurement.perplexity / reference.perplexity - 1,
+        "ppl_delta": exact.ppl_delta,
         "bits_per_weight": figures.bits_per_weight,
         "compression": measurement.ledger.ratios,
         "kld": figures.kld,

@@ -1,329 +1,228 @@
-"""What a person reads in a terminal: the failure of one gate, and the table of all."""
+"""What a terminal shows: the failure of one gate, and the table of all, as wide as the terminal is."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Collection, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 
 from tabulate import tabulate
 
-from ..gate.outcome import Outcome, Part
+from ..gate.outcome import Outcome
 from ..gate.summary import Summary
-from ..metrics.measurement import HEADLINE, RATIOS, Noise
-from ..verdict.checks import Check, Status
+from ..verdict.checks import Status
+from . import wording
+from .columns import COLUMNS, Column, Measured, column_legend
 from .escaping import short_name, visible, visible_lines
 
 #: ``paint(text, status)``: colours a verdict where the terminal has colours.
 Paint = Callable[[str, Status], str]
 
-#: How many of many gates are named.
-_NAMED = 10
-HEADERS = (
-    "gate",
-    "method",
-    "bits/weight",
-    "compression",
-    "perplexity",
-    "Δ reference",
-    "KLD",
-    "top-1",
-    "Δ baseline",
-    "tokens",
-    "verdict",
-)
+#: Below this width the table leaves columns out, unless all are asked for.
+WIDE = 160
+#: A gate's name is never shortened to fewer characters than this.
+_SHORTEST_NAME = 12
+_CHECK_HEADERS = ("", "check", "against", "measured", "difference", "bound")
 
 
-def failure(outcome: Outcome) -> str:
-    """The text of one failed gate: what, how much, against what, what changed, and how to accept it."""
+def failure(outcome: Outcome, width: int | None = None) -> str:
+    """The text of one failed gate: what, how much, against what, what changed, and how to accept it.
+
+    Lines are wrapped at ``width``; None leaves them whole.
+    """
     case = outcome.case
     if outcome.problem:
-        return "\n".join([*visible_lines(outcome.problem), "", visible(f"method: {case.spec}")])
-    rows = [check_row(check) for check in outcome.verdict.checks]
-    lines = [headlines(outcome), f"{short_name(outcome.title)} [{case.spec}]", ""]
-    lines += tabulate(
-        rows, headers=("", "check", "against", "measured", "difference", "bound"), disable_numparse=True
-    ).splitlines()
-    lines += [
-        "",
-        *(f"{title(check)}: {check.evidence}" for check in outcome.verdict.failing if check.evidence),
-    ]
-    lines += [line for part in outcome.parts for line in told(part)]
+        lines = [*visible_lines(outcome.problem), "", visible(f"method: {case.spec}")]
+        return "\n".join(wrapped(lines, width))
+    rows = [wording.check_cells(check) for check in outcome.verdict.checks]
+    head = wrapped([wording.headlines(outcome), f"{short_name(outcome.title)} [{case.spec}]"], width)
+    checks = _check_table(rows, width)
+    lines = list(wording.reasons(outcome))
+    for part in outcome.parts:
+        lines += [line for line in (wording.divergence_line(part), wording.robust_line(part)) if line]
     lines += _accounts(outcome)
-    return "\n".join(visible(line.rstrip()) for line in lines)
-
-
-def headlines(outcome: Outcome) -> str:
-    """The failure of one gate in a line."""
-    if outcome.problem:
-        return f"{outcome.status}: {outcome.problem.partition(chr(10))[0]}"
-    told = "; ".join(headline(check) for check in outcome.verdict.failing) or outcome.update.note
-    return f"{outcome.status}: {told}"
-
-
-def told(part: Part) -> list[str]:
-    """The figures of one corpus that no check bounds, a line each."""
-    lines = []
-    divergence, ours, theirs = (
-        part.measurement.divergence,
-        part.measurement.robust,
-        part.reference.robust,
+    return "\n".join(
+        [
+            *(visible(line) for line in head),
+            "",
+            *(visible(line.rstrip()) for line in checks),
+            "",
+            *wrapped((visible(line) for line in lines), width),
+            *_remedy_lines(outcome, width),
+        ]
     )
-    if divergence:
-        error = "" if divergence.error is None else f" ± {divergence.error:.4f}"
-        lines.append(
-            f"KL divergence on {part.corpus} ({divergence.kind}, nats): mean {divergence.mean:.4f}"
-            f"{error}, median {divergence.median:.4f}, 99% {divergence.p99:.3f}, "
-            f"99.9% {divergence.p999:.3f}, max {divergence.maximum:.3f}; "
-            f"top-1 agreement {divergence.top1:.2%}, RMS Δp {divergence.rms_dp:.2%}"
-        )
-    if ours and theirs:
-        lines.append(
-            f"NLL on {part.corpus} (nats, reference → quantized): trimmed mean {theirs.trimmed_mean:.4f} → "
-            f"{ours.trimmed_mean:.4f}, median {theirs.median:.4f} → {ours.median:.4f}, "
-            f"worst 0.1% of tokens carry {theirs.worst_share:.2%} → {ours.worst_share:.2%}"
-        )
+
+
+def _check_table(rows: Sequence[wording.CheckCells], width: int | None) -> list[str]:
+    """The checks, in the width that there is: what they are compared with goes first, then ends of titles."""
+    lines = tabulate(rows, headers=_CHECK_HEADERS, disable_numparse=True).splitlines()
+    if width is None or max(map(len, lines)) <= width:
+        return lines
+    headers = (*_CHECK_HEADERS[:2], *_CHECK_HEADERS[3:])
+    cells = [[row.mark, row.title, row.value, row.difference, row.bound] for row in rows]
+    lines = tabulate(cells, headers=headers, disable_numparse=True).splitlines()
+    over = max(map(len, lines)) - width
+    if over > 0:
+        longest = max(len(row.title) for row in rows) - over
+        for row in cells:
+            row[1] = row[1] if len(row[1]) <= longest else f"{row[1][: max(longest - 1, 1)]}…"
+        lines = tabulate(cells, headers=headers, disable_numparse=True).splitlines()
     return lines
 
 
-def headline(check: Check) -> str:
-    """One check in a few words: what pytest shows in its one-line summary."""
-    _, name, _, value, difference, bound = check_row(check)
-    return f"{name} {difference or value}".rstrip() + (f", bound {bound}" if bound else "")
-
-
 def _accounts(outcome: Outcome) -> list[str]:
-    """Where the baseline is, what else differs since it was accepted, and what to do now."""
-    lines = [loaded(outcome), f"baseline: {outcome.baseline} [{outcome.device_class}]"]
+    """Where the baseline is, and what else differs since it was accepted."""
+    lines = [
+        f"loaded by: {wording.loader(outcome)}",
+        f"baseline: {outcome.baseline} [{outcome.device_class}]",
+    ]
     if any(check.status is Status.NEW for check in outcome.verdict.checks):
         lines[1] = f"baseline: none yet, and none is created by a failing test ({outcome.baseline})"
-    moved = any(check.kind.is_settled_by_update for check in outcome.verdict.failing)
+    regressed = any(check.kind.is_settled_by_update for check in outcome.verdict.failing)
     changes = list(dict.fromkeys(change for part in outcome.parts for change in part.changes))
     if changes:
         lines.append("differs in provenance: " + "; ".join(changes))
-    elif moved:
+    elif regressed:
         lines.append("differs in provenance: nothing that is recorded (same versions, same device)")
     if outcome.update.note:
-        lines.append(outcome.update.note)
-    return [*lines, remedy(outcome)]
+        lines.append(wording.note_words(outcome.update.note))
+    return lines
 
 
-def loaded(outcome: Outcome) -> str:
-    """Who loaded what was measured, and what its quantized layers ran through."""
-    if outcome.measurement is None:
-        return "loaded: nothing"
-    kernel = outcome.measurement.provenance.device.get("kernel")
-    return f"loaded by: {outcome.measurement.loader}" + (f", layers run through {kernel}" if kernel else "")
+def _remedy_lines(outcome: Outcome, width: int | None) -> list[str]:
+    """What to do; a command that needs several lines can be pasted as it stands."""
+    remedy = wording.remedy(outcome)
+    if width is None or not remedy.is_command:
+        return wrapped([visible(str(remedy))], width)
+    lines = [f"{remedy.label}:"]
+    for word in map(shlex.quote, shlex.split(remedy.text)):
+        if len(lines[-1]) + len(word) + 3 > width and lines[-1].strip():
+            lines[-1] += " \\"
+            lines.append("   ")
+        lines[-1] += f" {word}"
+    return [visible(line) for line in lines]
 
 
-def remedy(outcome: Outcome) -> str:
-    """The exact command that accepts the new figures, where accepting can settle it."""
-    if any(check.name == "noise_floor" for check in outcome.verdict.failing):
-        return "what to do: set the tolerance that is named, in the marker or for the run"
-    if any(not check.kind.is_settled_by_update for check in outcome.verdict.failing):
-        return "what to do: no baseline settles this; quantize better, or change the limit in the marker"
-    mode = "new" if outcome.status is Status.NEW else "failing"
-    command = ["pytest", outcome.case.nodeid, f"--tenpak-update={mode}"]
-    if outcome.status is not Status.NEW:
-        command += ["--tenpak-accept", "why this is fine"]
-        command += ["--tenpak-reanchor"] if outcome.update.exceeds_drift_limit else []
-    return f"to accept: {shlex.join(command)}"
+def wrapped(lines: Iterable[str], width: int | None) -> list[str]:
+    """Lines that are at most ``width`` wide, what follows a break indented; None leaves them whole."""
+    if width is None:
+        return list(lines)
+    found: list[str] = []
+    for line in lines:
+        indent = line[: len(line) - len(line.lstrip())] + "  "
+        found += textwrap.wrap(
+            line,
+            max(width, 20),
+            subsequent_indent=indent,
+            break_long_words=False,  # a command or a path that is broken cannot be copied
+            break_on_hyphens=False,
+        ) or [""]
+    return found
 
 
-def title(check: Check) -> str:
-    """What a check compares, with the text where a case has several."""
-    title = check.kind.title
-    return f"{title} on {check.corpus}" if check.corpus else title
+# ---------------------------------------------------------------- the table
 
 
-def check_row(check: Check) -> list[str]:
-    """Mark, title, both figures, their difference and its bound."""
-    name = f"{title(check)} ({check.evidence})" if check.name == "min_compression" else title(check)
-    mark = "✗" if check.status.failing else "+" if check.status is Status.IMPROVED else "✓"
-    if check.name == "min_compression":
-        bound = "" if check.bound is None else f"≥ {check.bound:g}×"
-        return [mark, name, "", _times(check.value), "", bound]
-    if check.name == "max_kld":
-        return [mark, name, "", f"{check.value:.4f}", "", f"≤ {check.bound:g}"]
-    if check.name == "min_top1":
-        return [mark, name, "", f"{check.value:.2%}", "", f"≥ {check.bound:.2%}"]
-    if check.name == "noise_floor":
-        return [mark, name, "", f"{check.value:.2%}", "", f"≥ {check.bound:.2%}"]
-    if check.difference is None or check.bound is None:
-        return [mark, name, "", str(check.status), "", ""]
-    show = _times if "compression" in check.name else _plain
-    sign = "≥ -" if "compression" in check.name else "≤ +"
-    bound = f"{sign}{check.bound * 100:g}%".replace("+-", "-")
-    return [mark, name, show(check.before), show(check.value), percent(check.difference), bound]
+def table(
+    outcomes: Sequence[Outcome],
+    paint: Paint | None = None,
+    width: int | None = None,
+    all_columns: bool = False,
+) -> list[str]:
+    """The summary table, a line per gate and corpus, with its titles explained below.
 
-
-def _plain(value: float | None) -> str:
-    return "" if value is None else f"{value:,.4f}"
-
-
-def _times(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}×"
-
-
-def percent(value: float | None) -> str:
-    """Two decimals, or as many as it takes not to show a difference as none.
-
-    Below 1e-7 there is none: baselines are stored to six decimals.
+    Below 160 columns it leaves out what matters least until it fits ``width`` (None: any width), and says
+    what is missing; ``all_columns`` leaves nothing out. Names are shortened before the table wraps.
     """
-    if value is None:
-        return ""
-    if abs(value) < 1e-7:
-        return "0.00%"
-    return f"{value:+.{2 if abs(value) >= 0.0001 else 5}%}"
+    columns, names = _fit(outcomes, width, all_columns)
+    hidden = [column.title for column in COLUMNS if column not in columns]
+    below = [column_legend(columns)] if column_legend(columns) else []
+    if hidden:
+        below.append(f"not shown at this width: {', '.join(hidden)}; -v shows all columns")
+    return [*_lines(outcomes, columns, paint, names), *wrapped(below, width)]
 
 
-def table(outcomes: Sequence[Outcome], paint: Paint | None = None) -> list[str]:
-    """The summary table, a line per gate, with the denominator of its compression named below."""
-    rows = [row for outcome in outcomes for row in table_rows(outcome, paint)]
-    lines = tabulate(rows, headers=HEADERS, disable_numparse=True).splitlines()
-    return [
-        *lines,
-        f"compression: {RATIOS[HEADLINE]}; bits/weight: quantized layers; perplexity: reference → quantized; "
-        "KLD: nats per token from the reference; top-1: same most likely token",
-    ]
+def _lines(
+    outcomes: Sequence[Outcome],
+    columns: Sequence[Column],
+    paint: Paint | None = None,
+    names: int | None = None,
+) -> list[str]:
+    """The table with these columns, and gates' names of at most ``names`` characters."""
+    headers = ["gate", "method", *(column.title for column in columns), "verdict"]
+    rows, plain = (
+        [row for outcome in outcomes for row in _rows(outcome, columns, one, names)] for one in (paint, None)
+    )
+    # Headers as a row of their own: tabulate would make each two characters wider than it has to be.
+    rule = ["-" * max(map(len, cells)) for cells in zip(headers, *plain, strict=True)]
+    lines = tabulate([headers, rule, *rows], tablefmt="plain", disable_numparse=True).splitlines()
+    return [line.rstrip() for line in lines]
 
 
-def table_rows(outcome: Outcome, paint: Paint | None = None) -> list[list[str]]:
+def _fit(
+    outcomes: Sequence[Outcome], width: int | None, all_columns: bool
+) -> tuple[list[Column], int | None]:
+    """The columns to show, and how long names may be (None: as long as they are)."""
+    columns = list(COLUMNS)
+    if width is None or all_columns:
+        return columns, None
+    for rank in sorted({column.rank for column in COLUMNS if column.rank}, reverse=True):
+        if width >= WIDE or _width(outcomes, columns) <= width:
+            break
+        columns = [column for column in columns if column.rank != rank]
+    over = _width(outcomes, columns) - width
+    if over <= 0:
+        return columns, None
+    longest = max(len(cells[0]) for outcome in outcomes for cells in _rows(outcome, columns, None, None))
+    return columns, max(_SHORTEST_NAME, longest - over)
+
+
+def _width(outcomes: Sequence[Outcome], columns: Sequence[Column]) -> int:
+    """How wide the table is with these columns and whole names."""
+    return max(map(len, _lines(outcomes, columns)))
+
+
+def _rows(
+    outcome: Outcome, columns: Sequence[Column], paint: Paint | None, names: int | None
+) -> list[list[str]]:
     """A row for each corpus, or one without figures."""
-    gate, method = short_name(outcome.title), short_name(outcome.case.spec.title)
-    status = verdict_words(outcome)
-    verdict = paint(status, outcome.status) if paint else status
+    words = wording.verdict_words(outcome)
+    verdict = paint(words, outcome.status) if paint else words
+    method = short_name(outcome.case.spec.title)
     if not outcome.parts:
-        return [[gate, method, *[""] * (len(HEADERS) - 3), verdict]]
+        return [[_name(outcome.title, "", names), method, *[""] * len(columns), verdict]]
+    several = len(outcome.parts) > 1
     return [
         [
-            gate if len(outcome.parts) == 1 else f"{gate} on {short_name(part.corpus)}",
+            _name(outcome.title, part.corpus if several else "", names),
             method,
-            *figures_row(outcome, part),
+            *(column.text(Measured(outcome, part)) for column in columns),
             verdict,
         ]
         for part in outcome.parts
     ]
 
 
-def verdict_words(outcome: Outcome) -> str:
-    """The verdict, and what was done about it."""
-    if outcome.skipped:
-        return "skipped"
-    if not outcome.passes and outcome.status is Status.NEW:
-        return "new, refused in CI"
-    if outcome.passes and outcome.fails:
-        return f"{outcome.status}, test failed"
-    accepted = outcome.passes and outcome.status.failing
-    return f"{outcome.status}, accepted" if accepted else str(outcome.status)
+def _name(title: str, corpus: str, limit: int | None) -> str:
+    """A gate's name in at most ``limit`` characters: its end, since a test's own name matters most."""
+    name = short_name(title) + (f" on {short_name(corpus)}" if corpus else "")
+    if limit is None or len(name) <= limit:
+        return name
+    return f"…{name[len(name) - limit + 1 :]}"
 
 
-def figures_row(outcome: Outcome, part: Part) -> list[str]:
-    """The figures of one corpus, from bits per weight to tokens, as HEADERS names them."""
-    measurement, reference = part.measurement, part.reference
-    of_part = [check for check in outcome.verdict.checks if check.corpus in ("", part.corpus)]
-    moved = next((check.difference for check in of_part if check.name == "ppl_tolerance"), None)
-    bits, divergence = measurement.ledger.bits_per_weight, measurement.divergence
-    return [
-        "" if bits is None else f"{bits:.3f}",
-        f"{measurement.ledger.ratios[HEADLINE]:.2f}×",
-        f"{reference.perplexity:.3f} → {measurement.perplexity:.3f}",
-        percent(measurement.perplexity / reference.perplexity - 1),
-        "" if divergence is None else f"{'' if divergence.is_exact else '≥ '}{divergence.mean:.4f}",
-        "" if divergence is None else f"{divergence.top1:.1%}",
-        percent(moved),
-        f"{measurement.windows.total_tokens:,} of {measurement.budget:,}",
-    ]
+# ---------------------------------------------------------------- a run
 
 
-def counts(outcomes: Sequence[Outcome], expected: int) -> str:
-    """``'12 gates expected, 11 ran'``, skipped ones named."""
-    ran = sum(not outcome.skipped for outcome in outcomes)
-    skipped = len(outcomes) - ran
-    text = f"{expected} gate{'' if expected == 1 else 's'} expected, {ran} ran"
-    return f"{text}, {skipped} skipped" if skipped else text
-
-
-def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
-    """What a run did to baselines or left to do, a line each; ``written`` are the files it wrote."""
-    lines = []
-    for outcome in outcomes:
-        note = outcome.update.note
-        if not note and outcome.status is Status.IMPROVED:
-            note = f"baseline can be tightened by {gains(outcome)}, with --tenpak-update=improved"
-        if outcome.update.write and outcome.baseline not in written:
-            note = "baseline not written" + (", since the test failed" if outcome.fails else "")
-        if note and outcome.passes:
-            lines.append(f"{outcome.baseline} [{outcome.device_class}]: {note}")
-        lines += [
-            f"{short_name(outcome.title)}: {title(check)} passed on the point estimate; the interval is not "
-            f"decisive: {check.evidence}"
-            for check in outcome.verdict.checks
-            if check.decisive is False and not check.status.failing and outcome.passes
-        ]
-        lines += [
-            f"{outcome.baseline} [{outcome.device_class}]: noise on {part.corpus}"
-            f"{'' if _keeps_noise(outcome) else ', not stored'}: {_noise(part.noise)}"
-            for part in outcome.parts
-            if part.noise
-        ]
-    return [visible(line) for line in lines]
-
-
-def summary_lines(summary: Summary, paint: Paint | None = None) -> list[str]:
-    """What a run says when it ends: table, how many gates ran, notes, what is missing or unused or wrong."""
-    return [
-        *table(summary.outcomes, paint),
-        counts(summary.outcomes, len(summary.expected)),
-        *notes(summary.outcomes, summary.written),
-        *absent(summary),
+def summary_lines(
+    summary: Summary, paint: Paint | None = None, width: int | None = None, all_columns: bool = False
+) -> list[str]:
+    """The end of a run: table, how many gates ran, notes, and what is missing, unused or wrong."""
+    lines = [
+        wording.counts(summary.outcomes, len(summary.expected)),
+        *wording.notes(summary.outcomes, summary.written),
+        *wording.absent(summary),
         *(line for problem in summary.problems for line in visible_lines(problem)),
-        *unused_lines(summary.unused),
+        *wording.unused_lines(summary.unused),
     ]
-
-
-def absent(summary: Summary) -> list[str]:
-    """A line with the gates that were expected and of which nothing was heard, if there are any."""
-    shown = [short_name(gate) for gate in summary.missing[:_NAMED]]
-    more = len(summary.missing) - len(shown)
-    names = ", ".join(shown) + (f" and {more:,} more" if more else "")
-    return [f"did not run: {names}"] if shown else []
-
-
-def gains(outcome: Outcome) -> str:
-    """How much better than their baseline the figures are that are."""
-    return ", ".join(
-        f"{percent(check.difference)} of {check.kind.subject}"
-        for check in outcome.verdict.checks
-        if check.status is Status.IMPROVED
-    )
-
-
-def unused_lines(unused: Sequence[str]) -> list[str]:
-    """Which baselines no test answers to any more, and what to do; nothing where there are none."""
-    if not unused:
-        return []
-    plural, them = ("s", "them") if len(unused) > 1 else ("", "it")
-    return [
-        f"{len(unused)} unused baseline{plural} (no test uses {them}):",
-        *(f"  {visible(path)}" for path in unused),
-        f"tenpak prune --yes removes {them}; "
-        "where a test was renamed, tenpak move OLD NEW keeps its baseline",
-    ]
-
-
-def _keeps_noise(outcome: Outcome) -> bool:
-    """Whether what was calibrated is stored: not if the gate failed for another reason or has no baseline."""
-    others = [check for check in outcome.verdict.failing if check.name != "noise_floor"]
-    is_new = any(check.status is Status.NEW for check in outcome.verdict.checks)
-    return outcome.passes or not (others or is_new)
-
-
-def _noise(noise: Noise) -> str:
-    """What was calibrated, in words."""
-    if noise.spread:
-        times = f"{noise.requantizations} requantizations"
-        again = f"{times} spread by {noise.spread:.3%}, layers by up to {noise.layers:.3f}"
-    else:
-        again = "quantizing again gives the same weights"
-    runtime = ", ".join(f"{name} {moved:.4%}" for name, moved in sorted(noise.runtime.items()))
-    return f"{again}; the same weights with other {runtime}"
+    return [*table(summary.outcomes, paint, width, all_columns), *wrapped(lines, width)]

@@ -1,8 +1,10 @@
 """Locks between processes, on files that may be removed while another process waits for them.
 
-The system frees a lock when its holder closes the file or dies, however it dies. Written by hand because no
-library combines shared locks with removal: filelock leaves its lock files in place, and a process that waits
-with portalocker or fasteners for a file that is then removed gets a lock that protects nothing.
+The system frees a lock when its holder closes the file or dies, however it dies.
+
+Written by hand because no library combines shared locks with removal: filelock leaves its lock files in
+place, and a process that waits with portalocker or fasteners for a file that is then removed gets a lock
+that protects nothing.
 """
 
 from __future__ import annotations

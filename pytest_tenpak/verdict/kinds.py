@@ -38,7 +38,8 @@ class CheckKind:
 
     ``subject`` is what is measured, ``comparison`` what it is compared with. ``unit`` is that of ``value``
     and ``before``. ``at_least``: the bound is a minimum instead of a maximum. ``relative``: it bounds the
-    relative difference instead of the value itself.
+    relative difference instead of the value itself. ``names_evidence``: the evidence names what was measured,
+    and is part of the title. ``from_zero``: zero is the best possible value.
     """
 
     name: str
@@ -48,6 +49,8 @@ class CheckKind:
     unit: Unit = Unit.NONE
     at_least: bool = False
     relative: bool = False
+    names_evidence: bool = False
+    from_zero: bool = False
 
     @property
     def title(self) -> str:
@@ -59,15 +62,20 @@ class CheckKind:
         """Whether accepting the new figures turns the check green."""
         return self.question is Question.TOLERANCE
 
+    @property
+    def is_about_tolerance(self) -> bool:
+        """Whether the check is about a tolerance that was set, and not about anything measured."""
+        return self.name == "noise_floor"
+
 
 _P, _R = Unit.PERPLEXITY, Unit.RATIO
 _LIMIT, _TOLERANCE, _SANITY = Question
 _KINDS = (
     CheckKind("max_ppl_delta", _LIMIT, "perplexity", "vs reference", _P, relative=True),
     CheckKind("max_rtn_factor", _LIMIT, "perplexity", "vs round-to-nearest", _P, relative=True),
-    CheckKind("max_kld", _LIMIT, "KL divergence", "from reference", Unit.NATS),
+    CheckKind("max_kld", _LIMIT, "KL divergence", "from reference", Unit.NATS, from_zero=True),
     CheckKind("min_top1", _LIMIT, "top-1 agreement", "with reference", Unit.SHARE, at_least=True),
-    CheckKind("min_compression", _LIMIT, "compression", unit=_R, at_least=True),
+    CheckKind("min_compression", _LIMIT, "compression", unit=_R, at_least=True, names_evidence=True),
     CheckKind("baseline", _TOLERANCE, "baseline"),
     CheckKind("ppl_tolerance", _TOLERANCE, "perplexity", "vs baseline", _P, relative=True),
     CheckKind("drift", _TOLERANCE, "perplexity", "vs anchor", _P, relative=True),
@@ -80,7 +88,7 @@ _KINDS = (
     CheckKind("measured", _SANITY, "measured"),
     CheckKind("finite", _SANITY, "finite figures"),
     CheckKind("tokenizer", _SANITY, "tokenizer"),
-    CheckKind("noise_floor", _SANITY, "tolerance", "vs noise", Unit.SHARE, at_least=True),
+    CheckKind("noise_floor", _SANITY, "tolerance", "vs noise", Unit.SHARE, at_least=True, from_zero=True),
 )
 #: Every kind by its name, which is that of the marker's argument where there is one.
 KINDS: Mapping[str, CheckKind] = MappingProxyType({kind.name: kind for kind in _KINDS})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import Enum
 from typing import Any, TypeAlias
 
 from ..baselines.entry import Entry
@@ -21,17 +22,82 @@ UPDATES = {
     "improved": ("improved",),
     "all": ("new", "failing", "improved", "passing"),
 }
-_NEEDS_REASON = 'the new figures are worse, which needs --tenpak-accept "reason"'
-_FIRST = "baseline created for this device class"
 #: Relative differences below this are the rounding of stored figures.
 _ROUNDING = 1e-7
 
 
+class Lack(str, Enum):
+    """What a request lacks to accept the new figures."""
+
+    #: They are worse, which needs a reason that is stored.
+    REASON = "reason"
+    #: The drift since the anchor exceeds its limit, which needs a new anchor.
+    REANCHOR = "reanchor"
+    #: The run measured fewer windows than the baseline has.
+    WINDOWS = "windows"
+
+
+class Decided(str, Enum):
+    """What was decided about a baseline, where there is something to say about it."""
+
+    CREATED = "created"
+    #: The same, where the baseline has entries of other device classes.
+    CREATED_FOR_DEVICE = "created-for-device"
+    CREATED_FOR_DEVICE_AS_WORSE = "created-for-device-as-worse"
+    UPDATED = "updated"
+    UPDATED_AS_WORSE = "updated-as-worse"
+    REANCHORED = "reanchored"
+    #: The identity of the case changed.
+    REPLACED = "replaced"
+    REPLACED_AS_WORSE = "replaced-as-worse"
+    #: What was asked for lacks something, and the test stays red; or it passes all the same (kept).
+    NOT_CREATED = "not-created"
+    NOT_UPDATED = "not-updated"
+    KEPT = "kept"
+    #: There is no baseline, and the request creates none, or CI does not.
+    MISSING = "missing"
+    MISSING_IN_CI = "missing-in-ci"
+    EXPECTED_TO_FAIL = "expected-to-fail"
+
+
+@dataclass(frozen=True)
+class Note:
+    """What was decided about a baseline, as a value that each front end words.
+
+    ``detail`` is the reason that was given, the mode of the request, or why a test is expected to fail.
+    ``move``: the baseline of a test that is gone answers the same question, and may be moved, from and to.
+    """
+
+    decided: Decided
+    detail: str = ""
+    lack: Lack | None = None
+    move: tuple[str, str] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain form."""
+        return {
+            "decided": self.decided.value,
+            "detail": self.detail,
+            "lack": self.lack.value if self.lack else None,
+            "move": list(self.move) if self.move else None,
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Note:
+        """The note that :meth:`to_dict` wrote."""
+        return cls(
+            Decided(plain["decided"]),
+            plain["detail"],
+            Lack(plain["lack"]) if plain["lack"] else None,
+            (plain["move"][0], plain["move"][1]) if plain["move"] else None,
+        )
+
+
 @dataclass(frozen=True)
 class Update:
-    """Whether the baseline is written, whether the test passes, and what the user is told.
+    """Whether the baseline is written, whether the test passes, and what there is to say about that.
 
-    ``reason`` goes into the baseline's history beside the figures it replaces. ``only_new``: of a case with
+    ``reason`` goes into the baseline's history with the figures it replaces. ``only_new``: of a case with
     several corpora, the baselines that are there stay as they are. ``reanchor``: the figures become the
     anchor. ``exceeds_drift_limit``: accepting them takes that, since they are past the drift limit.
     """
@@ -39,19 +105,19 @@ class Update:
     write: bool
     passes: bool
     reason: str = ""
-    note: str = ""
+    note: Note | None = None
     only_new: bool = False
     reanchor: bool = False
     exceeds_drift_limit: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain form."""
-        return asdict(self)
+        return {**asdict(self), "note": self.note.to_dict() if self.note else None}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Update:
         """The update that :meth:`to_dict` wrote."""
-        return cls(**plain)
+        return cls(**{**plain, "note": Note.from_dict(plain["note"]) if plain["note"] else None})
 
 
 @dataclass(frozen=True)
@@ -106,72 +172,61 @@ def _decide_red(verdict: Verdict, request: Request, exceeds_drift_limit: bool, c
     """A case that fails against its baseline: settled by an update, if worse with a reason."""
     if not request.takes("failing"):
         return Update(False, False)
-    refusal = _refusal(verdict, request, exceeds_drift_limit, changes)
-    if refusal:
-        return Update(False, False, note=f"not updated: {refusal}")
+    lack = _lack(verdict, request, exceeds_drift_limit, changes)
+    if lack:
+        return Update(False, False, note=Note(Decided.NOT_UPDATED, lack=lack))
     reason = request.reason or "identity changed"
-    note = f"baseline updated, accepted as worse: {reason}"
+    note = Note(Decided.UPDATED_AS_WORSE, reason)
     if verdict.status is Status.INVALID:
         regressed = any(check.status is Status.REGRESSED for check in verdict.failing)
-        note = "baseline replaced: its identity changed" + (
-            f"; accepted as worse: {reason}" if regressed else ""
-        )
+        note = Note(Decided.REPLACED_AS_WORSE, reason) if regressed else Note(Decided.REPLACED)
     return Update(True, True, reason, note, reanchor=request.reanchor)
 
 
 def _decide_across_devices(verdict: Verdict, request: Request) -> Update:
-    """A case that fails beside another device's entry: its own is created, if it is worse with a reason."""
+    """A case that fails against another device's entry: its own is created, if it is worse with a reason."""
     if verdict.status is Status.INVALID and request.takes("new"):
-        return Update(True, True, request.reason or "", _FIRST, only_new=True)
+        note = Note(Decided.CREATED_FOR_DEVICE)
+        return Update(True, True, request.reason or "", note, only_new=True)
     if not request.takes("failing"):
         return Update(False, False)
     if not request.reason:
-        return Update(False, False, note=f"not created: {_NEEDS_REASON}")
-    note = f"{_FIRST}, accepted as worse than the nearest: {request.reason}"
+        return Update(False, False, note=Note(Decided.NOT_CREATED, lack=Lack.REASON))
+    note = Note(Decided.CREATED_FOR_DEVICE_AS_WORSE, request.reason)
     return Update(True, True, request.reason, note, only_new=True)
 
 
 def _decide_new(request: Request, in_ci: bool) -> Update:
     if request.takes("new") or (request.mode is None and not in_ci):
-        return Update(True, True, note="baseline created: review and commit it", only_new=True)
+        return Update(True, True, note=Note(Decided.CREATED), only_new=True)
     if not in_ci:
-        return Update(False, True, note=f"no baseline: --tenpak-update={request.mode} creates none")
-    return Update(
-        False,
-        False,
-        note="no baseline, and in CI none is written: create it where you can review it "
-        "(run without CI set), or name --tenpak-update=new",
-    )
+        return Update(False, True, note=Note(Decided.MISSING, request.mode or ""))
+    return Update(False, False, note=Note(Decided.MISSING_IN_CI))
 
 
 def _decide_green(verdict: Verdict, request: Request, exceeds_drift_limit: bool, changes: Changes) -> Update:
     """A passing case: rewritten where that was asked, and even then not for the worse unasked."""
     if any(old is None for old, _ in changes) and request.takes("new"):
-        # It passed beside another device's entry; its own is created, and that one left alone.
-        return Update(True, True, note=_FIRST, only_new=True)
+        # It passed against another device's entry; its own is created, and that one left alone.
+        return Update(True, True, note=Note(Decided.CREATED_FOR_DEVICE), only_new=True)
     if not request.takes("improved" if verdict.status is Status.IMPROVED else "passing"):
         return Update(False, True)
     if not request.reanchor and all(_is_same(old, new) for old, new in changes):
         return Update(False, True)
-    refusal = _refusal(verdict, request, exceeds_drift_limit, changes)
-    if refusal:
-        return Update(False, True, note=f"baseline kept: {refusal}")
-    note = "baseline updated" + (", and made the anchor" if request.reanchor else "")
+    lack = _lack(verdict, request, exceeds_drift_limit, changes)
+    if lack:
+        return Update(False, True, note=Note(Decided.KEPT, lack=lack))
+    note = Note(Decided.REANCHORED if request.reanchor else Decided.UPDATED)
     return Update(True, True, request.reason or "updated on request", note, reanchor=request.reanchor)
 
 
-def _refusal(verdict: Verdict, request: Request, exceeds_drift_limit: bool, changes: Changes) -> str:
-    """Why an update that was asked for is not made; empty when it is."""
+def _lack(verdict: Verdict, request: Request, exceeds_drift_limit: bool, changes: Changes) -> Lack | None:
+    """What an update that was asked for lacks; None where it is made."""
     if _is_worse(verdict, changes) and not request.reason:
-        return _NEEDS_REASON
+        return Lack.REASON
     if exceeds_drift_limit and not request.reanchor:
-        return "the drift since its anchor is past the drift limit, which needs --tenpak-reanchor too"
-    if _is_shorter(changes) and not request.fewer_windows:
-        return (
-            "this run measured fewer windows than the baseline has; to measure them all, run it with as many "
-            "tokens, and with --tenpak-update=failing (in CI too) or --tenpak-fixed"
-        )
-    return ""
+        return Lack.REANCHOR
+    return Lack.WINDOWS if _is_shorter(changes) and not request.fewer_windows else None
 
 
 def _is_same(old: Entry | None, new: Entry | None) -> bool:

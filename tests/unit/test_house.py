@@ -1,8 +1,6 @@
 """The house itself: imports point down, nothing heavy is imported unasked, the documents are complete."""
 
 import ast
-import re
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -15,6 +13,7 @@ import pytest
 from places import ROOT
 
 import pytest_tenpak
+from pytest_tenpak.cli.main import COMMANDS
 from pytest_tenpak.gate.arguments import ARGUMENTS
 from pytest_tenpak.plugin import options
 from pytest_tenpak.quantizers.registry import Registry
@@ -207,31 +206,6 @@ def test_no_private_modules_of_others(module):
     assert not [one for one in imports() if one.imported == module]
 
 
-def ran(code: str, *args: str, cwd: Path | None = None) -> str:
-    command = [sys.executable, "-c", code, *args]
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=cwd).stdout
-
-
-LOADED = """
-import sys, pytest
-code = pytest.main(["-q", "-p", "no:randomly", *sys.argv[1:]])
-print("torch" in sys.modules, "transformers" in sys.modules, "jsonschema" in sys.modules, int(code))
-"""
-
-
-def test_without_a_marked_test_nothing_heavy_is_imported(tmp_path):
-    """A suite that has no gates pays almost nothing."""
-    (tmp_path / "test_plain.py").write_text("def test_plain(): pass\n")
-    assert ran(LOADED, str(tmp_path), cwd=tmp_path).splitlines()[-1] == "False False False 0"
-
-
-def test_a_run_answered_from_the_cache_does_not_import_torch(project):
-    """Nor does a gate whose measurements are known."""
-    project.test("@pytest.mark.quantize(method='nf4')\ndef test_nf4(): pass\n")
-    project.run().assert_outcomes(passed=1)
-    assert ran(LOADED, cwd=project.path).splitlines()[-1] == "False False True 0"
-
-
 def test_the_installed_wheel_is_tested():
     """Not the source tree, unless it was installed as editable on purpose."""
     direct = metadata.distribution("pytest-tenpak").read_text("direct_url.json") or ""
@@ -247,27 +221,15 @@ def test_the_installed_wheel_is_tested():
     } <= files
 
 
-def test_the_readme_names_every_marker_argument_option_and_method():
-    """Tables in README are complete: arguments, each method's options, options and ini keys."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_reference_names_every_marker_argument_option_and_method():
+    """Its tables are complete: arguments, each method's options, options, subcommands and extras."""
+    reference = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     registry = Registry()
     names = [*ARGUMENTS]
     names += [option.name for method in registry for option in registry[method].options]
     names += [*registry, *(setting.flag for setting in (options.MODEL, *options.DEFAULTS, *options.RUN))]
-    missing = [name for name in names if f"`{name}`" not in readme]
+    missing = [name for name in names if f"`{name}`" not in reference]
+    missing += [name for name in COMMANDS if f"`tenpak {name}" not in reference]
+    extras = metadata.metadata("pytest-tenpak").get_all("Provides-Extra")
+    missing += [extra for extra in extras if f"`{extra}`" not in reference]
     assert missing == []
-
-
-def test_the_help_lists_every_option(pytester):
-    """pytest --help shows the group."""
-    text = pytester.runpytest_subprocess("--help").stdout.str()
-    for setting in (options.MODEL, *options.DEFAULTS, *options.RUN):
-        assert setting.flag in text
-        assert not setting.ini or re.search(rf"{setting.key} \(string\)", text)
-
-
-def test_markers_are_registered(pytester):
-    """--markers explains both names."""
-    text = pytester.runpytest_subprocess("--markers").stdout.str()
-    assert "@pytest.mark.quantize(method" in text
-    assert "@pytest.mark.tenpak_quantize(method" in text

@@ -7,20 +7,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ...baselines.entry import Figures
 from ...gate.outcome import Outcome, Part
 from ...gate.summary import Summary
 from ...metrics.intervals import Rule, estimate
 from ...metrics.measurement import RATIOS, Divergence, Layers, Ledger, Measurement, Provenance
 from ...verdict.checks import Check
+from ...verdict.kinds import KINDS, Unit
+from ..columns import BITS, COMPRESSION, KLD, TOP1, percent
 from ..escaping import short_name, visible_lines
-from ..terminal import check_row, headline, loaded, notes, percent, remedy, told, verdict_words
+from ..wording import (
+    Remedy,
+    check_cells,
+    figure,
+    headline,
+    loader,
+    note_words,
+    notes,
+    remedy,
+    robust_line,
+    verdict_words,
+)
 from . import charts
 
 #: The signs of a verdict, beside its word and its colour.
 MARKS = {"passed": "✓", "improved": "▲", "new": "◆", "accepted": "✓", "failed": "✗", "skipped": "–"}
-#: The checks whose figure may not fall below the bound, and those whose fall it bounds.
-_LEAST = ("min_compression", "min_top1", "noise_floor")
-_FALLS = ("compression_tolerance", "compression_drift")
+#: Perplexity against the reference, which is shown where no limit asks for it too.
+_VS_REFERENCE = KINDS["max_ppl_delta"]
 
 
 class Figure(NamedTuple):
@@ -61,7 +74,7 @@ class PartView:
     corpus: str
     tiles: Sequence[tuple[str, str, str]]
     figures: Sequence[Figure]
-    told: Sequence[str]
+    lines: Sequence[str]
     ledger: Sequence[LedgerRow]
     ratios: Sequence[tuple[str, str]]
     changes: Sequence[str]
@@ -84,7 +97,7 @@ class CaseView:
     checks: Sequence[CheckView]
     parts: Sequence[PartView]
     notes: Sequence[str]
-    settled: tuple[str, str] | None
+    remedy: Remedy | None
     facts: Sequence[tuple[str, str]]
 
 
@@ -100,11 +113,10 @@ def tone(outcome: Outcome) -> str:
 def case_view(outcome: Outcome, anchor: str, summary: Summary, bars: int) -> CaseView:
     """All that the page says of one outcome; ``bars`` is how many a chart may have."""
     rule, written = summary.rule, summary.written
-    failing = outcome.verdict.failing
-    kind, _, text = remedy(outcome).partition(": ")
+    failing, note = outcome.verdict.failing, note_words(outcome.update.note)
     is_red = outcome.is_refused and not outcome.problem
     checks = [_check_view(check) for check in outcome.verdict.checks if not outcome.problem]
-    if not any(check.name == "max_ppl_delta" for check in outcome.verdict.checks):
+    if not any(check.name == _VS_REFERENCE.name for check in outcome.verdict.checks):
         checks += [row for part in outcome.parts for row in _unbounded(part, outcome, rule)]
     return CaseView(
         anchor=anchor,
@@ -117,10 +129,8 @@ def case_view(outcome: Outcome, anchor: str, summary: Summary, bars: int) -> Cas
         problem=visible_lines(outcome.problem) if outcome.problem else [],
         checks=checks,
         parts=[_part_view(part, bars) for part in outcome.parts],
-        notes=[outcome.update.note, *notes([outcome], written)]
-        if is_red and outcome.update.note
-        else notes([outcome], written),
-        settled=(kind, text) if is_red else None,
+        notes=[*([note] if is_red and note else []), *notes([outcome], written)],
+        remedy=remedy(outcome) if is_red else None,
         facts=_facts(outcome),
     )
 
@@ -129,36 +139,37 @@ def case_view(outcome: Outcome, anchor: str, summary: Summary, bars: int) -> Cas
 
 
 def _check_view(check: Check) -> CheckView:
-    mark, name, before, value, difference, bound = check_row(check)
     tone = "failed" if check.status.failing else str(check.status)
-    # What failed, and the name of a compression, have their evidence with them already.
-    told = "" if check.status.failing or check.name == "min_compression" else check.evidence
-    return CheckView(tone, mark, name, before, value, difference, bound, _interval(check), told)
+    # Failing checks are listed with their evidence above, and some titles name it.
+    evidence = "" if check.status.failing or check.kind.names_evidence else check.evidence
+    return CheckView(tone, *check_cells(check), _interval(check), evidence)
 
 
 def _interval(check: Check) -> str:
     """The check's figure with its interval, beside its bound; empty where there is nothing to bound."""
-    figure = check.value if check.difference is None else check.difference
-    if figure is None or check.bound is None:
+    value = check.value if check.difference is None else check.difference
+    if value is None or check.bound is None:
         return ""
-    is_relative = check.difference is not None or check.name == "noise_floor"
-    show = charts.share if is_relative or check.name == "min_top1" else charts.number
-    if check.name == "min_compression":
-        show = _times
+    kind = check.kind
     return charts.interval(
-        figure,
+        value,
         check.low,
         check.high,
-        -check.bound if check.name in _FALLS else check.bound,
-        least=check.name in (*_LEAST, *_FALLS),
+        # What may fall by so much at most is bounded from below by a negative difference.
+        -check.bound if kind.relative and kind.at_least else check.bound,
+        least=kind.at_least,
         exact=check.decisive is None,
-        zero=is_relative or check.name == "max_kld",
-        show=(lambda x: f"{x:.4g}") if check.name == "max_kld" else show,
+        zero=kind.relative or kind.from_zero,
+        show=charts.share if kind.relative else _TICKS.get(kind.unit, charts.number),
     )
 
 
-def _times(figure: float) -> str:
-    return f"{figure:.4g}×"
+#: How figures are written at a check's axis, by their unit.
+_TICKS: dict[Unit, charts.Show] = {
+    Unit.RATIO: lambda figure: f"{figure:.4g}×",
+    Unit.NATS: lambda figure: f"{figure:.4g}",
+    Unit.SHARE: charts.share,
+}
 
 
 def _unbounded(part: Part, outcome: Outcome, rule: Rule | None) -> list[CheckView]:
@@ -177,8 +188,8 @@ def _unbounded(part: Part, outcome: Outcome, rule: Rule | None) -> list[CheckVie
     svg = charts.interval(
         found.value, low, high, None, least=False, exact=False, zero=True, show=charts.share
     )
-    name = "perplexity vs reference" + (f" on {part.corpus}" if len(outcome.parts) > 1 else "")
-    before, value = f"{theirs.perplexity:,.4f}", f"{ours.perplexity:,.4f}"
+    name = _VS_REFERENCE.title + (f" on {part.corpus}" if len(outcome.parts) > 1 else "")
+    before, value = (figure(_VS_REFERENCE.unit, one.perplexity) for one in (theirs, ours))
     return [CheckView("plain", "·", name, before, value, percent(found.value), "", svg, words)]
 
 
@@ -207,8 +218,8 @@ def _part_view(part: Part, bars: int) -> PartView:
         corpus=part.corpus,
         tiles=_tiles(part),
         figures=[figure for figure in figures if figure and figure.svg],
-        # The other line is on divergence, of which the charts have all.
-        told=told(part)[-1:] if ours.robust else [],
+        # Of the divergence the charts show everything.
+        lines=[line for line in [robust_line(part)] if line],
         ledger=_ledger(ours.ledger),
         ratios=[
             (words, f"{ours.ledger.ratios[n]:.4f}×") for n, words in RATIOS.items() if n in ours.ledger.ratios
@@ -221,23 +232,25 @@ def _part_view(part: Part, bars: int) -> PartView:
 
 def _tiles(part: Part) -> list[tuple[str, str, str]]:
     """The figures that are read first: name, figure, what belongs to it."""
-    ours, theirs = part.measurement, part.reference
-    bits, divergence = ours.ledger.bits_per_weight, ours.divergence
-    whole = next(iter(ours.ledger.ratios.items()))
+    ours, figures, divergence = (
+        part.measurement,
+        Figures.of(part.measurement, part.reference),
+        part.measurement.divergence,
+    )
     tiles = [
         (
-            "perplexity vs reference",
-            percent(ours.perplexity / theirs.perplexity - 1),
-            f"{theirs.perplexity:,.3f} → {ours.perplexity:,.3f}",
+            _VS_REFERENCE.title,
+            percent(figures.ppl_delta),
+            f"{figures.reference_perplexity:,.3f} → {figures.perplexity:,.3f}",
         ),
-        ("compression", f"{whole[1]:.2f}×", RATIOS[whole[0]]),
+        (COMPRESSION.title, COMPRESSION.show(figures), COMPRESSION.legend),
     ]
-    if bits is not None:
-        tiles.append(("bits per weight", f"{bits:.3f}", "quantized layers"))
+    if figures.bits_per_weight is not None:
+        tiles.append(("bits per weight", BITS.show(figures), BITS.legend))
     if divergence:
         bound = "" if divergence.is_exact else "≥ "
-        tiles.append(("KL divergence", f"{bound}{divergence.mean:.4f}", "nats per token"))
-        tiles.append(("top-1 agreement", f"{divergence.top1:.1%}", "of tokens"))
+        tiles.append(("KL divergence", f"{bound}{KLD.show(figures)}", "nats per token"))
+        tiles.append(("top-1 agreement", TOP1.show(figures), "of tokens"))
     tiles.append(("evidence", f"{ours.windows.total_tokens:,}", f"of {ours.budget:,} tokens"))
     return tiles
 
@@ -375,8 +388,7 @@ def _facts(outcome: Outcome) -> list[tuple[str, str]]:
         ),
     ]
     if outcome.parts:
-        name, _, value = loaded(outcome).partition(": ")
-        rows.append((name, value))
+        rows.append(("loaded by", loader(outcome)))
     if "seconds" in cost:
         peak = f", {in_bytes(cost['peak_bytes'])} of memory" if cost.get("peak_bytes") else ""
         rows.append(("quantizing took", f"{cost['seconds']:.1f} s{peak}"))

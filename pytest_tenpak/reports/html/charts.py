@@ -3,11 +3,15 @@
 What is not finite is left out, and a chart without figures is empty text. Nothing here trusts a name:
 every text is made visible and escaped. A page has thousands of charts, so markup is as short as HTML lets
 it be: attributes without quotes, places in whole pixels where nobody sees the difference.
+
+By hand, since no chart library puts thousands of charts into a page of some megabytes, without scripts, in
+the reader's light or dark colours.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
@@ -28,6 +32,17 @@ _NAMED = 12
 _MOST_DOTS = 24
 #: More bars than this cannot be told apart; where there are many charts, fewer do.
 MOST_BARS, FEWER_BARS = 120, 50
+
+#: A tag, and in it an attribute without quotes, as HTML allows and XML does not.
+_TAG = re.compile(r"<[^>]*>")
+_BARE = re.compile(r"(?<=\s)([a-z][a-z0-9-]*)=([^\s\"'>/]+)(?=[\s>/])")
+#: The colours of a chart that stands alone, where no page has a style sheet for it.
+_STANDALONE = (
+    "svg{font:11px sans-serif;color:#222;fill:currentColor;background:#fff}path{fill:none}"
+    ".grid{stroke:#ddd}.zero{stroke:#999}.row{stroke-width:2}.dots{stroke-width:5;stroke-linecap:round}"
+    ".row0{stroke:#2563eb}.row1{stroke:#c2410c}.row2{stroke:#15803d}.row3{stroke:#7e22ce}"
+    "@media(prefers-color-scheme:dark){svg{color:#eee;background:#111}.grid{stroke:#333}}"
+)
 
 Show = Callable[[float], str]
 
@@ -100,6 +115,24 @@ def _inert(words: str) -> str:
 
 def _svg(body: Iterable[str], width: int = WIDTH, height: int = HEIGHT) -> str:
     return f'<svg class=chart viewBox="0 0 {width} {height}">{"".join(body)}</svg>'
+
+
+def standalone(panels: Sequence[str]) -> str:
+    """Charts one below the other as one SVG file, with a style of its own, light and dark."""
+    shown = [panel for panel in panels if panel]
+    placed = (
+        panel.replace("<svg class=chart", f'<svg class="chart" y="{n * HEIGHT}" height="{HEIGHT}"', 1)
+        for n, panel in enumerate(shown)
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT * max(len(shown), 1)}">'
+        f"<style>{_STANDALONE}</style>{_quoted(''.join(placed))}</svg>\n"
+    )
+
+
+def _quoted(markup: str) -> str:
+    """Charts as XML, whose attributes need the quotes that HTML does without."""
+    return _TAG.sub(lambda tag: _BARE.sub(r'\1="\2"', tag[0]), markup)
 
 
 def _frame(x: Axis, y: Axis, x_title: str, show_x: Show, show_y: Show, whole: bool = False) -> Iterable[str]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata, resources
 from typing import Any, NamedTuple
 
@@ -20,9 +20,10 @@ from ...baselines.identity import MEASURED_ON
 from ...errors import UnavailableError
 from ...gate.outcome import Outcome, Part
 from ...gate.summary import Summary
-from ...metrics.measurement import HEADLINE, RATIOS, Provenance
+from ...metrics.measurement import Provenance
+from ..columns import COLUMNS, DELTA, KLD, Measured, Quantity, column_legend, percent
 from ..escaping import NAME_LENGTH, short_name, shortened, visible, visible_lines
-from ..terminal import HEADERS, counts, figures_row, percent, verdict_words
+from ..wording import counts, run_words, verdict_words
 from . import charts
 from .case import MARKS, CaseView, Figure, case_view, tone
 
@@ -122,12 +123,11 @@ def _page(summary: Summary) -> dict[str, Any]:
     cases = [case_view(outcome, anchor, summary, bars) for anchor, outcome in named]
     return {
         "good": summary.ran_well,
-        "verdict": summary.words,
+        "verdict": _sentence(run_words(summary)),
         "counts": counts(summary.outcomes, len(summary.expected)),
         "version": metadata.version("pytest-tenpak"),
-        "headers": ("verdict", "gate", "method", *HEADERS[2:-1]),
-        "legend": f"compression: {RATIOS[HEADLINE]}; bits/weight: quantized layers; perplexity: reference → "
-        "quantized; KLD: nats per token from the reference; top-1: same most likely token",
+        "headers": ("verdict", "gate", "method", *(column.title for column in COLUMNS)),
+        "legend": column_legend(COLUMNS),
         "rows": [row for anchor, outcome in named for row in _rows(anchor, outcome)],
         "tallies": _tallies(ordered),
         "problems": [visible_lines(problem) for problem in summary.problems],
@@ -161,38 +161,23 @@ def _rows(anchor: str, outcome: Outcome) -> list[Row]:
     marks = (anchor, kind, MARKS[kind], verdict_words(outcome))
     method = outcome.case.spec.title
     if not outcome.parts:
-        return [Row(*marks, outcome.title, method, [("", None)] * (len(HEADERS) - 3))]
+        return [Row(*marks, outcome.title, method, [("", None)] * len(COLUMNS))]
     several = len(outcome.parts) > 1
     return [
         Row(
             *marks,
             f"{short_name(outcome.title)} on {part.corpus}" if several else outcome.title,
             method,
-            list(zip(figures_row(outcome, part), _sorted_by(outcome, part), strict=True)),
+            [(column.text(row), column.sort_key(row)) for column in COLUMNS],
         )
         for part in outcome.parts
+        for row in [Measured(outcome, part)]
     ]
 
 
-def _sorted_by(outcome: Outcome, part: Part) -> list[float | None]:
-    """The figures behind :func:`figures_row`; None for what is not there, or is no number."""
-    ours, divergence = part.measurement, part.measurement.divergence
-    of_part = [check for check in outcome.verdict.checks if check.corpus in ("", part.corpus)]
-    row: list[float | None] = [
-        ours.ledger.bits_per_weight,
-        ours.ledger.ratios[HEADLINE],
-        ours.perplexity,
-        _delta(part),
-        divergence.mean if divergence else None,
-        divergence.top1 if divergence else None,
-        next((check.difference for check in of_part if check.name == "ppl_tolerance"), None),
-        ours.windows.total_tokens,
-    ]
-    return [float(f"{x:.7g}") if x is not None and math.isfinite(x) else None for x in row]
-
-
-def _delta(part: Part) -> float:
-    return part.measurement.perplexity / part.reference.perplexity - 1
+def _sentence(words: str) -> str:
+    """Words as the beginning of a sentence."""
+    return words[:1].upper() + words[1:]
 
 
 # ---------------------------------------------------------------- frontiers
@@ -213,15 +198,8 @@ def _frontier(group: Sequence[tuple[str, Outcome, Part]]) -> Frontier:
     _, outcome, part = group[0]
     shown = [row for row in group if row[2].measurement.ledger.bits_per_weight is not None]
     figures = [
-        _plane(
-            shown, "perplexity over the reference", {id(row[2]): _delta(row[2]) for row in shown}, percent
-        ),
-        _plane(
-            shown,
-            "mean KL divergence, nats per token",
-            {id(row[2]): d.mean for row in shown if (d := row[2].measurement.divergence)},
-            lambda figure: f"{figure:.4f}",
-        ),
+        _plane(shown, DELTA, "perplexity over the reference", "", percent, charts.share),
+        _plane(shown, KLD, "mean KL divergence", "nats per token", KLD.brief.format, charts.number),
     ]
     kept = [figure for figure in figures if figure.svg]
     return Frontier(outcome.case.model or "", part.corpus, kept, len(group) - len(shown))
@@ -229,34 +207,40 @@ def _frontier(group: Sequence[tuple[str, Outcome, Part]]) -> Frontier:
 
 def _plane(
     group: Sequence[tuple[str, Outcome, Part]],
-    y_title: str,
-    heights: Mapping[int, float],
+    quantity: Quantity,
+    name: str,
+    unit: str,
     show: charts.Show,
+    show_tick: charts.Show,
 ) -> Figure:
     """Bits per weight against one figure, where there is one."""
-    rows = [row for row in group if math.isfinite(heights.get(id(row[2]), math.nan))]
-    places = [(row[2].measurement.ledger.bits_per_weight or 0.0, heights[id(row[2])]) for row in rows]
-    best = pareto(places)
+    figures = [Measured(outcome, part).figures for _, outcome, part in group]
+    found = [
+        (anchor, outcome, one.bits_per_weight or 0.0, height)
+        for (anchor, outcome, _), one in zip(group, figures, strict=True)
+        if (height := quantity.value(one)) is not None and math.isfinite(height)
+    ]
+    best = pareto([(x, y) for _, _, x, y in found])
     points = [
         charts.Point(
             x,
             y,
             _last(outcome),
-            _told(outcome, x, show(y), n in best),
+            _caption(outcome, x, show(y), n in best),
             anchor,
             tone(outcome) == "failed",
             n in best,
         )
-        for n, ((anchor, outcome, _), (x, y)) in enumerate(zip(rows, places, strict=True))
+        for n, (anchor, outcome, x, y) in enumerate(found)
     ]
-    title = f"Bits per weight against {y_title.partition(',')[0]}"
-    show_tick = charts.share if "perplexity" in y_title else charts.number
+    y_title = f"{name}, {unit}" if unit else name
     svg = charts.plane(points, "bits per weight of the quantized layers", y_title, show_tick)
-    named = "Ringed and joined: the cases that no other beats in both. "
-    return Figure(title, svg, f"{named}Cross: failed. {len(points)} cases; each leads to its details.")
+    ringed = "Ringed and joined: the cases that no other beats in both. "
+    caption = f"{ringed}Cross: failed. {len(points)} cases; each leads to its details."
+    return Figure(f"Bits per weight against {name}", svg, caption)
 
 
-def _told(outcome: Outcome, bits: float, figure: str, is_best: bool) -> str:
+def _caption(outcome: Outcome, bits: float, figure: str, is_best: bool) -> str:
     best = "; no other is better in both" if is_best else ""
     return f"{_last(outcome)}: {bits:.3f} bits per weight, {figure}, {verdict_words(outcome)}{best}"
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import random_model
+from tiny import byte_tokenizer, random_model
 
 from pytest_tenpak.errors import CorpusError, SpecError, UnavailableError
 from pytest_tenpak.models.model import Model
@@ -183,27 +183,36 @@ def test_the_backend_in_the_spec_is_the_first_that_is_whole(there, expected):
     assert spec_of("gptq", registry, backend="auto-gptq").options["backend"] == "auto-gptq"
 
 
-def job(trained: Path, text: str, **options) -> Job:
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory) -> Path:
+    """A folder with a tokenizer of bytes, which is all that samples are drawn with."""
+    folder = tmp_path_factory.mktemp("vocabulary")
+    random_model("llama").config.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def job(model: Path, text: str, **options) -> Job:
     spec = QuantizeSpec("any", {"samples": 3, "sample_length": 32, "seed": 0, **options})
-    return Job(spec, trained, trained, "cpu", "float32", [text], lambda *_: None)
+    return Job(spec, model, model, "cpu", "float32", [text], lambda *_: None)
 
 
-def test_samples_are_drawn_by_a_generator_of_their_own(trained):
+def test_samples_are_drawn_by_a_generator_of_their_own(vocabulary):
     """The same options give the same samples whatever seeds the global ones; another seed gives others."""
     text = " ".join(map(str, range(1000)))
     torch.manual_seed(1)
-    first = draw_samples(job(trained, text))
+    first = draw_samples(job(vocabulary, text))
     torch.manual_seed(2)
-    assert draw_samples(job(trained, text)) == first
-    assert draw_samples(job(trained, text, seed=1)) != first
+    assert draw_samples(job(vocabulary, text)) == first
+    assert draw_samples(job(vocabulary, text, seed=1)) != first
     assert [len(sample) for sample in first] == [32] * 3
     assert len({tuple(sample) for sample in first}) == 3
 
 
-def test_a_text_shorter_than_a_sample_is_refused(trained):
+def test_a_text_shorter_than_a_sample_is_refused(vocabulary):
     """With what it has and what it would take."""
     with pytest.raises(CorpusError, match="shorter than one sample") as refusal:
-        draw_samples(job(trained, "short"))
+        draw_samples(job(vocabulary, "short"))
     assert "5 tokens" in str(refusal.value)
 
 

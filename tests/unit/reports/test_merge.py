@@ -14,6 +14,7 @@ from pytest_tenpak.metrics.intervals import Rule
 from pytest_tenpak.reports.merge import merge, shard_names
 from pytest_tenpak.reports.run_document import read_document, render
 from pytest_tenpak.reports.terminal import summary_lines
+from pytest_tenpak.reports.wording import run_words
 
 A, B = outcome("t::a"), outcome("t::b")
 
@@ -112,14 +113,14 @@ def test_a_test_that_failed_by_itself_is_no_pass(tmp_path):
     """The gate passed, the suite's own assertion did not: the merge, and the words of the report, are red."""
     joint = merge({"one": summary(replace(outcome("t::a"), body_passed=False))})
     assert not joint.ran_well
-    assert joint.words == "1 of 1 gate failed"
+    assert run_words(joint) == "1 of 1 gate failed"
     assert "passed, test failed" in "\n".join(summary_lines(joint))
 
 
 def test_a_run_without_a_gate_is_no_pass():
     """Nothing was expected, nothing ran: nobody measured anything."""
     assert not merge({"one": summary()}).ran_well
-    assert summary().words == "No gate ran"
+    assert run_words(summary()) == "no gate ran"
 
 
 # ---------------------------------------------------------------- the command

@@ -6,6 +6,7 @@ import pytest
 from made_up import accepted, judged, measured, reference
 
 from pytest_tenpak.baselines.entry import Entry
+from pytest_tenpak.reports.wording import note_words
 from pytest_tenpak.verdict.checks import Check, Limits, Status, Tolerances, Verdict
 from pytest_tenpak.verdict.update import Request, decide
 
@@ -88,7 +89,7 @@ def test_an_anchor_is_moved_with_the_identity_where_that_was_asked():
     update = decide(Verdict(checks), Request("failing", "fine", reanchor=True), False, changes)
     assert update.write
     assert update.reanchor
-    assert "accepted as worse: fine" in update.note
+    assert "accepted as worse: fine" in note_words(update.note)
 
 
 def test_what_fails_beside_another_devices_entry_makes_its_own_only_with_a_reason():

@@ -1,0 +1,59 @@
+"""The failure of a gate in the terminal: as wide as that is, and whole in every other report."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from ..gate.outcome import Outcome
+
+
+def terminal_width(config: pytest.Config) -> int | None:
+    """Columns that lines are wrapped at; None where they stay whole.
+
+    A terminal has its width, and COLUMNS names one anywhere. Other output, such as the log of a CI system, is
+    not cut to the 80 columns that pytest assumes there.
+    """
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if not getattr(reporter, "isatty", False) and not os.environ.get("COLUMNS"):
+        return None
+    return int(config.get_terminal_writer().fullwidth)
+
+
+def fit_to_terminal(report: pytest.TestReport, outcome: Outcome, config: pytest.Config) -> None:
+    """Make the terminal show a gate's failure in its own width; the report's text stays what it is."""
+    width = terminal_width(config)
+    own = report.when == "call" and report.failed and outcome.body_passed and outcome.is_refused
+    if width is not None and own and report.longrepr is not None:
+        report.longrepr = _Fitted(report.longrepr, outcome, config, width)  # type: ignore[assignment]
+
+
+class _Fitted:
+    """A representation of a failure that knows one writer for which it is another text."""
+
+    def __init__(self, whole: Any, outcome: Outcome, config: pytest.Config, width: int) -> None:
+        self._whole = whole
+        self._outcome = outcome
+        self._config = config
+        self._width = width
+
+    def toterminal(self, writer: Any) -> None:
+        """Write to the terminal what fits it; to the writers of other reports, the whole text."""
+        if writer is self._config.get_terminal_writer():
+            from ..reports.terminal import failure
+
+            for line in failure(self._outcome, self._width).splitlines():
+                writer.line(line)
+        elif hasattr(self._whole, "toterminal"):
+            self._whole.toterminal(writer)
+        else:
+            writer.line(str(self._whole))
+
+    def __str__(self) -> str:
+        return str(self._whole)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
