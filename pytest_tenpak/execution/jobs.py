@@ -36,7 +36,7 @@ class QuantizeJob:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> QuantizeJob:
-        """The job that :func:`to_plain` wrote."""
+        """Return the job that :func:`to_plain` wrote."""
         return cls(
             quantizer=Place(**plain["quantizer"]),
             spec=QuantizeSpec.from_dict(plain["spec"]),
@@ -59,7 +59,7 @@ class ConvertJob:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> ConvertJob:
-        """The job that :func:`to_plain` wrote."""
+        """Return the job that :func:`to_plain` wrote."""
         return cls(Path(plain["file"]), Path(plain["out"]))
 
 
@@ -109,7 +109,7 @@ class MeasureJob:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> MeasureJob:
-        """The job that :func:`to_plain` wrote."""
+        """Return the job that :func:`to_plain` wrote."""
         nested = {
             "directory": Path(plain["directory"]),
             "quantizer": Place(**plain["quantizer"]) if plain["quantizer"] else None,

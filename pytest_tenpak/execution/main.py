@@ -142,7 +142,7 @@ def _missing_module(module: str, given: str) -> UnavailableError:
 
 
 def _exhausted(fault: BaseException | None) -> int | None:
-    """Return the exit code for memory or disk that ran out, by a fault or its cause; None for other faults."""
+    """Return the exit code for memory or disk that ran out, by a fault or its cause; None for others."""
     while fault is not None:
         text = str(fault).lower()
         number = fault.errno if isinstance(fault, OSError) else None

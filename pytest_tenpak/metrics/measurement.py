@@ -100,7 +100,7 @@ class Windows:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Windows:
-        """The windows that ``asdict`` wrote, from JSON."""
+        """Return the windows that ``asdict`` wrote, from JSON."""
         rows: dict[str, Any] = {n: tuple(row) if isinstance(row, list) else row for n, row in plain.items()}
         return cls(**rows)
 
@@ -162,12 +162,12 @@ class Layers:
         return [n for n, row in enumerate(rows) if not all(map(math.isfinite, row))]
 
     def to_dict(self) -> dict[str, list[float | None]]:
-        """Plain form, in which None stands for a non-finite figure: JSON has no NaN."""
+        """Return the plain form, in which None stands for a non-finite figure: JSON has no NaN."""
         return {n: [x if math.isfinite(x) else None for x in row] for n, row in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Sequence[float | None]]) -> Layers:
-        """The figures that :meth:`to_dict` wrote, from JSON."""
+        """Return the figures that :meth:`to_dict` wrote, from JSON."""
         return cls(**{n: tuple(math.nan if x is None else x for x in row) for n, row in plain.items()})
 
 
@@ -256,12 +256,12 @@ class Measurement:
         return self.windows.perplexity
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain form: what travels between processes and into the cache."""
+        """Return the plain form, which is sent between processes and cached."""
         return {**asdict(self), "layers": self.layers.to_dict()}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Measurement:
-        """The measurement that :meth:`to_dict` wrote."""
+        """Return the measurement that :meth:`to_dict` wrote."""
         nested = {
             "windows": Windows.from_dict(plain["windows"]),
             "ledger": Ledger(**plain["ledger"]),

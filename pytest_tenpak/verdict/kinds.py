@@ -58,7 +58,7 @@ class CheckKind:
         return f"{self.subject} {self.comparison}".strip()
 
     @property
-    def is_settled_by_update(self) -> bool:
+    def is_cleared_by_update(self) -> bool:
         """Whether accepting the new figures turns the check green."""
         return self.question is Question.TOLERANCE
 

@@ -207,7 +207,7 @@ def test_another_error_widens_both_arms(rows, spread):
     assert found.widened(0) == found
 
 
-def test_tokens_to_decide_settle_it():
+def test_tokens_to_decide_decide_it():
     """With so many tokens and the same mean, the interval just reaches the bound; spread does not shrink."""
     found = Estimate(0.01, 20, 1000, 20, low=-0.01, high=0.03)
     assert found.tokens_to_decide(0.0) == pytest.approx(4000)
