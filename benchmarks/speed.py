@@ -94,7 +94,7 @@ def ours(task: Task) -> Callable[[], float]:
 
 def ours_beside_a_reference(task: Task) -> Callable[[], float]:
     """The same with the exact KL divergence from a reference, here the model itself, as gates have it."""
-    from pytest_tenpak.evaluation.divergence import EXACT, Comparer, Keeper
+    from pytest_tenpak.evaluation.divergence import EXACT, Comparer, ReferenceRecorder
     from pytest_tenpak.evaluation.perplexity import Scorer
     from pytest_tenpak.evaluation.protocol import Protocol
     from pytest_tenpak.evaluation.tokenize import tokenize
@@ -108,8 +108,8 @@ def ours_beside_a_reference(task: Task) -> Callable[[], float]:
     trace = Trace(Path(tempfile.mkdtemp()))
     atexit.register(shutil.rmtree, trace.folder, ignore_errors=True)
     trace.begin(Plan("", [window.scored for window in windows], [0] * len(windows), EXACT), {})
-    trace.keep_head(scorer.head)
-    trace.add(scorer.score(windows, observer=Keeper(EXACT)))
+    trace.save_head(scorer.head)
+    trace.add(scorer.score(windows, observer=ReferenceRecorder(EXACT)))
     observer = Comparer(trace, scorer.device)
 
     def run() -> float:

@@ -1,7 +1,7 @@
 """A pytest plugin and regression gate for quantized language models.
 
-What plugins, conftests and reporters may rely on is here, and stays. Each name is imported when it is first
-used: importing the package costs nothing, and brings neither numpy nor torch.
+The names below are the public interface for plugins, conftests and reporters. Each is imported on first use:
+importing the package costs nothing, and imports neither numpy nor torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The family of errors a user can meet, each saying who asked, what is wrong, and what to do."""
+"""The errors that a user can meet: where they occurred, what is wrong, and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 class TenpakError(Exception):
-    """Something a user can mend.
+    """An error that a user can fix.
 
     ``problem`` is one sentence. ``given``, ``accepted`` and ``remedy`` follow on lines of their own
-    where they are known; ``who`` names the test, file or quantizer on whose behalf the work was done
-    and can be filled in later by a caller who knows it.
+    where they are known. ``who`` names the test, option, file or quantizer that the error concerns; a
+    caller that knows it may add it later.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class TenpakError(Exception):
         self.who = who
 
     def asked_by(self, who: str) -> TenpakError:
-        """Name who asked, unless somebody closer to the fault already did; returns the error itself."""
+        """Set what the error concerns, unless that is known already; return the error itself."""
         self.who = self.who or who
         return self
 
@@ -41,7 +41,7 @@ class TenpakError(Exception):
         return "\n".join([head, *(f"  {label + ':':<12}{text}" for label, text in rows if text)])
 
     def to_dict(self) -> dict[str, Any]:
-        """A plain dict that :func:`error_from_dict` turns back into the same error in another process."""
+        """Return a plain dict, from which :func:`error_from_dict` makes the same error in another process."""
         return {
             "kind": type(self).__name__,
             "problem": self.problem,
@@ -53,11 +53,11 @@ class TenpakError(Exception):
 
 
 class SpecError(TenpakError):
-    """A marker or an option asks for something that does not exist or cannot be."""
+    """A marker or an option asks for something that does not exist or is impossible."""
 
 
 class UnavailableError(TenpakError):
-    """The case could not run here: a library or a device is missing."""
+    """The case cannot run here: a library or a device is missing."""
 
 
 class ModelError(TenpakError):
@@ -69,7 +69,7 @@ class CorpusError(TenpakError):
 
 
 class OverlapError(TenpakError):
-    """The calibration text stands in the corpus: the perplexity would measure memory, not quality."""
+    """The calibration text overlaps the evaluation corpus, so the perplexity would look better than it is."""
 
 
 class CheckpointError(TenpakError):
@@ -81,15 +81,15 @@ class WorkerError(TenpakError):
 
 
 class MeasurementError(TenpakError):
-    """A measurement did not happen, or its figures are not finite."""
+    """A measurement failed, or its figures are not finite."""
 
 
 class BaselineError(TenpakError):
-    """A baseline file cannot be read, or is not what it says it is."""
+    """A baseline file cannot be read or written, or is not valid."""
 
 
 class BaselineFileError(BaselineError):
-    """A baseline file is not what it should be: ``fault`` says how, without the file's name."""
+    """A baseline file is not valid: ``fault`` says why, without the file's name."""
 
     def __init__(self, path: object, fault: str, **rest: Any) -> None:
         super().__init__(f"the baseline {path} {fault}", **rest)
@@ -97,14 +97,14 @@ class BaselineFileError(BaselineError):
 
 
 class ReportError(TenpakError):
-    """A report of a run cannot be read, or is not what it says it is."""
+    """A report of a run cannot be read, or is not valid."""
 
 
 class GitError(TenpakError):
-    """Git is missing, or does not know what it was asked for."""
+    """Git is not installed, or a git command failed."""
 
 
-_FAMILY: dict[str, type[TenpakError]] = {
+_KINDS: dict[str, type[TenpakError]] = {
     kind.__name__: kind
     for kind in (
         SpecError,
@@ -123,8 +123,8 @@ _FAMILY: dict[str, type[TenpakError]] = {
 
 
 def error_from_dict(plain: dict[str, Any]) -> TenpakError:
-    """The error that :meth:`TenpakError.to_dict` described."""
-    kind = _FAMILY.get(plain["kind"], TenpakError)
+    """Return the error that :meth:`TenpakError.to_dict` described."""
+    kind = _KINDS.get(plain["kind"], TenpakError)
     return kind(
         plain["problem"],
         given=plain["given"],
@@ -135,15 +135,15 @@ def error_from_dict(plain: dict[str, Any]) -> TenpakError:
 
 
 def file_error(fault: OSError) -> TenpakError:
-    """What the system says about a file, as an error with a way out."""
+    """Turn the system's error about a file into one that says what to do."""
     if fault.errno in (errno.ENOSPC, errno.EDQUOT):
         return TenpakError(
-            "there is no room left on the disk",
+            "no space is left on the disk",
             given=str(fault),
-            remedy="free room, or name a folder with room as --tenpak-cache-dir",
+            remedy="free space, or set --tenpak-cache-dir to a folder on another disk",
         )
     return TenpakError(
         "a file could not be read or written",
         given=str(fault),
-        remedy="correct the path or its permissions; the cache's own folder is --tenpak-cache-dir",
+        remedy="correct the path or its permissions; --tenpak-cache-dir sets the folder of the cache",
     )

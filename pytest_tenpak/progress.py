@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, one quiet line elsewhere."""
+"""Progress of long work: a bar with rate and time left on a terminal, one line elsewhere."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Progress = Callable[[int, int, str], None]
 
 
 def ignore(_done: int, _total: int, _unit: str) -> None:
-    """A Progress that nobody watches."""
+    """Show nothing: a Progress for work that is not displayed."""
 
 
 @contextmanager
 def bar(title: str) -> Iterator[Progress]:
-    """A tqdm bar on stderr that goes when it is done."""
+    """Show a tqdm bar on stderr, which disappears when the work is done."""
     from tqdm import tqdm
 
     with tqdm(desc=title, total=None, leave=False, file=sys.stderr, dynamic_ncols=True) as shown:
@@ -31,7 +31,7 @@ def bar(title: str) -> Iterator[Progress]:
 
 @contextmanager
 def line(title: str, write: Callable[[str], None]) -> Iterator[Progress]:
-    """One line when the work is done: what, how much, how long."""
+    """Write one line when the work is done: what, how much, how long."""
     started = time.monotonic()
     last = (0, "")
 
@@ -48,5 +48,5 @@ def line(title: str, write: Callable[[str], None]) -> Iterator[Progress]:
 
 @contextmanager
 def silent() -> Iterator[Progress]:
-    """Nothing."""
+    """Show nothing."""
     yield ignore

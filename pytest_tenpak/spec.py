@@ -1,4 +1,4 @@
-"""What to quantize to: a method, its options, and the rules that every value is held to."""
+"""The quantization spec: a method with its options, and how each value is validated."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 from .errors import SpecError
 from .store.digest import fingerprint
 
-#: The method name of a checkpoint that somebody else quantized.
+#: The method name of a checkpoint that was quantized elsewhere.
 CHECKPOINT = "checkpoint"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """``'; did you mean 'x'?'`` for the closest known word, or nothing when none is close."""
+    """Return ``'; did you mean 'x'?'`` for the closest known word, or an empty string when none is close."""
     match = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {match[0]!r}?" if match else ""
 
@@ -43,14 +43,14 @@ class Option:
     excluded: tuple[Any, ...] = ()
 
     def accepted(self) -> str:
-        """What may be given, in words for an error or a table."""
+        """Describe the accepted values, for an error message or a table."""
         if self.choices is not None:
             return "one of " + ", ".join(repr(choice) for choice in self.choices)
         words = {
             bool: "True or False",
             int: "a whole number",
             float: "a number",
-            str: "a text",
+            str: "a string",
             tuple: "a list of names",
         }
         bounds = [
@@ -67,7 +67,7 @@ class Option:
         return " ".join([words[self.kind], " and ".join(bounds)]).strip()
 
     def validate(self, value: Any) -> Any:
-        """The value in its own type, or SpecError with what was given and what is accepted."""
+        """Return the value in its own type; raise SpecError with what was given and what is accepted."""
         if value is None and self.default is None:
             return None
         typed = self._typed(value)
@@ -91,7 +91,7 @@ class Option:
         )
 
     def _typed(self, value: Any) -> Any:
-        """``value`` if it has this option's type (an int may stand for a float), else None."""
+        """Return ``value`` if it has this option's type (an int may stand for a float), else None."""
         if self.kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value) if math.isfinite(value) else None
         if self.kind is int and isinstance(value, bool):
@@ -104,14 +104,14 @@ class Option:
 
 @dataclass(frozen=True)
 class QuantizeSpec:
-    """A method and every one of its options, defaults included; never adjusted after validation."""
+    """A method and all of its options, defaults included; never adjusted after validation."""
 
     method: str
     options: Mapping[str, Any]
 
     @classmethod
     def build(cls, method: str, declared: Iterable[Option], given: Mapping[str, Any]) -> QuantizeSpec:
-        """Validate ``given`` against what the method declares and fill in its defaults.
+        """Validate ``given`` against the options that the method declares, and fill in defaults.
 
         Raises SpecError for an unknown option (with the nearest match) or a value not accepted.
         """
@@ -131,13 +131,13 @@ class QuantizeSpec:
         return cls(method, MappingProxyType(dict(sorted(values.items()))))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain form: what baselines store as identity and what cache keys are made of."""
+        """Return the plain form, which baselines store as identity and cache keys include."""
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in self.options.items()}
         return {"method": self.method, "options": plain}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> QuantizeSpec:
-        """The spec that :meth:`to_dict` wrote (lists become tuples again)."""
+        """Return the spec that :meth:`to_dict` wrote (lists become tuples again)."""
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in plain["options"].items()}
         return cls(plain["method"], MappingProxyType(options))
 

@@ -1,1 +1,1 @@
-"""The baseline: its entries, file format, identity, names and past. Pure but for the files themselves."""
+"""The baseline: its entries, file format, identity, names and history. Pure except for file access."""

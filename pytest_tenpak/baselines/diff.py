@@ -10,9 +10,9 @@ from .entry import Baseline, Entry
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one baseline on one device class; ``old`` or ``new`` is None where there is none.
+    """The change of one baseline on one device class; ``old`` or ``new`` is None where there is no entry.
 
-    ``moved_from`` is the name that the baseline had before, where its entries are the same.
+    ``moved_from`` is the previous name of a baseline that was renamed with its entries unchanged.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Change:
 
 
 def changes(old: Mapping[str, Baseline], new: Mapping[str, Baseline]) -> list[Change]:
-    """Every entry that is not the same in both states, in the order of names."""
+    """List every entry that differs between two states, in the order of names."""
     rows = []
     moved = _moved(old, new)
     gone = set(moved.values())
@@ -45,7 +45,7 @@ def changes(old: Mapping[str, Baseline], new: Mapping[str, Baseline]) -> list[Ch
 
 
 def _moved(old: Mapping[str, Baseline], new: Mapping[str, Baseline]) -> dict[str, str]:
-    """By new name, the old name of baselines that have another name and the same entries."""
+    """Return, by new name, the old name of baselines that were renamed with their entries unchanged."""
     gone = {name: baseline for name, baseline in old.items() if name not in new}
     moved: dict[str, str] = {}
     for name, baseline in new.items():
@@ -57,7 +57,7 @@ def _moved(old: Mapping[str, Baseline], new: Mapping[str, Baseline]) -> dict[str
 
 
 def reason_of(entry: Entry, old: Entry | None) -> str:
-    """Why an entry took the place of ``old``, as it says itself; empty for a first one."""
+    """Return the stored reason why an entry replaced ``old``; empty for a first entry."""
     if not entry.history or (old is not None and entry.history == old.history):
         return ""
     return entry.history[0].reason

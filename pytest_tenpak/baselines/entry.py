@@ -1,4 +1,4 @@
-"""The baseline: what was accepted for one case, per device class, and how the next figures succeed it."""
+"""The baseline: accepted figures of one case, per device class, and how new figures replace them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..store.atomic import write_atomically
 from ..store.digest import labelled
 from .file_format import DECIMALS, check_digests, load, migrate, refuse, render
 
-#: How many replaced figures an entry keeps.
+#: How many replaced figures an entry stores.
 HISTORY_LENGTH = 10
 
 
@@ -22,8 +22,8 @@ HISTORY_LENGTH = 10
 class Figures:
     """The figures a reviewer reads. ``compression`` is the whole checkpoint vs 16 bit.
 
-    ``kld`` (mean, nats per token) and ``top1`` (agreement) are None where no reference was compared with.
-    ``divergence`` says what ``kld`` is, where that is known: ``exact`` or a ``top-k lower bound``.
+    ``kld`` (mean, nats per token) and ``top1`` (agreement) are None where there was no reference to compare
+    with. ``divergence`` is the kind of ``kld``, where it is known: ``exact`` or ``top-k lower bound``.
     """
 
     perplexity: float
@@ -41,12 +41,12 @@ class Figures:
 
     @property
     def loss(self) -> float:
-        """Nats per token that were lost: ln perplexity over the reference's."""
+        """Nats per token lost to quantization: ln of perplexity over the reference's."""
         return math.log(self.perplexity / self.reference_perplexity)
 
     @classmethod
     def of(cls, measurement: Measurement, reference: Measurement) -> Figures:
-        """The figures of a measurement, unrounded."""
+        """Return the figures of a measurement, unrounded."""
         divergence = measurement.divergence
         return cls(
             perplexity=measurement.perplexity,
@@ -59,7 +59,7 @@ class Figures:
         )
 
     def rounded(self) -> Figures:
-        """The figures as they are stored."""
+        """Return the figures rounded as they are stored."""
         rows: dict[str, Any] = asdict(self)
         stored: dict[str, Any] = {n: round(x, DECIMALS) for n, x in rows.items() if isinstance(x, float)}
         return replace(self, **stored)
@@ -67,7 +67,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Replaced:
-    """Figures that were accepted once, and why they were replaced."""
+    """Figures that were accepted earlier, and why they were replaced."""
 
     figures: Figures
     reason: str
@@ -75,11 +75,11 @@ class Replaced:
 
 @dataclass(frozen=True)
 class Anchor:
-    """The figures from which small steps are added up.
+    """The figures that drift is counted from.
 
-    ``drift`` is what the accepted steps since add up to: ln perplexity, each step paired with the one before
+    ``drift`` is the sum of the accepted steps since then: ln perplexity, each step paired with the one before
     over the windows that both had. ``reason`` says why these are not the first figures, or why they were
-    accepted beside another device's.
+    accepted in addition to those of another device class.
     """
 
     figures: Figures
@@ -90,11 +90,11 @@ class Anchor:
 
 @dataclass(frozen=True)
 class Entry:
-    """What was accepted on one device class.
+    """The accepted figures of one device class.
 
     ``nll`` (nats, summed per window) and ``tokens`` let a later run be compared window by window,
-    ``layers`` layer by layer. ``noise`` is what ``--tenpak-calibrate-noise`` measured, if it was asked.
-    ``anchor`` holds what was accepted first; ``history`` the latest replaced ones, newest first.
+    ``layers`` layer by layer. ``noise`` was measured by ``--tenpak-calibrate-noise``, if that was used.
+    ``anchor`` holds the first accepted figures, ``history`` the latest replaced ones, newest first.
     """
 
     identity: Mapping[str, Any]
@@ -111,7 +111,7 @@ class Entry:
 
     @classmethod
     def of(cls, measurement: Measurement, reference: Measurement, noise: Noise | None = None) -> Entry:
-        """A first entry: its own anchor, no history."""
+        """Make a first entry: its own anchor, without history."""
         figures = Figures.of(measurement, reference).rounded()
         layers = Layers(*(tuple(round(x, DECIMALS) for x in row) for row in astuple(measurement.layers)))
         return cls(
@@ -129,14 +129,14 @@ class Entry:
 
     @property
     def is_anchor(self) -> bool:
-        """Whether these are the figures that the anchor holds."""
+        """Whether the anchor holds these same figures."""
         return self.anchor.figures == self.figures and self.anchor.layers == self.layers
 
     def replacing(self, old: Entry, reason: str, reanchor: bool = False) -> Entry:
-        """This entry as the successor of ``old``: its anchor kept unless ``reanchor``.
+        """Return this entry as the successor of ``old``, with the anchor of ``old`` unless ``reanchor``.
 
-        Another identity is another question, whose first figures these are: they anchor themselves, and
-        what was known of the noise does not hold.
+        With another identity the figures are not comparable: the entry is its own anchor, and the noise of
+        ``old`` does not apply.
         """
         past = (Replaced(old.figures, reason), *old.history)[:HISTORY_LENGTH]
         if old.identity != self.identity:
@@ -146,29 +146,29 @@ class Entry:
         return replace(self, anchor=anchor, history=past, noise=self.noise or old.noise)
 
     def has_weights(self, digest: str) -> bool:
-        """Whether these figures are of the quantized weights with this digest (64 hex digits)."""
+        """Return whether these figures are of the quantized weights with this digest (64 hex digits)."""
         return self.weights_digest == labelled(digest)
 
     def moved_since(self, old: Entry) -> float:
-        """How far ln perplexity moved from ``old`` to these figures, over the windows that both have."""
+        """Return how far ln perplexity moved from ``old`` to this entry, over the windows that both have."""
         rows = list(zip(self.nll, old.nll, self.tokens, old.tokens, strict=False))
         if any(ours != theirs for _, _, ours, theirs in rows):
             return self.figures.loss - old.figures.loss
         return sum(new - before for new, before, _, _ in rows) / sum(count for _, _, count, _ in rows)
 
     def with_noise(self, noise: Noise) -> Entry:
-        """This entry, its figures untouched, with noise that was calibrated now."""
+        """Return this entry with newly calibrated noise and unchanged figures."""
         return replace(self, noise=_rounded_noise(noise))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain form, as it is stored."""
+        """Return the plain form, as it is stored."""
         plain = asdict(self)
         plain["windows"] = {"nll": plain.pop("nll"), "tokens": plain.pop("tokens")}
         return plain
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Entry:
-        """The entry that :meth:`to_dict` wrote."""
+        """Return the entry that :meth:`to_dict` wrote."""
         return cls(
             identity=plain["identity"],
             figures=Figures(**plain["figures"]),
@@ -198,23 +198,23 @@ def _rounded_noise(noise: Noise) -> Noise:
 
 @dataclass(frozen=True)
 class Baseline:
-    """One baseline file: the case it belongs to, and an entry per device class."""
+    """One baseline file: the id of the test that uses it, and an entry per device class."""
 
     case: str
     entries: Mapping[str, Entry] = field(default_factory=dict)
 
     def with_entry(self, device_class: str, entry: Entry) -> Baseline:
-        """A copy in which ``device_class`` has this entry and the others are untouched."""
+        """Return a copy in which ``device_class`` has this entry and the others are unchanged."""
         return replace(self, entries={**self.entries, device_class: entry})
 
     def write(self, path: Path) -> None:
-        """Write the file atomically: whoever reads it, at any moment, finds a whole one."""
+        """Write the file atomically: a reader always finds a whole one."""
         entries = {name: entry.to_dict() for name, entry in self.entries.items()}
         write_atomically(path, render(self.case, entries))
 
     @classmethod
     def read(cls, path: Path) -> Baseline | None:
-        """The baseline at ``path``, or None where there is no such file; BaselineError as :meth:`parse`."""
+        """Read the baseline at ``path``, None if it does not exist; raise BaselineError as :meth:`parse`."""
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -225,10 +225,10 @@ class Baseline:
 
     @classmethod
     def parse(cls, text: str, path: Path) -> Baseline:
-        """The baseline that a file's text holds, migrated if an older version wrote it.
+        """Parse the text of a baseline file, and migrate it if an older version wrote it.
 
-        Raises BaselineError, naming ``path`` and the field, for anything that is not a whole and
-        consistent baseline, as it was written.
+        Raises BaselineError, naming ``path`` and the field, for a text that is not a whole, consistent and
+        unedited baseline.
         """
         plain = load(text, path)
         entries = {name: Entry.from_dict(row) for name, row in migrate(plain)["entries"].items()}
@@ -238,10 +238,10 @@ class Baseline:
         return cls(plain["case"], entries)
 
     def nearest(self, device_class: str) -> tuple[str, Entry] | None:
-        """The entry of a device class, or of the one most like it, with its class; None if there is none.
+        """Return the entry of a device class, or of the most similar one, with its class; None if empty.
 
-        A CUDA class is nearest to the one of the closest compute capability, and nearer to any of its kind
-        than to another kind.
+        The most similar CUDA class has the closest compute capability; every class of the same kind is more
+        similar than one of another kind.
         """
         family, number = _family(device_class)
 
@@ -254,19 +254,19 @@ class Baseline:
 
 
 def _family(device_class: str) -> tuple[str, int]:
-    """``cuda-sm90`` as ``("cuda-sm", 90)``, ``cpu`` as ``("cpu", 0)``."""
+    """Split ``cuda-sm90`` into ``("cuda-sm", 90)``, ``cpu`` into ``("cpu", 0)``."""
     family = device_class.rstrip("0123456789")
     return family, int(device_class[len(family) :] or 0)
 
 
 def baseline_files(folder: Path) -> dict[str, Path]:
-    """The files of a baseline folder by the baseline's name: the path below it, without ``.json``."""
+    """Return the files of a baseline folder by baseline name: the path below it, without ``.json``."""
     files = [path for path in folder.rglob("*.json") if not path.name.startswith(".")]
     return {path.relative_to(folder).as_posix().removesuffix(".json"): path for path in sorted(files)}
 
 
 def _check_consistency(path: Path, name: str, entry: Entry) -> None:
-    """What a schema cannot say: the windows pair up, and the headline figure is theirs."""
+    """Check what a schema cannot express: lengths agree, and the headline figures follow from the rest."""
     where = f"entries.{name}"
     if len(entry.nll) != len(entry.tokens):
         counts = f"{len(entry.nll)} NLLs for {len(entry.tokens)} token counts"

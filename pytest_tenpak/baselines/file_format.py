@@ -1,4 +1,4 @@
-"""What a baseline file may hold: text in, checked plain values out, and back; older versions are migrated."""
+"""The baseline file format: text is parsed and validated, older versions are migrated, entries rendered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..store.digest import fingerprint, labelled
 from ..store.strict_json import parse_json, schema_fault
 
 SCHEMA_VERSION = 2
-#: Decimals of every stored figure; identities keep theirs exactly.
+#: Decimals of every stored figure; identities are stored exactly.
 DECIMALS = 6
 
 
@@ -21,16 +21,16 @@ DECIMALS = 6
 
 
 def load(text: str, path: Path) -> dict[str, Any]:
-    """The plain values that a baseline file holds, of this schema version or of an older one.
+    """Parse and validate a baseline file of this schema version or of an older one.
 
-    Raises BaselineFileError, naming ``path`` and the field, for what no such file can hold.
+    Raises BaselineFileError, naming ``path`` and the field, for text that is not a valid file.
     """
     try:
         plain = parse_json(text)
-        json.dumps(plain, ensure_ascii=False).encode()  # escapes can spell what is no Unicode text
+        json.dumps(plain, ensure_ascii=False).encode()  # escapes can encode lone surrogates
     except (ValueError, RecursionError) as fault:
         conflict = "\n<<<<<<< " in f"\n{text}"
-        refuse(path, "is not valid JSON", "it holds a merge conflict" if conflict else str(fault))
+        refuse(path, "is not valid JSON", "it contains a merge conflict" if conflict else str(fault))
     departure = schema_fault(plain, __package__, f"baseline-{_version(plain, path)}")
     if departure is not None:
         refuse(path, f"has a fault in {departure[0]}", departure[1])
@@ -39,7 +39,7 @@ def load(text: str, path: Path) -> dict[str, Any]:
 
 
 def check_digests(plain: Mapping[str, Any], path: Path) -> None:
-    """Refuse entries that are not as they were written; version 1 did not record how that was."""
+    """Refuse entries that were edited after they were written; version 1 has no digests to check."""
     for name, entry in plain["entries"].items():
         if plain["schema_version"] >= 2 and entry["digest"] != _digest(name, entry):
             refuse(
@@ -48,12 +48,12 @@ def check_digests(plain: Mapping[str, Any], path: Path) -> None:
 
 
 def refuse(path: Path, problem: str, given: str) -> NoReturn:
-    """Raise BaselineFileError: what is wrong with a baseline file."""
+    """Raise BaselineFileError for a file that is not a valid baseline."""
     raise BaselineFileError(
         path,
         problem,
         given=given,
-        accepted=f"a pytest-tenpak baseline of schema version 1 to {SCHEMA_VERSION}, as it was written",
+        accepted=f"an unedited pytest-tenpak baseline of schema version 1 to {SCHEMA_VERSION}",
         remedy="restore it with git, or delete it and run again to create it",
     )
 
@@ -61,7 +61,7 @@ def refuse(path: Path, problem: str, given: str) -> NoReturn:
 def _version(plain: Any, path: Path) -> int:
     version = plain.get("schema_version") if isinstance(plain, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        refuse(path, "has no schema_version that is known", f"schema_version {version!r}"[:100])
+        refuse(path, "has no known schema_version", f"schema_version {version!r}"[:100])
     if version > SCHEMA_VERSION:
         raise BaselineFileError(
             path,
@@ -77,14 +77,14 @@ def _version(plain: Any, path: Path) -> int:
 
 
 def migrate(plain: dict[str, Any]) -> dict[str, Any]:
-    """The values of :func:`load` as this schema version puts them."""
+    """Convert the values of :func:`load` to this schema version."""
     for step in _MIGRATIONS[plain["schema_version"] - 1 :]:
         plain = step(plain)
     return plain
 
 
 def _from_1(plain: dict[str, Any]) -> dict[str, Any]:
-    """Version 2 says what a KLD is, and its anchors keep layers and a reason.
+    """Convert version 1 to version 2, which adds the kind of KLD, and layers and a reason to anchors.
 
     The first files of version 1 have no divergence, no layers and no noise.
     """
@@ -101,7 +101,7 @@ def _from_1(plain: dict[str, Any]) -> dict[str, Any]:
             "history": [{**row, "figures": _with_divergence(row["figures"])} for row in old["history"]],
             "anchor": {
                 "figures": _with_divergence(old["anchor"]),
-                "layers": layers,  # the ones that are known
+                "layers": layers,  # version 1 did not store the anchor's own
                 "reason": "",
                 "drift": round(_loss(after) - _loss(before), DECIMALS),
             },
@@ -118,7 +118,7 @@ def _with_divergence(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {"kld": None, "top1": None, **figures, "divergence": None}
 
 
-#: From each version to the next.
+#: Each converts from one version to the next.
 _MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (_from_1,)
 
 
@@ -126,7 +126,7 @@ _MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (_from_1,)
 
 
 def render(case: str, entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """The text of a baseline file: sorted keys, fixed digits, arrays of figures on one line."""
+    """Render the text of a baseline file: sorted keys, fixed digits, arrays of figures on one line."""
     signed = {}
     for name, entry in entries.items():
         stored = json.loads(_render(entry))
@@ -135,7 +135,7 @@ def render(case: str, entries: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _digest(device_class: str, entry: Mapping[str, Any]) -> str:
-    """Digest of an entry's stored values: edited, or put under another class, it has another."""
+    """Digest an entry's stored values with its device class: an edit, or another class, changes it."""
     rest = {name: value for name, value in entry.items() if name != "digest"}
     return labelled(fingerprint({"device_class": device_class, "entry": rest}))
 

@@ -1,6 +1,7 @@
-"""The files of a folder in a git revision, and every version of them, read by as few processes as possible.
+"""The git history of a folder, in few processes: the files of a revision, and every committed version.
 
-By hand, since git libraries are large, start more processes or need a compiler, and four commands are enough.
+Calls the git command directly: GitPython does so too, but with more processes, and pygit2 would make a native
+library a dependency of the core for the sake of four commands.
 """
 
 from __future__ import annotations
@@ -13,16 +14,15 @@ from pathlib import Path
 
 from ..errors import GitError
 
-#: Before each commit of the log; no path begins so, since raw rows have a colon in front of them.
+#: Marks each commit in the log. It cannot be confused with a file's row, which begins with a colon.
 _COMMIT = "\x02"
 
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a file: the commit that made it, and the path and blob it has there.
+    """One version of a file: the commit that made it, with its path and blob in that commit.
 
-    ``old`` is the path it had before, where the commit renamed it. ``blob`` is empty where the commit
-    deleted the file.
+    ``old`` is the previous path if the commit renamed the file. ``blob`` is empty if the commit deleted it.
     """
 
     commit: str
@@ -36,7 +36,7 @@ class Repository:
     """The git repository around a folder; paths are relative to that folder."""
 
     def __init__(self, root: Path, folder: Path) -> None:
-        """``root`` stands in the repository, ``folder`` need not exist. Raises GitError."""
+        """Find the repository that ``root`` lies in; ``folder`` need not exist. Raises GitError."""
         self._top = Path(_git(root, "rev-parse", "--show-toplevel").decode().rstrip("\n")).resolve()
         folder = folder.resolve()
         if not folder.is_relative_to(self._top):
@@ -47,14 +47,14 @@ class Repository:
         self._folder = folder.relative_to(self._top).as_posix()
 
     def files(self, revision: str) -> dict[str, str]:
-        """The files below the folder in a revision, path to blob."""
+        """Return the files below the folder in a revision, path to blob."""
         commit = self._commit(revision)
         listed = _git(self._top, "ls-tree", "-r", "-z", commit, "--", self._folder).decode(errors="replace")
         rows = [row.partition("\t") for row in listed.split("\0") if row]
         return {self._below(path): facts.split()[2] for facts, _, path in rows if " blob " in facts}
 
     def versions(self) -> Iterator[Version]:
-        """Every version of every file below the folder that led to HEAD, the newest first."""
+        """Yield every version of every file below the folder in the history of HEAD, the newest first."""
         try:
             self._commit("HEAD")
         except GitError:
@@ -78,7 +78,7 @@ class Repository:
             yield Version(commit, date, self._below(path), self._below(old), "" if kind[0] == "D" else blob)
 
     def read(self, blobs: Collection[str]) -> dict[str, bytes]:
-        """The contents of blobs, all by one process."""
+        """Read the contents of blobs, all with one process."""
         if not blobs:
             return {}
         asked = "".join(f"{blob}\n" for blob in blobs).encode()
@@ -101,10 +101,10 @@ class Repository:
             return _git(self._top, *asked).decode().strip()
         except GitError:
             raise GitError(
-                f"git knows no revision {revision!r}",
+                f"there is no git revision {revision!r}",
                 given=revision,
                 accepted="a commit, a tag or a branch, such as HEAD~1 or origin/main",
-                remedy="fetch it first, if it is elsewhere; a shallow clone has the newest commits only",
+                remedy="fetch it first, if it is on a remote; a shallow clone has only the newest commits",
             ) from None
 
     def _below(self, path: str) -> str:
@@ -112,7 +112,7 @@ class Repository:
 
 
 def _git(folder: Path, *arguments: str, given: bytes = b"") -> bytes:
-    """What a git command answers; raises GitError."""
+    """Run a git command and return its output; raises GitError."""
     environment = {**os.environ, "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_LITERAL_PATHSPECS": "1"}
     command = ["git", "-C", str(folder), *arguments]
     try:
@@ -120,10 +120,10 @@ def _git(folder: Path, *arguments: str, given: bytes = b"") -> bytes:
     except FileNotFoundError:
         raise GitError("git is not installed, or not in PATH", remedy="install git") from None
     if ran.returncode:
-        told = ran.stderr.decode(errors="replace").strip()
-        if "not a git repository" in told:
+        message = ran.stderr.decode(errors="replace").strip()
+        if "not a git repository" in message:
             raise GitError(
                 f"{folder} is not in a git repository", remedy="run it where the baselines are committed"
             )
-        raise GitError(f"git {arguments[0]} failed", given=told or f"exit code {ran.returncode}")
+        raise GitError(f"git {arguments[0]} failed", given=message or f"exit code {ran.returncode}")
     return ran.stdout

@@ -1,4 +1,4 @@
-"""What was accepted over time, as git remembers it: for trends in reports, and for ``tenpak history``."""
+"""Accepted figures over time, from git: for trends in reports, and for ``tenpak history``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .diff import reason_of
 from .entry import Baseline, Entry, Figures, baseline_files
 from .git import Repository, Version
 
-#: How many versions of one baseline are read, the newest ones: reading a thousand would take seconds.
+#: How many versions of one baseline are read, newest first: reading a thousand would take seconds.
 VERSIONS = 32
 
 
 @dataclass(frozen=True)
 class Past:
-    """What a commit accepted for one baseline on one device class; ``date`` is ISO 8601."""
+    """The figures that a commit accepted for one baseline on one device class; ``date`` is ISO 8601."""
 
     commit: str
     date: str
@@ -27,7 +27,7 @@ class Past:
 
 @dataclass(frozen=True)
 class Accepted:
-    """Figures that were accepted for one device class, and why; no commit yet: they are not committed."""
+    """Accepted figures and the reason; ``past.commit`` is empty while they are not committed."""
 
     past: Past
     reason: str
@@ -35,16 +35,16 @@ class Accepted:
 
 @dataclass(frozen=True)
 class History:
-    """What was accepted, by baseline, oldest first; ``unreadable`` counts versions that could not be read."""
+    """Accepted figures by baseline, oldest first; ``unreadable`` counts versions that could not be read."""
 
     accepted: dict[str, list[Accepted]] = field(default_factory=dict)
     unreadable: int = 0
 
 
 def trends(root: Path, folder: Path, names: Collection[str] | None = None) -> dict[str, list[Past]]:
-    """What commits accepted for baselines below ``folder`` (all, or those named), oldest first.
+    """Return what commits accepted for baselines below ``folder`` (all, or those named), oldest first.
 
-    Nothing outside git.
+    Empty outside git.
     """
     try:
         known = read_history(root, folder, names)
@@ -56,9 +56,9 @@ def trends(root: Path, folder: Path, names: Collection[str] | None = None) -> di
 def read_history(
     root: Path, folder: Path, names: Collection[str] | None = None, working_tree: bool = False
 ) -> History:
-    """Every change of figures that git remembers, and the working tree's where that is asked for.
+    """Read every committed change of figures, and with ``working_tree`` the uncommitted ones.
 
-    A renamed file keeps its past. Raises GitError outside git.
+    A renamed file includes its history under the old name. Raises GitError outside git.
     """
     repository = Repository(root, folder)
     versions = _by_name(repository.versions())
@@ -86,7 +86,7 @@ def read_history(
 
 
 def _by_name(versions: Iterator[Version]) -> dict[str, list[Version]]:
-    """The versions that can be read, by the name that the file has today, newest first."""
+    """Group the readable versions by the current name of the file, newest first."""
     names: dict[str, str] = {}
     found: dict[str, list[Version]] = {}
     for version in versions:
@@ -95,12 +95,12 @@ def _by_name(versions: Iterator[Version]) -> dict[str, list[Version]]:
         if version.blob and version.path.endswith(".json") and len(rows) < VERSIONS:
             rows.append(version)
         if version.old != version.path:
-            names[version.old] = today  # to the commits before this one
+            names[version.old] = today  # in the commits before this one
     return {path.removesuffix(".json"): rows for path, rows in found.items() if rows}
 
 
 def _changes(known: dict[str, Entry], baseline: Baseline, commit: str, date: str) -> Iterator[Accepted]:
-    """What a version accepted that the one before it had not; ``known`` is brought up to date."""
+    """Yield what a version accepted that the one before had not, and update ``known``."""
     for device_class, entry in sorted(baseline.entries.items()):
         old = known.get(device_class)
         known[device_class] = entry

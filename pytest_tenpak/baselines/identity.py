@@ -1,4 +1,4 @@
-"""Which question a measurement answers: the fields of its identity, compared."""
+"""Identities of measurements compared: whether figures are comparable, and which fields differ."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from .entry import Entry
 
-#: Fields of an identity that have to agree for perplexities to compare at all, whatever the recipe.
+#: Fields of an identity that must be equal for perplexities to be comparable at all, whatever the recipe.
 MEASURED_ON = ("model", "tokenizer", "corpus", "protocol")
 
 
 def identity_changes(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
-    """``field: old → new`` for every field in which two identities differ, nested fields dotted."""
+    """List ``field: old → new`` for every field in which two identities differ, nested fields dotted."""
     rows = []
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
@@ -29,13 +29,13 @@ def _short(value: Any) -> str:
     return text[:19] + "…" if text.startswith("sha256:") else repr(value) if isinstance(value, str) else text
 
 
-def question_changes(entry: Entry, identity: Mapping[str, Any], elsewhere: str = "") -> list[str]:
-    """How the question of a run differs from the one that an entry answers, as :func:`identity_changes`.
+def question_changes(entry: Entry, identity: Mapping[str, Any], entry_device: str = "") -> list[str]:
+    """List how the identity of a run differs from an entry's, as :func:`identity_changes`.
 
-    ``elsewhere`` names the entry's device class where it is not the run's own: devices measure in types of
-    their own, which compare where it is recorded how far another type moves the figures.
+    ``entry_device`` names the entry's device class where it is not the run's own: devices measure in
+    different dtypes, whose figures are comparable where the noise of another dtype is recorded.
     """
     old, new = dict(entry.identity), dict(identity)
-    if elsewhere and entry.noise and "dtype" in entry.noise.runtime:
+    if entry_device and entry.noise and "dtype" in entry.noise.runtime:
         old.pop("dtype", None), new.pop("dtype", None)
     return identity_changes(old, new)

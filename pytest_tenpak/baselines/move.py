@@ -1,4 +1,4 @@
-"""Moving a baseline to the name of a renamed test, with all that it holds."""
+"""Moving a baseline to the name of a renamed test, with all its entries."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .unused import remove
 
 
 def move(folder: Path, old: str, new: str, case: str | None) -> list[tuple[Path, Path]]:
-    """Move the baseline ``old``, and what it has for further texts, to ``new``; gives the paths.
+    """Move the baseline ``old``, and its siblings for further texts, to ``new``; return the paths.
 
-    ``case`` is the id of the test that uses it now, or None to keep the old one's. Every new file is
-    whole before an old one goes: whoever is killed between leaves both, never neither.
+    ``case`` is the id of the test that uses it now, or None to leave the old id. Every new file is whole
+    before an old one is removed: an interrupted move leaves both, never neither.
     """
     files = baseline_files(folder)
     if old not in files:
@@ -24,10 +24,12 @@ def move(folder: Path, old: str, new: str, case: str | None) -> list[tuple[Path,
             f"there is no baseline {old!r} in {folder}",
             given=old,
             accepted=", ".join(close or files) or None,
-            remedy="name one that is there; tenpak show lists them",
+            remedy="name an existing one; tenpak show lists them",
         )
     if old == new:
-        raise BaselineError("a baseline cannot be moved to itself", given=old, remedy="name another as NEW")
+        raise BaselineError(
+            "a baseline cannot be moved to itself", given=old, remedy="give another name as NEW"
+        )
     further = [name for name in files if name.startswith(f"{old}@")]
     moves = [(files[name], folder / f"{new}{name.removeprefix(old)}.json") for name in (*further, old)]
     for source, target in moves:
@@ -36,7 +38,7 @@ def move(folder: Path, old: str, new: str, case: str | None) -> list[tuple[Path,
         baseline = Baseline.read(source)
         if baseline is not None:
             replace(baseline, case=case or baseline.case).write(target)
-    # The one that was named goes last: as long as anything is left, the same command finds it.
+    # The named baseline is removed last, so that after an interruption the same command finds it.
     for source, _ in moves:
         remove(source, folder)
     return moves
@@ -47,7 +49,7 @@ def _require_free(source: Path, target: Path) -> None:
         return
     old, new = Baseline.read(source), Baseline.read(target)
     if old and new and old.entries == new.entries:
-        remedy = f"a move that was interrupted left both, and they are equal: remove {source}"
+        remedy = f"an interrupted move left both, and they are equal: remove {source}"
     else:
-        remedy = "remove one of the two, or name another as NEW"
-    raise BaselineError(f"there is a baseline {target} already", given=str(target), remedy=remedy)
+        remedy = "remove one of the two, or give another name as NEW"
+    raise BaselineError(f"the baseline {target} already exists", given=str(target), remedy=remedy)

@@ -1,4 +1,4 @@
-"""Unused baselines: files that no test of the suite uses, as far as a collection can tell."""
+"""Unused baselines: files that no test of the suite uses any more, as far as a collection shows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .names import derived_name
 
 @dataclass(frozen=True)
 class Collected:
-    """What a collection without errors saw of a suite.
+    """The tests that a collection without errors saw.
 
-    ``claims`` are the names of the baselines that its tests use, deselected tests' among them,
-    ``whole`` the test files, as ids name them, of which every test was seen. ``covers(path)`` says whether
-    a test file there would have been found, ``complete`` whether the whole suite was seen.
+    ``claims`` are the names of the baselines that the tests use, deselected tests included; ``whole`` the
+    test files, as node ids name them, that were collected completely. ``covers(path)`` says whether a test
+    file at that path would have been collected, ``complete`` whether the whole suite was.
     """
 
     claims: Collection[str]
@@ -28,9 +28,9 @@ class Collected:
 
 
 def find_unused(folder: Path, root: Path, collected: Collected) -> tuple[str, ...] | None:
-    """The unused baselines, as paths below ``root``; None where a folder elsewhere cannot be judged.
+    """List the unused baselines, as paths below ``root``; None for a folder outside it.
 
-    A folder outside the rootdir may serve other suites, whose tests this one does not know.
+    A folder outside the rootdir may serve other suites, whose tests were not collected.
     """
     folder, root = folder.resolve(), root.resolve()
     if not folder.is_relative_to(root):
@@ -43,20 +43,20 @@ def find_unused(folder: Path, root: Path, collected: Collected) -> tuple[str, ..
 
 
 def _is_unused(name: str, case: str | None, root: Path, collected: Collected) -> bool:
-    """Whether the test of a baseline that nobody claims is gone, and not only out of sight."""
+    """Return whether the test of an unclaimed baseline is gone, and not only left out of the collection."""
     if case is None:
         return False
     if name.partition("@")[0] != derived_name(case) and not collected.complete:
-        # A name that a marker gave stays when its test moves to another file: any test may claim it.
+        # A name from a marker is independent of the test's file, so any test of the suite may claim it.
         return False
     file = case.partition("::")[0]
     return file in collected.whole or (not (root / file).exists() and collected.covers(root / file))
 
 
 def _case_of(path: Path) -> str | None:
-    """The id of the test that a baseline was accepted for; None for what is no baseline that we can read.
+    """Return the id of the test that a baseline belongs to; None for a file that is not a readable baseline.
 
-    Not the whole check of ``Baseline.read``, which a run without gates should not pay for.
+    Cheaper than ``Baseline.read``, which a run without gates should not pay for.
     """
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
@@ -70,7 +70,7 @@ def _case_of(path: Path) -> str | None:
 
 
 def remove(path: Path, folder: Path) -> None:
-    """Remove a baseline, and the folders below ``folder`` that this leaves empty."""
+    """Remove a baseline, and the folders below ``folder`` that become empty."""
     path.unlink()
     for parent in path.parents:
         if parent == folder or not parent.is_relative_to(folder) or any(parent.iterdir()):

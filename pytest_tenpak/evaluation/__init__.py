@@ -1,1 +1,1 @@
-"""Measuring: corpus, protocol, perplexity, divergence, decoder layers, and the trace that keeps them."""
+"""Measuring: corpus, protocol, perplexity, divergence, decoder layers, and the trace that stores them."""

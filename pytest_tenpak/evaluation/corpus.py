@@ -21,7 +21,7 @@ PACKAGED = {
 }
 DEFAULT = "shakespeare"
 CALIBRATION = "shakespeare-calibration"
-#: A passage of so many characters is a copy; shorter ones are turns of phrase.
+#: A common passage of so many characters is a copy; shorter ones are common phrases.
 _PASSAGE = 64
 
 _FORMS = (
@@ -39,14 +39,14 @@ class Corpus:
 
     @property
     def digest(self) -> str:
-        """``sha256:`` over the documents: same text, same digest, wherever it came from."""
+        """``sha256:`` over the documents: the same text has the same digest, whatever its source."""
         return labelled(fingerprint(list(self.documents)))
 
 
 def load_corpus(reference: str, root: Path) -> Corpus:
-    """The corpus that a marker names; relative paths start at ``root``.
+    """Load the corpus that a marker names; relative paths start at ``root``.
 
-    Raises CorpusError when it does not exist, is empty, is not UTF-8, or cannot be reached.
+    Raises CorpusError when it does not exist, is empty, is not UTF-8, or cannot be downloaded.
     """
     if reference in PACKAGED:
         text = resources.files(__package__).joinpath(f"corpora/{PACKAGED[reference]}")
@@ -57,15 +57,15 @@ def load_corpus(reference: str, root: Path) -> Corpus:
         documents = _from_file(_locate(reference, root), reference)
     documents = [document for document in documents if document.strip()]
     if not documents:
-        raise CorpusError(f"the corpus {reference!r} is empty", remedy="give a text with something in it")
+        raise CorpusError(f"the corpus {reference!r} is empty", remedy="give a text that is not empty")
     return Corpus(reference, documents)
 
 
 def overlap(calibration: Corpus, corpus: Corpus) -> float:
-    """The share (0 to 1) of either text that stands in the other: the larger of the two shares.
+    """Return the share (0 to 1) of either text that occurs in the other, the larger of the two.
 
-    Counted in passages of 64 characters, white space and letter case aside: a common stretch is sure to
-    be found from 127 characters on. Two texts that only speak alike share nearly none.
+    Counted in passages of 64 characters, ignoring white space and letter case: a common span is sure to
+    be found from 127 characters on. Two texts of similar style share nearly none.
     """
     one, other = _plain(calibration), _plain(corpus)
     return max(_share(one, other), _share(other, one))
@@ -76,13 +76,13 @@ def _plain(corpus: Corpus) -> str:
 
 
 def _share(text: str, other: str) -> float:
-    """How much of ``text``, cut into passages, stands anywhere in ``other``."""
+    """Return the share of passages of ``text`` that occur anywhere in ``other``."""
     passages = {text[start : start + _PASSAGE] for start in range(0, len(text) - _PASSAGE + 1, _PASSAGE)}
     if not passages:
         return float(bool(text) and text in other)
     starts = range(len(other) - _PASSAGE + 1)
-    there = {passage for start in starts if (passage := other[start : start + _PASSAGE]) in passages}
-    return len(there) / len(passages)
+    common = {passage for start in starts if (passage := other[start : start + _PASSAGE]) in passages}
+    return len(common) / len(passages)
 
 
 def _locate(reference: str, root: Path) -> Path:
@@ -133,7 +133,7 @@ def _from_jsonl(text: str, reference: str) -> list[str]:
 
 
 def _from_hub(reference: str) -> list[str]:
-    """``hub:DATASET[/SUBSET]:SPLIT[:COLUMN]``; a dataset id has a slash of its own (``owner/name``)."""
+    """Load ``hub:DATASET[/SUBSET]:SPLIT[:COLUMN]``, where a dataset id has the form ``owner/name``."""
     name, split, column = [*reference.removeprefix("hub:").split(":"), "", ""][:3]
     if not name or not split:
         raise CorpusError(

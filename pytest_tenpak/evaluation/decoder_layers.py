@@ -1,6 +1,6 @@
-"""Decoder layers one by one: what each adds to what it is given, beside what the reference's adds.
+"""Decoder layers one by one: what each adds to its inputs, compared with the reference's layer.
 
-Perplexity cannot see a fault in one layer that is small, or that happens to help: scales of one layer of
+Perplexity does not show a fault in one layer that is small, or that happens to help: scales of one layer of
 SmolLM2 that are 2 % too large move it by −0.9 to +0.3 %. So the first tokens of the corpus go through every
 layer of the checkpoint with the inputs that the reference's layers had, in one forward pass. Inputs and
 outputs of a whole layer mean the same however a method scales and folds weights inside it.
@@ -14,16 +14,16 @@ from typing import Any
 
 from ..models.decoder import decoder_layers
 
-#: Tokens that go through the layers, the first of which is left out: models park outliers on it.
+#: Tokens that go through the layers. The first one is left out of the figures: models put outliers there.
 TOKENS = 129
-#: Fewer tokens than this say nothing of a layer.
+#: With fewer tokens than this there are no figures of a layer.
 _LEAST = 3
 
 
-def keep_layers(model: Any, ids: Sequence[int], file: Path) -> None:
-    """Write the inputs and outputs of every decoder layer for the first tokens of ``ids`` to ``file``.
+def save_layers(model: Any, ids: Sequence[int], file: Path) -> None:
+    """Save the inputs and outputs of every decoder layer for the first tokens of ``ids`` to ``file``.
 
-    Nothing where there are too few tokens to say anything.
+    Saves nothing where there are too few tokens.
     """
     from safetensors.torch import save_file
 
@@ -37,26 +37,27 @@ def keep_layers(model: Any, ids: Sequence[int], file: Path) -> None:
 
 
 def compare_layers(model: Any, ids: Sequence[int], file: Path) -> dict[str, list[float]]:
-    """``gain`` and ``error`` of every decoder layer beside the reference's, which ``file`` holds.
+    """Return ``gain`` and ``error`` of every decoder layer, compared with the reference's saved in ``file``.
 
-    With r and q what the reference's and this model's layer add to one token's state: gain is the mean of
-    q·r / r·r over tokens (1 is the same size), error the root of the mean of |q − r|² / |r|². Each token
-    counts alike, however large its state. Empty where the two models have other layers, or nothing was kept.
+    With r and q the additions of the reference's and this model's layer to one token's state: gain is the
+    mean of q·r / r·r over tokens (1 is the same size), error the root of the mean of |q − r|² / |r|². Each
+    token counts equally, however large its state. Empty where the layers do not correspond, or none were
+    saved.
     """
     import torch
     from safetensors.torch import load_file
 
     if not file.is_file():
         return {}
-    kept = load_file(file, device=str(model.device))
-    given = [kept[f"inputs.{n}"] for n in range(len(kept) // 2)]
+    saved = load_file(file, device=str(model.device))
+    given = [saved[f"inputs.{n}"] for n in range(len(saved) // 2)]
     if len(given) != len(decoder_layers(model)):
         return {}
     _, outputs = _run(model, ids, lambda n, _: given[n])
     figures: dict[str, list[float]] = {"gain": [], "error": []}
     for n, output in enumerate(outputs):
         added = (output.to(given[n].device) - given[n])[0, 1:].double()
-        wanted = (kept[f"outputs.{n}"] - given[n])[0, 1:].double()
+        wanted = (saved[f"outputs.{n}"] - given[n])[0, 1:].double()
         size = (wanted * wanted).sum(1).clamp(min=torch.finfo(torch.double).tiny)
         figures["gain"].append(float(((added * wanted).sum(1) / size).mean()))
         figures["error"].append(float((((added - wanted) ** 2).sum(1) / size).mean().sqrt()))
@@ -64,7 +65,7 @@ def compare_layers(model: Any, ids: Sequence[int], file: Path) -> dict[str, list
 
 
 def _run(model: Any, ids: Sequence[int], choose: Callable[[int, Any], Any]) -> tuple[list[Any], list[Any]]:
-    """Inputs and outputs, in float32, of every decoder layer; ``choose(n, given)`` is what it is given."""
+    """Return inputs and outputs of every decoder layer, in float32; ``choose(n, given)`` sets its input."""
     import torch
 
     inputs: list[Any] = []

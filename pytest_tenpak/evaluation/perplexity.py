@@ -12,32 +12,32 @@ from ..store.digest import fingerprint
 from .protocol import Window
 
 #: Bytes of the largest float32 logits tensor that is ever held. On a CPU each product with the head packs
-#: the whole head anew, so few large chunks are faster than many small ones.
+#: the whole head again, so few large chunks are faster than many small ones.
 _CHUNK_BYTES = 128 << 20
-#: Tokens in a batch, by device type, where the user names no batch size.
+#: Tokens in a batch, by device type, where the user sets no batch size.
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 
 class Observer(Protocol):
-    """Whoever looks at the predictions of each scored token beside the NLL.
+    """Computes further figures from the predictions of each scored token, in addition to the NLL.
 
-    Called for each batch with the number, in the plan, of its first window and how many it has, then for
-    each chunk of its positions.
+    Called for each batch with the number, in the plan, of its first window and the count of its windows, then
+    for each chunk of its positions.
     """
 
     @property
     def needs_predictions(self) -> bool:
-        """Whether :meth:`observe` wants whole distributions, which cost a copy of them."""
+        """Whether :meth:`observe` needs whole distributions, which cost a copy."""
 
     def begin(self, first: int, count: int) -> None:
-        """The next batch holds ``count`` windows from ``first`` on."""
+        """Prepare for a batch of ``count`` windows from ``first`` on."""
 
     def observe(self, states: Any, log_probabilities: Any, nll: Any, start: int) -> dict[str, Any]:
-        """Figures per token, each (windows, positions, …), of the positions from ``start`` on.
+        """Return figures per token, each (windows, positions, …), of the positions from ``start`` on.
 
-        ``states`` are the head's inputs (windows, positions, width), or the logits where the head is
-        not all; ``log_probabilities`` (windows, positions, vocabulary; None where they are not needed) are
-        float32 and may be overwritten.
+        ``states`` are the head's inputs (windows, positions, width), or the logits where these are more than
+        the head's product; ``log_probabilities`` (windows, positions, vocabulary; None where they are not
+        needed) are float32 and may be overwritten.
         """
 
 
@@ -61,9 +61,9 @@ def measure_windows(
     batch_size: int = 0,
     progress: Progress = ignore,
 ) -> Windows:
-    """NLL (nats) of every window, in order.
+    """Measure the NLL (nats) of every window, in order.
 
-    ``model`` is a causal language model of transformers, ``tokens`` the stream that ``windows`` cut.
+    ``model`` is a causal language model of transformers, ``tokens`` the stream that ``windows`` are cut from.
     ``bos`` replaces the first token of each window where the protocol says so. ``batch_size`` is in
     windows; 0 chooses, and halves itself when the device runs out of memory. Windows of LLM.int8() models
     run one by one whatever it is.
@@ -78,9 +78,9 @@ def measure_windows(
 class Scorer:
     """Runs windows of one token stream through one model.
 
-    The body runs once per batch; the output head then runs on chunks of positions. Some families do
-    more to their logits than the head (soft caps, scales). So the first tokens of the corpus are scored
-    both ways, and where the two disagree the model's own logits are used.
+    The body runs once per batch; the output head then runs on chunks of positions. Some families process
+    the head's output further (soft caps, scales). So the first tokens of the corpus are scored both ways, and
+    where the two differ the model's own logits are used.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Scorer:
     ) -> Block:
         """Score consecutive windows, the first of which is number ``first`` of the plan.
 
-        ``progress``, if there is one, is told the tokens scored so far.
+        ``progress``, if given, is called with the number of tokens scored so far.
         """
         import torch
 
@@ -135,8 +135,8 @@ class Scorer:
         return _joined(batches)
 
     def _windows_at_once(self, windows: Sequence[Window]) -> int:
-        # LLM.int8() picks its outlier columns by the batch: a window among others has other figures than
-        # alone (0.6 % of perplexity on SmolLM2), and they would depend on a setting that is not theirs.
+        # LLM.int8() chooses its outlier columns per batch: a window among others has other figures than
+        # alone (0.6 % of perplexity on SmolLM2), and figures must not depend on the batch size.
         if getattr(self._model, "is_loaded_in_8bit", False):
             return 1
         return self._batch_size or max(
@@ -150,14 +150,14 @@ class Scorer:
             ids = self._ids([Window(0, min(9, len(self._tokens)), 1)])
             whole = self._model(input_ids=ids, use_cache=False).logits
             ours = self.head(self._hidden(ids))
-        # The same product of the same shapes: bit for bit, or something more was done.
+        # The same product of the same shapes is equal bit for bit, unless the logits are processed further.
         return bool(torch.equal(whole.nan_to_num(), ours.nan_to_num()))
 
     def _hidden(self, ids: Any) -> Any:
         return self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state
 
     def _ids(self, batch: Sequence[Window]) -> Any:
-        """What is run of each window: all but its last token, which is only predicted."""
+        """Return the tokens of each window to run: all but the last one, which is only predicted."""
         import torch
 
         ids = torch.tensor([self._tokens[window.start : window.stop - 1] for window in batch])
@@ -166,7 +166,7 @@ class Scorer:
         return ids.to(self._model.device)
 
     def _score(self, batch: Sequence[Window], number: int, observer: Observer | None) -> dict[str, Any]:
-        """Figures per token, each (windows, positions, …), of one batch; all windows have one shape."""
+        """Return figures per token, each (windows, positions, …), of one batch of windows of one shape."""
         import torch
 
         if observer is not None:
@@ -181,8 +181,8 @@ class Scorer:
         for start in range(0, states.shape[1], step):
             part = states[:, start : start + step]
             logits = (self.head(part) if self.head_is_all else part).float()
-            keep = observer is not None and observer.needs_predictions
-            nll, predicted = _nll(logits, targets[:, start : start + step], keep)
+            wants_all = observer is not None and observer.needs_predictions
+            nll, predicted = _nll(logits, targets[:, start : start + step], wants_all)
             more = observer.observe(part, predicted, nll, start) if observer else {}
             chunks.append({"nll": nll, **more})
         return {name: torch.cat([chunk[name] for chunk in chunks], dim=1).cpu() for name in chunks[0]}
@@ -195,16 +195,16 @@ class Scorer:
         )
 
 
-def _nll(logits: Any, targets: Any, keep: bool) -> tuple[Any, Any]:
-    """−ln softmax(logits)[target] of each position, and all ln softmax(logits) if they are to be kept.
+def _nll(logits: Any, targets: Any, wants_all: bool) -> tuple[Any, Any]:
+    """Return −ln softmax(logits)[target] of each position, and with ``wants_all`` all ln softmax(logits).
 
-    In place where they are not: no second tensor of this size is made. torch's own functions make one, and
-    on a CPU their sums over a large vocabulary are off by 1e-6 to 1e-5 nats, all to one side.
+    Without, everything is in place: no second tensor of this size is made. torch's own functions make one,
+    and on a CPU their sums over a large vocabulary are off by 1e-6 to 1e-5 nats, all to one side.
     """
     logits.sub_(logits.amax(dim=-1, keepdim=True))
     own = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    total = (logits.exp() if keep else logits.exp_()).sum(dim=-1).log_()
-    return total - own, logits.sub_(total.unsqueeze(-1)) if keep else None
+    total = (logits.exp() if wants_all else logits.exp_()).sum(dim=-1).log_()
+    return total - own, logits.sub_(total.unsqueeze(-1)) if wants_all else None
 
 
 def _longest(windows: Sequence[Window]) -> int:
@@ -212,7 +212,7 @@ def _longest(windows: Sequence[Window]) -> int:
 
 
 def _batches(windows: Sequence[Window], size: int) -> Iterator[list[Window]]:
-    """Runs of windows of one shape, at most ``size`` long: no batch needs padding."""
+    """Yield batches of at most ``size`` consecutive windows of one shape: no batch needs padding."""
     for _, alike in groupby(windows, key=lambda w: (w.stop - w.start, w.first_scored - w.start)):
         group = list(alike)
         for start in range(0, len(group), size):
@@ -220,7 +220,7 @@ def _batches(windows: Sequence[Window], size: int) -> Iterator[list[Window]]:
 
 
 def _joined(batches: Sequence[dict[str, Any]]) -> Block:
-    """Batches, each (windows, positions, …), as sums by window and one long row of tokens."""
+    """Join batches, each (windows, positions, …), into sums by window and one long row of tokens."""
     import torch
 
     sums: dict[str, list[Any]] = {"tokens": [], "lost": []}
@@ -230,7 +230,7 @@ def _joined(batches: Sequence[dict[str, Any]]) -> Block:
         sums["tokens"] += finite.sum(dim=1).tolist()
         sums["lost"] += (~finite).sum(dim=1).tolist()
         for name in summed:
-            kept = torch.where(finite, batch[name].double(), 0.0)
-            sums.setdefault(name, []).extend(kept.sum(dim=1).tolist())
+            figures = torch.where(finite, batch[name].double(), 0.0)
+            sums.setdefault(name, []).extend(figures.sum(dim=1).tolist())
     by_token = {name: torch.cat([batch[name].flatten(0, 1) for batch in batches]) for name in batches[0]}
     return Block(sums, by_token)

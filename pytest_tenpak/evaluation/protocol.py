@@ -1,11 +1,11 @@
 """Evaluation protocols: which windows of a token stream are run, and which positions are scored.
 
 ``gptq`` follows the GPTQ paper's code (arXiv 2210.17323): the corpus joined and tokenized once,
-windows side by side, every position but the first scored, the rest of the text dropped.
+adjacent windows, every position but the first scored, the rest of the text dropped.
 ``llamacpp`` follows llama.cpp's perplexity tool: context 512, the first token of each window replaced
 by BOS, the second half scored. ``sliding`` is Hugging Face's strided recipe: overlapping windows in
 which only positions that no earlier window scored count, to the last token of the text. ``rolling`` is
-lm-eval's ``loglikelihood_rolling``: each document by itself behind a prefix token, each of its tokens
+lm-eval's ``loglikelihood_rolling``: each document by itself after a prefix token, each of its tokens
 scored once, and a last window that reaches back until it is as long as the others.
 """
 
@@ -21,7 +21,7 @@ from ..errors import CorpusError, SpecError
 PROTOCOLS = ("gptq", "llamacpp", "sliding", "rolling")
 #: Documents of a corpus are joined with this before they are tokenized.
 JOIN = "\n\n"
-#: What is scored, where BOS stands and how documents are joined, where windows take no stride.
+#: Which positions are scored, where BOS is put and how documents are joined, by protocol without a stride.
 _WITHOUT_STRIDE = {
     "gptq": ("all-but-first", "tokenizer", JOIN),
     "llamacpp": ("second-half", "window", JOIN),
@@ -32,7 +32,7 @@ _WITHOUT_STRIDE = {
 class Window(NamedTuple):
     """Tokens ``start:stop`` of the stream; those from ``first_scored`` on are scored, in one forward pass.
 
-    The last token is only predicted: all before it are what has to be run.
+    The last token is only predicted; all tokens before it are run.
     """
 
     start: int
@@ -46,7 +46,7 @@ class Window(NamedTuple):
 
 
 def within(scored: Sequence[int], budget: int) -> int:
-    """How many windows, of ``scored`` tokens each, a budget of tokens allows: at least one; 0 allows all."""
+    """Return how many windows, of ``scored`` tokens each, a budget allows: at least one; 0 allows all."""
     if not budget:
         return len(scored)
     return max(1, sum(spent <= budget for spent in accumulate(scored)))
@@ -54,9 +54,9 @@ def within(scored: Sequence[int], budget: int) -> int:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A protocol with every number filled in. Two figures compare only when theirs are equal.
+    """A protocol with every number filled in. Figures are comparable only within equal protocols.
 
-    ``context`` counts a window's tokens; for ``rolling`` those that are run, as lm-eval counts them.
+    ``context`` counts a window's tokens; for ``rolling`` the tokens that are run, as lm-eval counts them.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Protocol:
         length = min(default, model_maximum) if context is None else context
         if length > model_maximum:
             raise SpecError(
-                f"context={length} is longer than the model takes",
+                f"context={length} exceeds the model's context",
                 given=length,
                 accepted=f"at most {model_maximum} tokens (the model's maximum)",
                 remedy="lower context, or leave it out",
@@ -85,7 +85,7 @@ class Protocol:
         if name in _WITHOUT_STRIDE:
             if stride not in (None, length):
                 raise SpecError(
-                    f"protocol {name!r} has windows side by side and takes no stride",
+                    f"protocol {name!r} has adjacent windows and no stride",
                     given=f"stride={stride}",
                     accepted="stride only with protocol='sliding'",
                     remedy="use protocol='sliding', or leave stride out",
@@ -94,7 +94,7 @@ class Protocol:
         step = max(1, length // 2) if stride is None else stride
         if step > length:
             raise SpecError(
-                f"stride={step} is longer than the context and would leave tokens out",
+                f"stride={step} exceeds the context and would leave tokens out",
                 given=f"stride={step}, context={length}",
                 accepted=f"1 to {length}",
                 remedy="lower stride",
@@ -102,11 +102,11 @@ class Protocol:
         return cls(name, length, step, scored="new", bos="tokenizer")
 
     def windows(self, tokens: int, budget: int = 0, starts: Sequence[int] = (0,)) -> list[Window]:
-        """The windows of a stream of ``tokens`` tokens, in order of the text.
+        """Return the windows of a stream of ``tokens`` tokens, in order of the text.
 
         ``budget`` caps the scored tokens (0: none): the longest prefix of windows within it, at least
         one. A prefix is always a valid smaller run. ``starts`` are the positions at which documents
-        begin, for the protocol that takes each by itself. Raises CorpusError when not even one fits.
+        begin, for the protocol that runs each by itself. Raises CorpusError when not even one fits.
         """
         if self.scored == "every":
             plan = [window for span in pairwise((*starts, tokens)) for window in self._rolling(*span)]
@@ -133,7 +133,7 @@ class Protocol:
         scored_to = 0
         for start in range(0, tokens, self.stride):
             stop = min(start + self.context, tokens)
-            # A window's own first token has nothing before it to be predicted from.
+            # A window's own first token has no context to be predicted from.
             first = max(scored_to, start + 1)
             if first < stop:
                 plan.append(Window(start, stop, first))
@@ -143,13 +143,15 @@ class Protocol:
         return plan
 
     def _rolling(self, begin: int, end: int) -> Iterator[Window]:
-        """One document, its prefix token at ``begin``. Targets side by side; each is predicted from the
-        ``context`` tokens before the window's last one, so a window holds one token more than it runs.
+        """Yield the windows of one document, whose prefix token is at ``begin``.
+
+        Windows score adjacent spans and run the ``context`` tokens before their last one, so a window holds
+        one token more than it runs.
         """
         for first in range(begin + 1, end, self.context):
             stop = min(first + self.context, end)
             yield Window(max(begin, stop - self.context - 1), stop, first)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain form, part of a measurement's identity."""
+        """Return the plain form, part of a measurement's identity."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""The corpus as token ids: one stream, and where in it each document begins."""
+"""Tokenizing a corpus: one stream of token ids, and the position at which each document begins."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .protocol import Protocol
 class Stream:
     """Token ids of a whole corpus, and the positions in them at which its documents begin.
 
-    ``starts`` grows strictly and begins with 0. A document that left no token of its own has no place
-    in it; where a tokenizer cannot tell which characters a token stands for, it is ``(0,)``.
+    ``starts`` increases strictly and begins with 0. A document without a token of its own is not in it. With
+    a tokenizer that does not map tokens to characters it is ``(0,)``.
     """
 
     ids: list[int]
@@ -24,11 +24,10 @@ class Stream:
 
 
 def tokenize(tokenizer: Any, documents: Sequence[str], protocol: Protocol) -> Stream:
-    """The stream that a protocol's windows are cut from.
+    """Tokenize documents into the stream that a protocol's windows are cut from.
 
-    Documents are joined and tokenized once, with the tokenizer's own BOS. Where the protocol takes each
-    document by itself, a prefix token (BOS, or EOS where there is none) stands in front of each, and
-    starts it.
+    Documents are joined and tokenized once, with the tokenizer's own BOS. Where the protocol runs each
+    document by itself, each begins with a prefix token (BOS, or EOS where there is none).
     """
     if protocol.bos == "document":
         return _separate(tokenizer, documents)
@@ -40,14 +39,14 @@ def tokenize(tokenizer: Any, documents: Sequence[str], protocol: Protocol) -> St
 
 
 def _starts(encoded: Any, tokens: int, documents: Sequence[str], joint: int) -> tuple[int, ...]:
-    """The first token of each document: the first one that reaches beyond the characters before it.
+    """Return the first token of each document: the first one that extends beyond the characters before it.
 
-    Asked for one by one and found by bisection, because the table of all offsets would take more
-    memory than everything else that is held of the corpus.
+    Found by bisection, one document at a time, because the table of all offsets would take more memory than
+    the rest of the corpus.
     """
 
     def end(token: int) -> int:
-        """Where the characters of a token end; special tokens stand for none, at the front or the back."""
+        """Return where the characters of a token end; special tokens have none, and are first or last."""
         span = encoded.token_to_chars(token)
         return span.end if span else (0 if token < tokens // 2 else characters)
 

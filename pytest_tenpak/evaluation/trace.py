@@ -1,8 +1,8 @@
-"""Windows as they were measured, on disk: a folder that grows at its end, so that nothing is run twice.
+"""Traces: measured windows on disk, in a folder that only grows at its end, so that nothing is run twice.
 
-``plan.json`` says how the corpus is cut; ``START-STOP.json`` holds the sums of those windows, and
-``START-STOP.safetensors`` beside it the figures of their tokens. The JSON comes last and is renamed into
-place: what a killed run leaves is whole or not there. Files of ``START`` where the last ones stopped count.
+``plan.json`` says how the corpus is cut into windows; ``START-STOP.json`` holds the sums of those windows,
+and ``START-STOP.safetensors`` the figures of their tokens. The JSON is written last and renamed into place,
+so a killed run leaves a whole block or none. A block counts only if it begins where the previous one stopped.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _WORST = 0.001
 
 
 class Plan(NamedTuple):
-    """How a corpus is cut: digest of its token ids, tokens scored in each window, where each begins.
+    """How a corpus is cut: the digest of its token ids, and the number of scored tokens of each window.
 
-    ``documents`` numbers the document that each window begins in. ``kind`` is what a reference keeps for
-    divergences, or that of the reference that was compared with; empty where there is none.
+    ``documents`` numbers the document that each window begins in. ``kind`` is the kind of divergence that a
+    reference records, or that of the reference that was compared with; empty where there is none.
     """
 
     stream: str
@@ -50,7 +50,7 @@ class Trace:
 
     @property
     def plan(self) -> Plan | None:
-        """The plan, once a worker has tokenized the corpus; from then on it stays as it is."""
+        """The plan, None until a worker has tokenized the corpus; it never changes after that."""
         if self._plan is None:
             plain = self._document("plan.json")
             self._plan = Plan(**plain) if plain else None
@@ -58,36 +58,36 @@ class Trace:
 
     @property
     def stream(self) -> str:
-        """Digest of the corpus's token ids; empty before the plan is there."""
+        """Digest of the corpus's token ids; empty before there is a plan."""
         plan = self.plan
         return plan.stream if plan else ""
 
     @property
     def layers_file(self) -> Path:
-        """Where a reference keeps the inputs and outputs of its decoder layers."""
+        """The file with the inputs and outputs of a reference's decoder layers."""
         return self.folder / "layers.safetensors"
 
     def planned(self, budget: int) -> int:
-        """How many windows a budget of scored tokens allows (0: all)."""
+        """Return how many windows a budget of scored tokens allows (0: all)."""
         return within(self._planned.scored, budget)
 
     def tokens(self, count: int) -> int:
-        """How many tokens the first ``count`` windows score."""
+        """Return how many tokens the first ``count`` windows score."""
         return sum(self._planned.scored[:count])
 
     @property
     def kind(self) -> str:
-        """What is kept, or was compared with, for divergences."""
+        """The kind of divergence that is recorded, or was compared with."""
         plan = self.plan
         return plan.kind if plan else ""
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What the first worker said of device and loader."""
+        """Facts about device and loader that the first worker recorded."""
         return self._document("facts.json") or {}
 
     def begin(self, plan: Plan, facts: Mapping[str, Any]) -> None:
-        """Record how the corpus is cut and where it is run; what is there stays."""
+        """Record how the corpus is cut and where it is run, unless that is recorded already."""
         for name, plain in (("facts.json", facts), ("plan.json", plan._asdict())):
             if self._document(name) is None:
                 write_atomically(self.folder / name, json.dumps(plain))
@@ -100,7 +100,7 @@ class Trace:
 
     @property
     def blocks(self) -> list[tuple[int, int, Path]]:
-        """(first, stop, path without suffix) of the stretches that follow one another from 0 on."""
+        """(first, stop, path without suffix) of the contiguous blocks from window 0 on."""
         stop = self._blocks[-1][1] if self._blocks else 0
         found: dict[int, tuple[int, Path]] = {}
         for path in self.folder.glob("*-*.json"):
@@ -116,7 +116,7 @@ class Trace:
 
     @property
     def count(self) -> int:
-        """How many windows are there."""
+        """How many windows are measured."""
         return self.blocks[-1][1] if self.blocks else 0
 
     def add(self, block: Block) -> None:
@@ -131,7 +131,7 @@ class Trace:
         write_atomically(path.with_suffix(".json"), json.dumps(block.sums))
 
     def windows(self, budget: int) -> Windows:
-        """The windows within a budget of scored tokens, as far as they are there."""
+        """Return the measured windows within a budget of scored tokens."""
         plan = self._planned
         rows: dict[str, list[Any]] = {}
         for _, _, path in self.blocks:
@@ -152,7 +152,7 @@ class Trace:
     # ------------------------------------------------------------ figures by token
 
     def read(self, name: str, first: int, count: int) -> Any:
-        """A figure of all scored tokens of ``count`` windows from ``first`` on, as a torch tensor."""
+        """Return a figure of all scored tokens of ``count`` windows from ``first`` on, as a torch tensor."""
         import torch
 
         return torch.cat(list(self._rows(name, first, first + count, "pt")))
@@ -168,8 +168,8 @@ class Trace:
                 with safe_open(path.with_suffix(".safetensors"), framework) as stream:
                     yield stream.get_slice(name)[before : before + length]
 
-    def keep_head(self, head: Any) -> None:
-        """Keep an output head, in its own type, once."""
+    def save_head(self, head: Any) -> None:
+        """Save an output head, in its own type, once."""
         from safetensors.torch import save_file
 
         path = self.folder / "head.safetensors"
@@ -180,16 +180,16 @@ class Trace:
             half.replace(path)
 
     def head(self, device: Any) -> tuple[Any, Any]:
-        """(weight, bias or None) of the kept head."""
+        """Return (weight, bias or None) of the saved head."""
         from safetensors.torch import load_file
 
-        kept = load_file(self.folder / "head.safetensors", device=str(device))
-        return kept["weight"], kept.get("bias")
+        saved = load_file(self.folder / "head.safetensors", device=str(device))
+        return saved["weight"], saved.get("bias")
 
     # ------------------------------------------------------------ summaries
 
     def summary(self, windows: Windows) -> tuple[Robust, Divergence | None]:
-        """Robust figures and divergence over the first windows, which ``windows`` holds; computed once."""
+        """Return robust figures and divergence of ``windows``, the first ones of the trace; computed once."""
         count = len(windows.tokens)
         name = f"summary-{count}{'-by-document' if windows.units else ''}.json"
         plain = self._document(name)
@@ -198,7 +198,7 @@ class Trace:
                 "robust": _robust(self._by_token("nll", count)),
                 "divergence": self._divergence(windows, count) if windows.kld else None,
             }
-            with suppress(OSError):  # without room to keep it, it is computed again next time
+            with suppress(OSError):  # where it cannot be written, it is computed again next time
                 write_atomically(self.folder / name, json.dumps(plain))
         divergence = plain["divergence"]
         return Robust(**plain["robust"]), Divergence(**divergence) if divergence else None

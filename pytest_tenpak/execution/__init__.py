@@ -1,1 +1,1 @@
-"""Where a job runs: a process of its own, seen from pytest's side and from inside."""
+"""Worker processes, which jobs run in: the parent's side and the worker's side."""

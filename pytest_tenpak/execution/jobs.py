@@ -1,6 +1,6 @@
-"""The jobs that a process of their own does: what travels there, as plain dataclasses that both sides share.
+"""The jobs of worker processes, as plain dataclasses that both sides share.
 
-A job crosses into the process as JSON: no pickles, and nothing that another interpreter would have to import.
+A job is sent to the process as JSON: no pickles, and nothing that another interpreter would have to import.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ..quantizers.locate import Place
 from ..spec import QuantizeSpec
 from ..verdict.criteria import Criterion
 
-#: Exit codes that say what was used up; they need neither memory nor disk to be said.
+#: Exit codes that say what ran out; unlike an answer, they need neither memory nor disk.
 OUT_OF_MEMORY, OUT_OF_DISK = 190, 191
 
 
 @dataclass(frozen=True)
 class QuantizeJob:
-    """Quantize ``model`` by the quantizer at ``quantizer``, and save the checkpoint to ``out``."""
+    """Quantize ``model`` with the class at ``quantizer``, and save the checkpoint to ``out``."""
 
     kind: ClassVar[str] = "quantize"
 
@@ -36,7 +36,7 @@ class QuantizeJob:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> QuantizeJob:
-        """The job that :func:`to_plain` wrote."""
+        """Return the job that :func:`to_plain` wrote."""
         return cls(
             quantizer=Place(**plain["quantizer"]),
             spec=QuantizeSpec.from_dict(plain["spec"]),
@@ -59,13 +59,13 @@ class ConvertJob:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> ConvertJob:
-        """The job that :func:`to_plain` wrote."""
+        """Return the job that :func:`to_plain` wrote."""
         return cls(Path(plain["file"]), Path(plain["out"]))
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """Round-to-nearest of a model's ``layers``, in memory: ``bits`` each, ``group_size`` weights a scale."""
+    """Round-to-nearest of a model's ``layers`` in memory: ``bits`` and weights per scale (``group_size``)."""
 
     layers: tuple[str, ...]
     bits: int
@@ -76,12 +76,12 @@ class Rounding:
 class MeasureJob:
     """Load the model in ``directory``, and add measured windows to the trace in the folder ``trace``.
 
-    ``quantizer`` is who loads it, None for transformers. ``layers`` names the quantized layers, ``rounding``
-    is done to the loaded model. ``reference`` is the folder of the reference's trace, to compare with;
-    ``is_reference``: this is the reference, and what a comparison with it needs is kept, as ``divergence``
-    says. ``threads`` and ``batch_size``: 0 chooses. Windows are measured up to ``limit`` of those that
-    ``budget`` tokens allow (see :func:`~.verdict.criteria.limit_of`), or until the criteria are decided;
-    with ``whole``, only until one is broken.
+    ``quantizer`` loads it, or transformers where that is None. ``layers`` names the quantized layers,
+    ``rounding`` is applied to the loaded model. ``reference`` is the folder of the reference's trace to
+    compare with; ``is_reference``: this is the reference, and the data for comparisons with it are recorded,
+    as ``divergence`` says. ``threads`` and ``batch_size``: 0 chooses. Windows are measured up to ``limit`` of
+    those that ``budget`` tokens allow (see :func:`~.verdict.criteria.limit_of`), or until the criteria are
+    decided; with ``whole``, only until one is broken.
     """
 
     kind: ClassVar[str] = "measure"
@@ -109,7 +109,7 @@ class MeasureJob:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> MeasureJob:
-        """The job that :func:`to_plain` wrote."""
+        """Return the job that :func:`to_plain` wrote."""
         nested = {
             "directory": Path(plain["directory"]),
             "quantizer": Place(**plain["quantizer"]) if plain["quantizer"] else None,
@@ -130,7 +130,7 @@ AnyJob: TypeAlias = QuantizeJob | ConvertJob | MeasureJob
 
 
 def to_plain(job: AnyJob) -> dict[str, Any]:
-    """A job as JSON can hold it; :meth:`from_dict` of its class reads it back."""
+    """Convert a job to plain values for JSON; ``from_dict`` of its class reads them back."""
     return {one.name: _plain(getattr(job, one.name)) for one in fields(job)}
 
 

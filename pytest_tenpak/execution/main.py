@@ -1,7 +1,7 @@
-"""What runs inside a worker process: quantizing, converting, measuring.
+"""The worker's side of a job: quantizing, converting, measuring.
 
-It may be another interpreter, with torch, transformers and a backend but nothing else of the test suite:
-no module that is imported here needs more at its top.
+The worker may be another interpreter, with torch, transformers and a backend but no other packages of the
+test suite: no module that is imported here may need more at import time than the standard library.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def _quantize(job: QuantizeJob, progress: Progress) -> dict[str, Any]:
 
 
 def _cost(device: str) -> dict[str, int]:
-    """Peak memory of the work, in bytes on the host and on the GPU, and its number of torch threads."""
+    """Return peak memory in bytes, on the host and on the GPU, and the number of torch threads."""
     cost = {"peak_bytes": _peak_bytes()}
-    torch = sys.modules.get("torch")  # a quantizer that never imported it needed none
+    torch = sys.modules.get("torch")  # a quantizer may not have imported it
     if torch is not None:
         cost["threads"] = torch.get_num_threads()
         if device.startswith("cuda"):
@@ -54,10 +54,10 @@ def _cost(device: str) -> dict[str, int]:
 
 
 def _peak_bytes() -> int:
-    """The high-water mark of this process's resident memory.
+    """Return the peak of this process's resident memory.
 
-    Linux hands getrusage's figure on from the parent when a process is started: pytest's own peak, if
-    that was higher. The one in /proc begins anew.
+    On Linux a new process inherits getrusage's figure from its parent: pytest's own peak, if that was
+    higher. The figure in /proc starts from zero.
     """
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
@@ -74,7 +74,7 @@ def _convert(job: ConvertJob, progress: Progress) -> dict[str, Any]:
 
 
 def _do(kind: str, plain: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Do the job of a kind that the other side wrote."""
+    """Do a job of the given kind."""
     if kind == QuantizeJob.kind:
         return _quantize(QuantizeJob.from_dict(plain), progress)
     if kind == ConvertJob.kind:
@@ -83,7 +83,7 @@ def _do(kind: str, plain: Mapping[str, Any], progress: Progress) -> dict[str, An
 
 
 def main(folder: Path) -> None:
-    """Do the job in ``folder`` and leave the answer there; end the process where memory or disk ran out."""
+    """Do the job in ``folder`` and write the answer there; end the process where memory or disk ran out."""
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     sys.path.extend(entry for entry in job["sys_path"] if entry not in sys.path)
     threading.Thread(target=_watch_parent, args=(job["parent"],), daemon=True).start()
@@ -91,11 +91,11 @@ def main(folder: Path) -> None:
         answer = _answer(job, folder)
         (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
     except Exception as fault:
-        code = _used_up(fault)
+        code = _exhausted(fault)
         if code is None:
             raise
         if code == OUT_OF_DISK:
-            (folder / "job.json").unlink(missing_ok=True)  # room for the lines that say what happened
+            (folder / "job.json").unlink(missing_ok=True)  # frees space for the traceback in the log
         traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -121,7 +121,7 @@ def _answer(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             raise
         where = traceback.extract_tb(fault.__traceback__)[-1]
         given = f"{where.filename}, line {where.lineno}: {where.line}"
-        return {"error": _lacks(fault.name or str(fault), given).to_dict()}
+        return {"error": _missing_module(fault.name or str(fault), given).to_dict()}
     except TenpakError as error:
         if job["elsewhere"] and isinstance(error, UnavailableError):
             error.given = f"{error.given or 'not found'} in {sys.executable}"
@@ -131,24 +131,24 @@ def _answer(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _require_libraries() -> None:
     for name in ("torch", "transformers"):
         if importlib.util.find_spec(name) is None:
-            raise _lacks(name, "not installed")
+            raise _missing_module(name, "not installed")
 
 
-def _lacks(module: str, given: str) -> UnavailableError:
+def _missing_module(module: str, given: str) -> UnavailableError:
     return UnavailableError(
         f"the interpreter {sys.executable} cannot import {module}",
         given=given,
-        accepted="torch, transformers and the method's backend in it; nothing of pytest's is lent to it",
-        remedy=f"install what provides {module} there: {sys.executable} -m pip install …",
+        accepted="torch, transformers and the method's backend, all in it; pytest's packages are not used",
+        remedy=f"install the package of {module} there: {sys.executable} -m pip install …",
     )
 
 
-def _used_up(fault: BaseException | None) -> int | None:
-    """The exit code for what a fault, or what caused it, says ran out; None for any other fault."""
+def _exhausted(fault: BaseException | None) -> int | None:
+    """Return the exit code for memory or disk that ran out, by a fault or its cause; None for others."""
     while fault is not None:
         text = str(fault).lower()
         number = fault.errno if isinstance(fault, OSError) else None
-        # safetensors raises a full disk as an error of its own, with the system's text.
+        # safetensors reports a full disk by an error of its own, with the system's text.
         if number in (errno.ENOSPC, errno.EDQUOT) or "no space left on device" in text:
             return OUT_OF_DISK
         if isinstance(fault, MemoryError) or number == errno.ENOMEM:
@@ -160,9 +160,9 @@ def _used_up(fault: BaseException | None) -> int | None:
 
 
 def _watch_parent(parent: int) -> None:
-    """End with the pytest process that asked, even when it was killed and could not say so.
+    """End this process when the pytest process that started it has ended, even if that was killed.
 
-    The whole process group goes: backends start compilers and servers of their own.
+    The whole process group is killed: backends start compilers and servers of their own.
     """
     while os.getppid() == parent:
         time.sleep(1)

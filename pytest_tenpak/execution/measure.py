@@ -1,6 +1,6 @@
-"""The measuring half of a worker process: load a model, and add windows to its trace.
+"""Measuring in a worker process: load a model, and add windows to its trace.
 
-May run in another interpreter, as all of ``main.py``: no module that is imported here needs more at its top
+May run in another interpreter, like ``main.py``: no module that is imported here may need more at import time
 than the standard library.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import MeasurementError
 from ..evaluation import divergence, perplexity
-from ..evaluation.decoder_layers import compare_layers, keep_layers
+from ..evaluation.decoder_layers import compare_layers, save_layers
 from ..evaluation.protocol import Window
 from ..evaluation.tokenize import Stream, tokenize
 from ..evaluation.trace import Plan, Trace
@@ -34,7 +34,7 @@ _BLOCK_TOKENS = 32768
 
 @dataclass(frozen=True)
 class _Subject:
-    """The loaded model with the text that it is run on, cut into windows."""
+    """A loaded model with the text that it is run on, cut into windows."""
 
     model: Any
     loader: str
@@ -49,7 +49,7 @@ class _Subject:
 
 
 def measure(job: MeasureJob, progress: Progress) -> dict[str, Any]:
-    """Add windows to a trace, by a model that is loaded afresh."""
+    """Load a model and add windows to its trace."""
     subject = _load(job)
     trace, reference = Trace(job.trace), _reference(job, subject)
     if trace.plan is None:
@@ -74,7 +74,7 @@ def _load(job: MeasureJob) -> _Subject:
 
 
 def _load_model(job: MeasureJob) -> tuple[Any, str]:
-    """The model, rounded where the job says so, and the distribution whose loader loaded it."""
+    """Load the model, rounded where the job says so; also return the distribution that loaded it."""
     if job.quantizer is not None:
         quantizer = relocate(job.quantizer)
         return quantizer.load(job.spec, job.directory, job.device, job.dtype), quantizer.loader(job.spec)
@@ -91,34 +91,34 @@ def _round(model: Any, rounding: Rounding) -> None:
         raise MeasurementError(
             "not every quantized layer was found in the unquantized model, to round it to nearest",
             given=f"{found} of {len(layers)}, {layers[0]} and so on",
-            remedy="set max_rtn_factor=0 in the marker to do without this check",
+            remedy="set max_rtn_factor=0 in the marker to switch this check off",
         )
 
 
 def _reference(job: MeasureJob, subject: _Subject) -> Trace | None:
-    """The reference's trace, if there is one of the same tokens: with others there is nothing to compare."""
+    """Return the reference's trace if it has the same tokens; other tokens are not comparable."""
     trace = Trace(job.reference) if job.reference else None
     if trace is None or trace.stream != subject.digest:
         return None
     ours, theirs = subject.scorer.vocabulary, trace.facts["vocabulary"]
     if ours != theirs:
         raise MeasurementError(
-            "the checkpoint predicts another number of tokens than the unquantized model",
-            given=f"{ours:,} against {theirs:,}, although the tokenizer is the same",
-            accepted="an output head of the model's own size, with which predictions can be compared",
-            remedy="quantize the model that is named, or name the one that was quantized",
+            "the checkpoint's output head has another size than the unquantized model's",
+            given=f"{ours:,} against {theirs:,} tokens, although the tokenizer is the same",
+            accepted="an output head of the model's own size, so that predictions are comparable",
+            remedy="quantize the model that is named, or name the model that was quantized",
         )
     return trace
 
 
 def _begin(job: MeasureJob, subject: _Subject, trace: Trace, reference: Trace | None) -> None:
-    """Begin a trace: how the text is cut, what runs it, and the figures of single decoder layers."""
+    """Begin a trace with how the text is cut, the device and loader, and figures of the decoder layers."""
     model, stream, windows = subject.model, subject.stream, subject.windows
     ids = stream.ids[: job.protocol.context]
     kind = reference.kind if reference else ""
     if job.is_reference:
         kind = divergence.kind_of(subject.scorer, job.divergence)
-        keep_layers(model, ids, trace.layers_file)
+        save_layers(model, ids, trace.layers_file)
     documents = [bisect_right(stream.starts, window.first_scored) - 1 for window in windows]
     trace.begin(
         Plan(subject.digest, [window.scored for window in windows], documents, kind),
@@ -158,11 +158,11 @@ def _score(
 def _observer(
     job: MeasureJob, scorer: perplexity.Scorer, trace: Trace, reference: Trace | None
 ) -> perplexity.Observer | None:
-    """Who looks at each token's predictions: a reference stores them, a checkpoint is compared with those."""
+    """Return the observer of each token's predictions: a reference is recorded, a checkpoint compared."""
     if job.is_reference:
         if trace.kind == divergence.EXACT:
-            trace.keep_head(scorer.head)
-        return divergence.Keeper(trace.kind)
+            trace.save_head(scorer.head)
+        return divergence.ReferenceRecorder(trace.kind)
     return divergence.Comparer(reference, scorer.device) if reference else None
 
 
@@ -171,7 +171,7 @@ def _report(progress: Progress, before: int, total: int, done: int) -> None:
 
 
 def _kernels(model: Any, layers: tuple[str, ...]) -> dict[str, str]:
-    """The classes that the quantized layers run through: what a library chose may change with it."""
+    """Return the classes of the quantized layers, which say what kernels the library chose."""
     modules = dict(model.named_modules())
     classes = {type(modules[name]).__name__ for name in layers if name in modules}
     return {"kernel": ", ".join(sorted(classes))} if classes else {}
@@ -190,7 +190,7 @@ def _describe_device(device: str) -> dict[str, str]:
 
 
 def _cpu_capability() -> str:
-    """Instruction sets that choose kernels, and with them the last digits of a figure."""
+    """Return the instruction sets that select kernels, and so affect the last digits of a figure."""
     import torch
 
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()

@@ -1,8 +1,8 @@
-"""Heavy work in a process of its own, seen from pytest's side: start, watch, bound, explain.
+"""The parent's side of a job in a worker process: start it, watch it, limit it, explain how it ended.
 
 A crash, an out-of-memory kill or a leaked allocation of a backend ends one job, not pytest. The two
-sides speak through files in a job folder: ``job.json`` in, ``progress.jsonl`` and ``answer.json`` out,
-``log.txt`` for whatever the libraries print. No pickles. The other side is ``main.py``.
+sides communicate by files in a job folder: ``job.json`` in, ``progress.jsonl`` and ``answer.json`` out,
+``log.txt`` for all that the libraries print. No pickles. The worker's side is ``main.py``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .jobs import OUT_OF_DISK, OUT_OF_MEMORY, AnyJob, to_plain
 _POLL_SECONDS = 0.1
 _MEMORY_POLL_SECONDS = 0.5
 _LOG_LINES, _LOG_WIDTH, _LOG_BYTES = 12, 1000, 65536
-# Another interpreter is lent this one package, and nothing of what stands beside it.
+# Another interpreter gets this one package, and none of the packages installed next to it.
 _BOOTSTRAP = """
 import importlib.util, pathlib, sys
 package, folder = map(pathlib.Path, sys.argv[1:])
@@ -48,14 +48,14 @@ main(folder)
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one worker process and all it starts may take: seconds, and bytes of memory. 0 is no limit."""
+    """Limits of one worker process and all it starts: seconds, and bytes of memory. 0 is no limit."""
 
     timeout: float = 0
     memory: int = 0
 
 
 class _Ending(NamedTuple):
-    """How a worker ended, for an error: what it did, and what to do about it."""
+    """How a worker ended, and what the user can do about it."""
 
     what: str
     remedy: str | None = None
@@ -70,9 +70,9 @@ def run_job(
 ) -> Mapping[str, Any]:
     """Run one job in a worker process and return its answer.
 
-    ``python`` is another interpreter to run it in: one that has torch, transformers and the backend, and is
-    given nothing else of this one's packages. Raises the worker's own TenpakError; WorkerError, which quotes
-    the log and names it; or what :func:`installed_in` raises for an interpreter.
+    ``python`` is another interpreter to run it in, which has torch, transformers and the backend, and shares
+    no packages with this one. Raises the worker's own TenpakError; WorkerError, which quotes and names the
+    log; or what :func:`installed_in` raises for an interpreter.
     """
     if python is not None:
         installed_in(python)
@@ -89,13 +89,13 @@ def run_job(
             start_new_session=True,
         )
         try:
-            overstepped = _attend(process, folder / "progress.jsonl", progress, bounds)
+            stopped = _watch(process, folder / "progress.jsonl", progress, bounds)
         finally:
             _end(process)
     answer = _read_answer(folder)
     if answer is None:
         kills = _since(killed_before)
-        raise _failure(job.kind, folder, overstepped or _ending(process.returncode, kills, store.root), kills)
+        raise _failure(job.kind, folder, stopped or _ending(process.returncode, kills, store.root), kills)
     shutil.rmtree(folder, ignore_errors=True)
     if "error" in answer:
         raise error_from_dict(answer["error"])
@@ -104,7 +104,7 @@ def run_job(
 
 
 def _job_folder(store: Store, job: AnyJob, python: Path | None) -> Path:
-    """A new folder with the job in it."""
+    """Make a new folder with the job in it."""
     folder = store.root / "jobs" / f"{job.kind}-{uuid.uuid4().hex[:12]}"
     order = {
         "kind": job.kind,
@@ -119,9 +119,9 @@ def _job_folder(store: Store, job: AnyJob, python: Path | None) -> Path:
     except OSError as fault:
         shutil.rmtree(folder, ignore_errors=True)
         raise WorkerError(
-            f"the worker process that should {job.kind} cannot be given its job",
+            f"the job of the worker process that should {job.kind} cannot be written",
             given=f"{folder}: {fault}",
-            remedy="free room there, or name a folder with room as --tenpak-cache-dir",
+            remedy="free space there, or set --tenpak-cache-dir to a folder on another disk",
         ) from None
     return folder
 
@@ -133,15 +133,15 @@ def _command(folder: Path, python: Path | None) -> list[str]:
 
 
 def _environment(python: Path | None) -> dict[str, str]:
-    """The user's environment, quieter and offline: whatever had to be downloaded is on disk by now."""
+    """Return the user's environment, quieter and offline: all downloads are done by now."""
     quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     return {**environment(python), **quiet, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
 
 
-def _attend(
+def _watch(
     process: subprocess.Popen[bytes], path: Path, progress: Progress, bounds: Bounds
 ) -> _Ending | None:
-    """Pass progress on until the process ends by itself (None) or oversteps a bound (which, in words)."""
+    """Pass progress on until the process ends by itself (None) or exceeds a limit (which one)."""
     started = looked = time.monotonic()
     read = 0
     while True:
@@ -171,7 +171,7 @@ def _attend(
 
 
 def _resident(group: int, limit: int) -> int:
-    """Resident bytes of a process group; what its processes share is counted once where that decides."""
+    """Return the resident bytes of a process group; above the limit, shared memory is counted once."""
     import psutil
 
     members = []
@@ -193,7 +193,7 @@ def _resident(group: int, limit: int) -> int:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the worker and of anything it started."""
+    """Kill what is left of the worker and of the processes it started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -208,7 +208,7 @@ def _read_answer(folder: Path) -> dict[str, Any] | None:
 
 
 def _oom_kills() -> int | None:
-    """How many processes the kernel has killed for want of memory since it started; None if it won't say."""
+    """Return how many processes the kernel has killed since boot as out of memory; None if unknown."""
     try:
         counted = re.search(
             r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(encoding="ascii"), re.MULTILINE
@@ -224,24 +224,20 @@ def _since(before: int | None) -> int | None:
 
 
 def _ending(code: int, kills: int | None, root: Path) -> _Ending:
-    """What an exit code says, beside the kernel's count of processes killed for want of memory meanwhile."""
+    """Explain an exit code; ``kills`` counts processes that the kernel killed as out of memory meanwhile."""
     less = "use a smaller model or batch, fewer calibration texts, or a machine with more memory"
     if code == OUT_OF_MEMORY:
         return _Ending("ran out of memory", less)
     if code == OUT_OF_DISK:
         free = in_gib(shutil.disk_usage(root).free)
-        place = (
-            f"free room there, or name a folder with room as --tenpak-cache-dir (it is {root}, {free} free)"
-        )
+        place = f"free space in {root} ({free} free), or set --tenpak-cache-dir to a folder on another disk"
         return _Ending("ran out of disk space", place)
     if code == -signal.SIGKILL:
         if kills:
-            return _Ending(
-                "was killed by SIGKILL for want of memory: the kernel's out-of-memory counter rose", less
-            )
+            return _Ending("was killed as out of memory (SIGKILL, and the kernel's OOM counter rose)", less)
         counter = "cannot be read" if kills is None else "did not move"
-        what = f"was killed by SIGKILL from outside; the kernel's out-of-memory counter {counter}"
-        return _Ending(what, "look for a container's or a scheduler's limit, or for whoever sent the signal")
+        what = f"was killed by SIGKILL from outside (the kernel's OOM counter {counter})"
+        return _Ending(what, "look for a container's or scheduler's limit, or a process that sent the signal")
     if code < 0:
         return _Ending(f"was killed by {_signal_name(-code)}")
     return _Ending(f"ended with exit code {code}")
@@ -258,7 +254,9 @@ def _failure(kind: str, folder: Path, ending: _Ending, kills: int | None) -> Ten
     log = folder / "log.txt"
     lines = _last_lines(log)
     if kills:
-        lines.append(f"(killed by the kernel for want of memory meanwhile, on the whole machine: {kills})")
+        lines.append(
+            f"(processes that the kernel killed meanwhile on this machine as out of memory: {kills})"
+        )
     quoted = "\n".join(f"    | {line}" for line in lines)
     return WorkerError(
         f"the worker process that should {kind} {ending.what}",
@@ -268,7 +266,7 @@ def _failure(kind: str, folder: Path, ending: _Ending, kills: int | None) -> Ten
 
 
 def _last_lines(log: Path) -> list[str]:
-    """The end of a log, which may be gigabytes long."""
+    """Read the end of a log, which may be gigabytes long."""
     with log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - _LOG_BYTES))
         text = stream.read().decode("utf-8", errors="replace")

@@ -79,7 +79,7 @@ def _read_entry(folder: Path, part: Part, device_class: str) -> Entry | None:
 
 
 def _decided_again(outcome: Outcome, entries: list[Entry | None], rule: Rule) -> Verdict:
-    kept = [check for check in outcome.verdict.checks if not check.kind.is_settled_by_update]
+    kept = [check for check in outcome.verdict.checks if not check.kind.is_cleared_by_update]
     several = len(outcome.parts) > 1
     for part, entry in zip(outcome.parts, entries, strict=True):
         checks = _checks(outcome, part, entry, rule)
@@ -105,7 +105,7 @@ def _not_written(verdict: Verdict, request: Request, note: Note | None) -> Accep
     """Why nothing is written: nothing to write, not asked for, or not allowed."""
     if note:
         return Acceptance(_REFUSED, note=note)
-    broken = ", ".join(check.name for check in verdict.failing if not check.kind.is_settled_by_update)
+    broken = ", ".join(check.name for check in verdict.failing if not check.kind.is_cleared_by_update)
     if broken:
         return Acceptance(_REFUSED, f"{broken} fails, and no baseline settles that")
     if verdict.status.failing:

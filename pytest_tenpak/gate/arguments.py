@@ -1,7 +1,7 @@
 """The arguments of the marker, stated once: type, default, bounds, help, and where each value goes.
 
-The marker, and the settings that stand in for arguments, derive from this table. Light, since each start of
-pytest reads it.
+The marker, and the settings that give defaults for its arguments, derive from this table. It imports little,
+since every start of pytest reads it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..verdict.checks import Limits, Tolerances
 class Group(Enum):
     """What an argument's value belongs to."""
 
-    #: What to quantize with, or which checkpoint to gate, and the baseline's name: read by the marker itself.
+    #: The method or the checkpoint, and the baseline's name, which ``gate.marker`` reads itself.
     MARKER = "marker"
     CASE = "case"
     LIMIT = "limit"
@@ -34,8 +34,8 @@ class Argument(Option):
     """An argument that every marker takes, whatever its method.
 
     ``group`` and ``field`` say where the value goes; the field has the argument's name unless another is
-    given. ``metavar``: there is a setting ``--tenpak-NAME`` of the same name, whose value has this name in
-    the help. ``read`` makes the value of what is given, where that may have several forms.
+    given. ``metavar``: there is a setting ``--tenpak-NAME`` of the same name, whose value is called so in
+    the help. ``read`` converts the given value, where it may have several forms.
     """
 
     group: Group = Group.CASE
@@ -44,12 +44,12 @@ class Argument(Option):
     read: Callable[[Any], Any] | None = None
 
     def value(self, given: Any) -> Any:
-        """What ``given`` stands for; raises SpecError for what is not accepted."""
+        """Convert a given value; raise SpecError if it is not accepted."""
         return self.read(given) if self.read else self.validate(given)
 
 
 def _read_corpora(given: Any) -> tuple[str, ...]:
-    """``corpus``: one text, or several, each measured and checked by itself."""
+    """Convert ``corpus``: one text, or several, each measured and checked by itself."""
     corpora = tuple(given) if isinstance(given, (list, tuple)) else (given,)
     fine = all(isinstance(name, str) and name for name in corpora)
     if not corpora or not fine or len(set(corpora)) != len(corpora):
@@ -63,7 +63,7 @@ def _read_corpora(given: Any) -> tuple[str, ...]:
 
 
 def _read_compression(given: Any) -> dict[str, float]:
-    """``min_compression``: a number means the headline ratio, a mapping names its denominators."""
+    """Convert ``min_compression``: a number means the headline ratio, a mapping names its denominators."""
     if given is None:
         return {}
     if not isinstance(given, Mapping):
@@ -207,7 +207,7 @@ def _in(group: Group, *arguments: Argument) -> dict[str, Argument]:
     return {one.name: one for one in placed}
 
 
-#: Every argument by its name, beside the options that a marker's method declares.
+#: Every argument by its name, without the options that a marker's method declares.
 ARGUMENTS: Mapping[str, Argument] = {
     **_in(Group.MARKER, *_MARKER),
     **_in(Group.CASE, *_CASE),
@@ -217,5 +217,5 @@ ARGUMENTS: Mapping[str, Argument] = {
 
 
 def fields_of(group: Group, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of one group's arguments, by the fields that they go to."""
+    """Return the values of one group's arguments, by the fields that they go to."""
     return {one.field: values[one.name] for one in ARGUMENTS.values() if one.group is group}

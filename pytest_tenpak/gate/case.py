@@ -1,4 +1,4 @@
-"""A case: one test's whole question."""
+"""A case: what one marked test quantizes, measures and requires."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..verdict.checks import Limits, Tolerances
 
 @dataclass(frozen=True)
 class Case:
-    """What to quantize, what to measure it on, and what to hold it to.
+    """What to quantize, what to measure it on, and which bounds it has to meet.
 
     ``name`` is the baseline's path below the baseline folder, without ``.json``. ``model``,
     ``calibration``, ``checkpoint`` and each ``corpus`` are references as the user wrote them. ``max_tokens``
@@ -40,15 +40,15 @@ class Case:
 
     @property
     def baseline_names(self) -> list[str]:
-        """The names of all its baselines, one for each corpus."""
+        """The names of all baselines of the case, one for each corpus."""
         return [self.baseline_name(corpus) for corpus in self.corpus]
 
     def baseline_name(self, corpus: str) -> str:
-        """The baseline's name for one corpus: the case's own for the first, with the text's for others."""
+        """Return the baseline's name for a corpus: the case's own, with the text's for all but the first."""
         return self.name if corpus == self.corpus[0] else name_on(self.name, corpus)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain form."""
+        """Return the plain form."""
         spec = self.spec.to_dict()
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {
@@ -60,7 +60,7 @@ class Case:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Case:
-        """The case that :meth:`to_dict` wrote."""
+        """Return the case that :meth:`to_dict` wrote."""
         nested = {
             "spec": QuantizeSpec.from_dict(plain["spec"]),
             "limits": Limits(**plain["limits"]),

@@ -1,4 +1,4 @@
-"""Which device a run measures on, found without importing torch in the pytest process."""
+"""The device that a run measures on, found without importing torch in the pytest process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Device:
 
     @property
     def default_dtype(self) -> str:
-        """The type that ``dtype="auto"`` stands for here: exact on CPU, the models' usual one on CUDA."""
+        """The type that ``dtype="auto"`` means here: exact on CPU, the usual type of models on CUDA."""
         return "float32" if self.family == "cpu" else "bfloat16"
 
 
@@ -43,7 +43,7 @@ CPU = Device("cpu", "cpu", "cpu")
 
 
 def parse_device(wanted: str) -> tuple[str, int | None]:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as family and index; SpecError for another word."""
+    """Parse ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into family and index; else raise SpecError."""
     family, colon, index = wanted.partition(":")
     if family not in ("auto", "cpu", "cuda") or (colon and (family != "cuda" or not index.isdecimal())):
         raise SpecError(f"there is no device {wanted!r}", given=wanted, accepted="auto, cpu, cuda, cuda:N")
@@ -51,10 +51,10 @@ def parse_device(wanted: str) -> tuple[str, int | None]:
 
 
 def choose_device(wanted: str, store: Store, worker: int = 0) -> Device:
-    """The device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """Return the device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
-    ``worker`` spreads ``auto`` and ``cuda`` over the GPUs of a machine, one per xdist worker. Raises
-    SpecError for another word, UnavailableError when CUDA is asked for and there is none.
+    ``worker`` distributes ``auto`` and ``cuda`` over the GPUs of a machine, one per xdist worker. Raises
+    SpecError for another word, UnavailableError when CUDA is requested and there is none.
     """
     family, index = parse_device(wanted)
     if family == "cpu":
@@ -65,7 +65,7 @@ def choose_device(wanted: str, store: Store, worker: int = 0) -> Device:
     number = index if index is not None else (worker % len(gpus) if gpus else 0)
     if number >= len(gpus):
         raise UnavailableError(
-            f"device {wanted!r} is not there",
+            f"there is no device {wanted!r}",
             given=f"{len(gpus)} CUDA devices that torch can use",
             remedy="use --tenpak-device=cpu, or install a driver and a CUDA build of torch",
         )
@@ -74,7 +74,7 @@ def choose_device(wanted: str, store: Store, worker: int = 0) -> Device:
 
 
 def _gpus(store: Store) -> list[tuple[str, str]]:
-    """(class, name) of each GPU that torch can use; a process of its own asks, once per driver and torch."""
+    """Return (class, name) of each GPU that torch can use, probed once per driver and torch in a process."""
     smi = shutil.which("nvidia-smi")
     if smi is None:
         return []

@@ -1,4 +1,4 @@
-"""One case on one corpus: what it quantizes and measures, under which cache keys and which identity."""
+"""One case on one corpus: what it quantizes and measures, with its cache keys and its identity."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from .case import Case
 from .device import Device
 from .run import Run
 
-#: The distribution of this package: its version says what a user has installed, and changes no figure by
-#: itself. What does is counted by METRICS_VERSION and the adapters' own versions.
+#: The distribution of this package. Its version is not in cache keys, since a release by itself changes no
+#: figure; METRICS_VERSION and the versions of adapters are.
 _OURS = "pytest-tenpak"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One directory to measure: who loads it, the facts of its making, and how its layers are rounded."""
+    """One directory to measure: its loader, facts from quantizing it, and how its layers are rounded."""
 
     what: str
     directory: Path
@@ -44,16 +44,16 @@ class Subject:
 
     @property
     def is_reference(self) -> bool:
-        """Whether it is the unquantized model, which others are compared with."""
+        """Whether this is the unquantized model, which checkpoints are compared with."""
         return self.what == "reference"
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One case, on one corpus, with everything that its measurements have in common.
+    """One case on one corpus, with everything that its measurements have in common.
 
-    ``threads`` is how many a worker measures with; 0 leaves it to torch. ``repetition`` numbers the draws of
-    a recipe that is quantized again to learn how much that moves; 0 is the one that counts.
+    ``threads`` is the number that a worker measures with; 0 leaves it to torch. ``repetition`` numbers the
+    requantizations of a recipe that calibrate its noise; 0 is the checkpoint that is gated.
     """
 
     case: Case
@@ -68,7 +68,7 @@ class Experiment:
 
     @property
     def dtype(self) -> str:
-        """The torch type measured in. ``auto`` is float32 on CPU, else the model's own 16-bit type."""
+        """The torch type to measure in. ``auto`` is float32 on CPU, else the model's own 16-bit type."""
         if self.case.dtype != "auto":
             return self.case.dtype
         own = self.model.dtype
@@ -77,7 +77,7 @@ class Experiment:
     # ------------------------------------------------------------ quantizing
 
     def quantize(self, quantizer: Quantizer) -> Subject:
-        """The checkpoint of the case's spec, quantized in a worker process or taken from the store."""
+        """Return the checkpoint of the case's spec, quantized in a worker process or taken from the store."""
         backend, texts = quantizer.backend(self.case.spec), self.calibration
         cache_key = {
             "spec": self.case.spec.to_dict(),
@@ -104,7 +104,7 @@ class Experiment:
             calibration=tuple(self.calibration.documents) if self.calibration else (),
         )
         python = run.interpreters.python(quantizer.backend(spec).name)
-        with run.narrate(f"quantizing to {spec.title}") as progress:
+        with run.show_progress(f"quantizing to {spec.title}") as progress:
             facts = run_job(run.store, job, progress, run.bounds, python)
         _require_whole(folder, spec.method)
         return facts
@@ -112,7 +112,7 @@ class Experiment:
     # ------------------------------------------------------------ measuring
 
     def identity(self, subject: Subject) -> dict[str, Any]:
-        """Which question measuring ``subject`` answers: what has to agree for figures to compare."""
+        """Return the identity of ``subject``: what must be equal for figures to be comparable."""
         quantized = subject.what == "checkpoint"
         return {
             "spec": self.case.spec.to_dict() if quantized else None,
@@ -126,14 +126,14 @@ class Experiment:
         }
 
     def versions(self, subject: Subject) -> dict[str, str]:
-        """Versions of what shapes the figures of ``subject``."""
+        """Return versions of the libraries behind the figures of ``subject``."""
         if subject.quantizer:
             return self._versions(subject.quantizer.backend(self.case.spec))
         backend = loading_backend(subject.directory)
         return installed_versions(*(backend.requires if backend else ()))
 
     def cache_key(self, subject: Subject) -> dict[str, Any]:
-        """Everything that can change a figure of ``subject``: what its windows are cached under."""
+        """Return the cache key of the windows of ``subject``: everything that can change a figure."""
         rounding = subject.rounding
         return {
             "identity": self.identity(subject),
@@ -147,7 +147,7 @@ class Experiment:
         }
 
     def weights(self, subject: Subject) -> Mapping[str, Any]:
-        """``ledger`` and ``digest`` of the stored weights of ``subject``, read once."""
+        """Return ``ledger`` and ``digest`` of the stored weights of ``subject``, which are read once."""
         store, path = self.run.store, subject.directory
         cache_key = {"files": self._files(path), "model": self.model.digest, "metrics": METRICS_VERSION}
 
@@ -157,14 +157,14 @@ class Experiment:
         return store.document("weights", cache_key, read)
 
     def quantized_layers(self, subject: Subject) -> tuple[str, ...]:
-        """Names of the modules whose weights ``subject`` stores quantized."""
+        """Return the names of the modules whose weights ``subject`` stores quantized."""
         return tuple(quantized_layers(subject.directory, self.model.path))
 
     def rounded(self, checkpoint: Subject) -> Subject | None:
-        """The model with the checkpoint's quantized layers rounded to nearest at the same bits, in memory.
+        """Return the model with the checkpoint's quantized layers rounded to nearest, at the same bits.
 
-        For methods that have no option of that name the ledger's bits per weight count. None where no
-        layer is quantized: there is nothing to round.
+        For methods without an option ``bits`` the ledger's bits per weight count. None where no layer is
+        quantized: there is nothing to round.
         """
         options, layers = self.case.spec.options, self.quantized_layers(checkpoint)
         if not layers:
@@ -178,14 +178,14 @@ class Experiment:
         return Subject("rounded model", self.model.path, rounding=rounding)
 
     def _versions(self, backend: Backend) -> dict[str, str]:
-        """Versions of what shapes a figure, in the environment where the backend works."""
+        """Return versions of the libraries behind a figure, in the environment where the backend runs."""
         ours = installed_versions()
         return {**ours, **self.run.interpreters.versions(backend.name, *ours, *backend.requires)}
 
     def _adapter(self, quantizer: Quantizer) -> dict[str, Any]:
-        """What stands for the code that quantizes and loads: an edited recipe makes other checkpoints.
+        """Return what identifies the code that quantizes and loads: other code may make other checkpoints.
 
-        Our adapters count their own versions; of anybody else's class the source file is digested.
+        Our adapters have versions; for a class of another package the source file is digested.
         """
         place = locate(quantizer)
         if place.is_ours:
@@ -194,24 +194,24 @@ class Experiment:
         return {"source": self.run.store.file_digest(Path(place.file))}
 
     def _files(self, directory: Path) -> Mapping[str, str]:
-        """Digest of every file of a checkpoint that can change a figure."""
+        """Return the digest of every file of a checkpoint that can change a figure."""
         names = ("config.json", *TOKENIZER_FILES)
         wanted = [*sorted(directory.glob("*.safetensors")), *(directory / name for name in names)]
         return {path.name: self.run.store.file_digest(path) for path in wanted if path.is_file()}
 
 
 def _libraries(versions: Mapping[str, str]) -> dict[str, str]:
-    """The versions that belong into a cache key: a release of this package alone measures nothing anew."""
+    """Return the versions that belong in a cache key: all but that of this package."""
     return {name: version for name, version in versions.items() if name != _OURS}
 
 
 def _require_whole(folder: Path, method: str) -> None:
-    """Refuse what a quantizer saved unless its weights can be read."""
+    """Raise CheckpointError unless the weights that a quantizer saved can be read."""
     try:
         read_tensors(folder)
     except CheckpointError as error:
         raise CheckpointError(
-            f"method {method!r} left no whole checkpoint",
+            f"method {method!r} did not save a complete checkpoint",
             given=error.given,
             accepted="weights as *.safetensors in job.out",
             remedy="save with save_pretrained(job.out)",

@@ -1,4 +1,4 @@
-"""What a case needs before any work is done: found, read, and refused where it cannot be right."""
+"""The inputs of a case: located, read and checked before any work is done."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .device import Device
 from .experiment import Experiment, Subject
 from .run import Run
 
-#: The share of passages that two texts may have in common by quoting each other.
+#: The share of passages that two texts may have in common, such as quotations.
 _OVERLAP = 0.01
 
 
 def set_up(case: Case, run: Run, device: Device) -> list[Experiment]:
-    """The experiments of a case, one for each corpus."""
+    """Make the experiments of a case, one for each corpus."""
     _require_measuring(case, run)
     model = find_model(case.model, run)
     calibration = _load_calibration(case, run)
@@ -40,7 +40,7 @@ def set_up(case: Case, run: Run, device: Device) -> list[Experiment]:
 
 
 def find_source(experiment: Experiment) -> Quantizer | Subject:
-    """Who makes the checkpoint, fit for model and device; or the checkpoint, where somebody else made it."""
+    """Return the quantizer, checked for model and device, or the checkpoint, if that was made elsewhere."""
     if experiment.case.checkpoint:
         return Subject("checkpoint", _find_checkpoint(experiment.case, experiment.run))
     spec, interpreters = experiment.case.spec, experiment.run.interpreters
@@ -53,12 +53,12 @@ def find_source(experiment: Experiment) -> Quantizer | Subject:
 
 
 def missing_libraries() -> list[str]:
-    """Which of the libraries that measure are not installed in this environment."""
+    """List the libraries needed for measuring that are not installed in this environment."""
     return sorted({"torch", "transformers"} - installed_versions().keys())
 
 
 def _require_measuring(case: Case, run: Run) -> None:
-    """Refuse to begin without the libraries that measure; raises UnavailableError."""
+    """Raise UnavailableError where the libraries that measure are not installed."""
     missing = missing_libraries()
     if not missing:
         return
@@ -67,13 +67,13 @@ def _require_measuring(case: Case, run: Run) -> None:
     verb = "is" if len(missing) == 1 else "are"
     raise UnavailableError(
         f"measuring needs {' and '.join(missing)}, which {verb} not installed",
-        accepted="torch and transformers, which the extra of each backend brings",
+        accepted="torch and transformers, which the extra of each backend installs",
         remedy=install or MEASURING,
     )
 
 
 def find_model(reference: str | None, run: Run) -> Model:
-    """The model under test on disk; a GGUF file is dequantized into the store once."""
+    """Find the model under test on disk; a GGUF file is dequantized into the store once."""
     if reference is None:
         raise ModelError(
             "no model was named",
@@ -85,7 +85,7 @@ def find_model(reference: str | None, run: Run) -> Model:
         return describe_model(path, run.store)
 
     def convert(folder: Path) -> Mapping[str, Any]:
-        with run.narrate(f"converting {path.name}") as progress:
+        with run.show_progress(f"converting {path.name}") as progress:
             return run_job(run.store, ConvertJob(path, folder), progress, run.bounds)
 
     versions = installed_versions("gguf")
@@ -103,7 +103,7 @@ def find_model(reference: str | None, run: Run) -> Model:
 
 
 def _load_calibration(case: Case, run: Run) -> Corpus | None:
-    """The calibration text, a corpus of its own; errors say that it was asked for as calibration."""
+    """Load the calibration text; errors name the argument ``calibration``."""
     if not case.calibration:
         return None
     try:
@@ -113,7 +113,7 @@ def _load_calibration(case: Case, run: Run) -> Corpus | None:
 
 
 def _find_checkpoint(case: Case, run: Run) -> Path:
-    """The folder of a checkpoint that somebody else made, its files checked for wholeness."""
+    """Find the folder of a checkpoint that was made elsewhere, and check that its files are complete."""
     folder = run.root / Path(case.checkpoint or "").expanduser()
     if not (folder / "config.json").is_file():
         raise CheckpointError(
@@ -129,7 +129,7 @@ def _find_checkpoint(case: Case, run: Run) -> Path:
 
 
 def refuse_overlap(experiment: Experiment) -> None:
-    """Refuse to calibrate on what will be measured; raises OverlapError."""
+    """Raise OverlapError where the calibration text overlaps the corpus."""
     texts, corpus = experiment.calibration, experiment.corpus
     if texts is None:
         return
@@ -138,7 +138,7 @@ def refuse_overlap(experiment: Experiment) -> None:
     share = store.document("overlaps", cache_key, lambda: {"share": overlap(texts, corpus)})["share"]
     if share > _OVERLAP:
         raise OverlapError(
-            "the calibration text overlaps the corpus, which would flatter the figure",
+            "the calibration text overlaps the evaluation corpus, so figures would look better than they are",
             given=f"calibration={texts.name!r}, corpus={corpus.name!r}: {share:.0%} of the passages shared",
             accepted=f"at most {_OVERLAP:.0%}",
             remedy="calibrate on another text: a validation split, or other documents of the same kind",

@@ -1,4 +1,4 @@
-"""What a ``quantize`` marker may say, checked at collection, and the case it stands for."""
+"""Reading ``quantize`` markers at collection: arguments are checked, and make a case."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def read_marker(
     file: str,
     line: int,
 ) -> Case:
-    """The case that a marker's arguments stand for.
+    """Make the case that a marker's arguments describe.
 
-    ``defaults`` holds values from the command line or ini for arguments the marker leaves out. Raises
+    ``defaults`` holds values from the command line or ini for arguments that the marker leaves out. Raises
     SpecError naming the argument, what was given and accepted, and what to do.
     """
     if args:
@@ -62,7 +62,7 @@ def read_marker(
 
 
 def _require_known(given: Mapping[str, Any], quantizer: Quantizer | None) -> None:
-    """Refuse an argument that neither every marker nor the method has."""
+    """Raise SpecError for an argument that is neither one of the marker nor an option of the method."""
     names = [*ARGUMENTS, *(option.name for option in (quantizer.options if quantizer else ()))]
     for name, value in given.items():
         if name not in names:
@@ -75,13 +75,13 @@ def _require_known(given: Mapping[str, Any], quantizer: Quantizer | None) -> Non
 
 
 def methods_of(given: Mapping[str, Any]) -> set[str]:
-    """The names that a marker's method goes by: what it says, and the method that a preset stands for."""
-    said = str(given.get("method", CHECKPOINT))
-    return {said, PRESETS.get(said, (said,))[0]}
+    """Return the names of a marker's method: as given, and the method of a preset."""
+    name = str(given.get("method", CHECKPOINT))
+    return {name, PRESETS.get(name, (name,))[0]}
 
 
 def require_methods(names: Iterable[str], registry: Registry) -> None:
-    """Raise SpecError where one of the names that ``--tenpak-methods`` gives is no method and no preset."""
+    """Raise SpecError for a name in ``--tenpak-methods`` that is neither a method nor a preset."""
     for name in names:
         if name not in PRESETS and name != CHECKPOINT:
             try:
@@ -91,14 +91,14 @@ def require_methods(names: Iterable[str], registry: Registry) -> None:
 
 
 def _read_spec(given: Mapping[str, Any], registry: Registry) -> tuple[Quantizer | None, QuantizeSpec]:
-    """The spec, and the quantizer of its method; none for a checkpoint that somebody else made."""
+    """Return the spec, and the quantizer of its method; None for a checkpoint that was made elsewhere."""
     method, checkpoint = given.get("method"), given.get("checkpoint")
     if (method is None) == (checkpoint is None):
         raise SpecError(
             "the marker needs one of method and checkpoint" + ("" if method is None else ", not both"),
             given=", ".join(f"{k}={v!r}" for k, v in given.items()) or "no arguments",
             accepted=f"method= one of {', '.join(registry)}; or checkpoint= a directory",
-            remedy="say what to quantize with, or which checkpoint to gate",
+            remedy="name the method to quantize with, or the checkpoint to gate",
         )
     if checkpoint is not None:
         return None, QuantizeSpec.build(CHECKPOINT, (), {})
@@ -121,7 +121,7 @@ def _read_spec(given: Mapping[str, Any], registry: Registry) -> tuple[Quantizer 
 
 
 def _baseline_name(wanted: str | None, nodeid: str) -> str:
-    """The baseline's path without ``.json``: the marker's own, or one made from the test's id."""
+    """Return the baseline's path without ``.json``: from the marker, or derived from the test's id."""
     if wanted is not None:
         if not _BASELINE_NAME.fullmatch(wanted):
             raise SpecError(
@@ -134,9 +134,10 @@ def _baseline_name(wanted: str | None, nodeid: str) -> str:
 
 
 def claimed_names(given: Mapping[str, Any], nodeid: str) -> list[str]:
-    """The names of all baselines that a marked test uses, one for each corpus.
+    """Return the names of all baselines that a marked test uses, one for each corpus.
 
-    Only what bears on names is read, so that no method has to be known. Raises SpecError where that is wrong.
+    Only the arguments that determine names are read, so the method need not be known. Raises SpecError where
+    one of these is wrong.
     """
     name = _baseline_name(ARGUMENTS["baseline"].value(given.get("baseline")), nodeid)
     further = ARGUMENTS["corpus"].value(given["corpus"])[1:] if "corpus" in given else ()
@@ -144,15 +145,15 @@ def claimed_names(given: Mapping[str, Any], nodeid: str) -> list[str]:
 
 
 def marker_ids(markers: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A readable id for each of several markers on one test: the method, then what tells it apart."""
+    """Return a readable id for each of several markers on one test: the method, then what differs."""
     heads = [str(given.get("method") or given.get("checkpoint") or "?") for given in markers]
     ids = []
     for head, given in zip(heads, markers, strict=True):
         same = [other for name, other in zip(heads, markers, strict=True) if name == head]
-        told = [
+        differing = [
             f"{name}={value}"
             for name, value in given.items()
             if any(other.get(name) != value for other in same)
         ]
-        ids.append("-".join([head.rstrip("/").rpartition("/")[2], *told]))
+        ids.append("-".join([head.rstrip("/").rpartition("/")[2], *differing]))
     return ids

@@ -1,4 +1,4 @@
-"""Measuring one case: windows are added to traces, by worker processes, until its verdict is clear."""
+"""Measuring one case: worker processes add windows to traces until the verdict is clear."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..execution.jobs import MeasureJob
 from ..execution.process import run_job
 from ..metrics.measurement import Layers, Ledger, Measurement, Provenance, Windows
 from ..quantizers.locate import locate
-from ..verdict.criteria import FIRST_STRETCH, Criterion, first_decisive_look, limit_of
+from ..verdict.criteria import FIRST_SECTION, Criterion, first_decisive_look, limit_of
 from .experiment import Experiment, Subject
 
-#: Scored tokens that round-to-nearest is measured on at most: it is a yardstick for ruins.
+#: Scored tokens that round-to-nearest is measured on at most: it only has to reveal ruined checkpoints.
 _ROUNDED_TOKENS = 8192
 
 
 class Target(NamedTuple):
-    """How far to measure: up to a limit, as :func:`limit_of` understands it, or until criteria are decided.
+    """How far to measure: up to a limit as in :func:`limit_of`, or until the criteria are decided.
 
     With ``whole``, only until one of the criteria is broken.
     """
@@ -32,7 +32,7 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class SubjectTrace:
-    """The measured windows of one subject; ``reference`` are those of the model that it is compared with."""
+    """The measured windows of one subject; ``reference`` has those of the model that it is compared with."""
 
     experiment: Experiment
     subject: Subject
@@ -51,13 +51,13 @@ class SubjectTrace:
 
     @property
     def windows(self) -> Windows:
-        """What was measured so far, within the budget."""
+        """The windows measured so far, within the budget."""
         return self.trace.windows(self.budget)
 
     def extend(self, target: Target) -> None:
-        """Measure on, in a fresh process, as far as ``target`` says.
+        """Measure more windows, in a new process, as far as ``target`` says.
 
-        Nothing is measured twice, and nothing at all where enough is there.
+        No window is measured twice, and none where the target is reached already.
         """
         run = self.experiment.run
         with run.store.lock(f"extend-{self.trace.folder.name}"):
@@ -67,7 +67,7 @@ class SubjectTrace:
         run.store.tidy()
 
     def _reaches(self, target: Target) -> bool:
-        """Whether the windows that are there are enough for a target."""
+        """Return whether the measured windows are enough for a target."""
         if self.trace.plan is None:
             return False
         planned = self.trace.planned(self.budget)
@@ -83,7 +83,7 @@ class SubjectTrace:
         run, spec = experiment.run, experiment.case.spec
         python = run.interpreters.python(quantizer.backend(spec).name) if quantizer else None
         title = f"measuring the {self.subject.what}" + (f", {spec.title}" if quantizer else "")
-        with run.narrate(title) as progress:
+        with run.show_progress(title) as progress:
             run_job(run.store, self._job(target), progress, run.bounds, python)
 
     def _job(self, target: Target) -> MeasureJob:
@@ -112,7 +112,7 @@ class SubjectTrace:
         )
 
     def measurement(self, count: int) -> Measurement:
-        """The first ``count`` windows, with everything else that is known of the subject."""
+        """Return the measurement over the first ``count`` windows."""
         subject, trace, experiment = self.subject, self.trace, self.experiment
         facts = trace.facts
         made = {"quantizer threads": str(subject.facts["threads"])} if "threads" in subject.facts else {}
@@ -134,10 +134,10 @@ class SubjectTrace:
 
 
 def start_reference(experiment: Experiment, whole: bool) -> SubjectTrace:
-    """The reference with its first windows measured: all where the whole budget is wanted at one look."""
+    """Measure the reference's first windows, or all where the whole budget is wanted or one look is fixed."""
     model = Subject("reference", experiment.model.path)
     reference = SubjectTrace(experiment, model, experiment.case.max_tokens)
-    reference.extend(Target(None if whole or experiment.run.rule.fixed else FIRST_STRETCH))
+    reference.extend(Target(None if whole or experiment.run.rule.fixed else FIRST_SECTION))
     return reference
 
 
@@ -149,8 +149,8 @@ def measure_pair(
 ) -> tuple[Measurement, Measurement]:
     """Measure ``subject`` and the reference, until the criteria are decided or the budget is spent.
 
-    ``criteria_for(windows)`` gives the criteria, paired with the reference's windows so far. What is clear
-    takes a quarter of the budget, of the reference too; ``whole`` spends all of it unless a criterion is
+    ``criteria_for(windows)`` gives the criteria, paired with the reference's windows so far. A clear verdict
+    takes a quarter of the budget, for the reference too; ``whole`` spends all of it unless a criterion is
     broken.
     """
     experiment = reference.experiment
@@ -172,7 +172,7 @@ def measure_pair(
 
 
 def measure_rounded(experiment: Experiment, checkpoint: Subject, count: int) -> Measurement | None:
-    """Round-to-nearest on at most ``count`` windows and 8,192 tokens; None where no layer is quantized."""
+    """Measure round-to-nearest on at most ``count`` windows and 8,192 tokens; None if none is quantized."""
     rounded = experiment.rounded(checkpoint)
     if rounded is None:
         return None

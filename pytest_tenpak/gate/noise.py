@@ -1,4 +1,4 @@
-"""How far figures move although nothing got worse: quantized again, and the same weights run otherwise."""
+"""Calibrating noise: how far figures move by quantizing again, or by running the same weights differently."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ..spec import QuantizeSpec
 from .experiment import Experiment, Subject
 from .measuring import SubjectTrace, Target
 
-#: Windows that the runtime noise is measured on at most: the weights are the same, and so nearly the figures.
+#: Windows that the runtime noise is measured on at most: for the same weights the figures differ little.
 _RUNTIME_WINDOWS = 16
-#: Types to run the same weights in, the first one that is another and that the quantizer can do.
+#: Types to run the same weights in: the first that is not the run's own and that the quantizer supports.
 _DTYPES = ("bfloat16", "float16", "float32")
-#: Two sizes of batch, and of threads, that are run beside the usual: whatever that is, one differs.
+#: Two batch sizes, and two numbers of threads, of which at least one is not the run's own.
 _BATCHES, _THREADS = (1, 4), (1, 2)
 
 
 def calibrate(reference: SubjectTrace, subject: Subject, measurement: Measurement, wanted: int) -> Noise:
     """Requantize ``wanted`` times with other samples and seeds, and run the same weights differently.
 
-    A method that takes no seed and gives the same weights again needs no more than that one time.
+    A method that has no seed and gives the same weights again is not repeated further.
     """
     quantizer = subject.quantizer
     assert quantizer is not None
@@ -40,7 +40,7 @@ def calibrate(reference: SubjectTrace, subject: Subject, measurement: Measuremen
         raise MeasurementError(
             "the noise of this recipe cannot be calibrated",
             given="a requantization with other samples or another seed has figures that are not finite",
-            remedy="the recipe ruins the model now and then: mend it, or measure in another dtype",
+            remedy="the recipe sometimes ruins the model: change it, or measure in another dtype",
         )
     levels = [math.log(one.perplexity) for one in found]
     spread = statistics.stdev(levels) if len({one.weights_digest for one in found}) > 1 else 0.0
@@ -53,7 +53,7 @@ def calibrate(reference: SubjectTrace, subject: Subject, measurement: Measuremen
 
 
 def _requantizing(experiment: Experiment, repetition: int) -> Experiment:
-    """The experiment for another draw of the same recipe: another seed, where it has one."""
+    """Return the experiment for another draw of the same recipe: with another seed, if it has one."""
     spec = experiment.case.spec
     if "seed" in spec.options:
         spec = QuantizeSpec(spec.method, {**spec.options, "seed": spec.options["seed"] + repetition})
@@ -72,7 +72,7 @@ def _farthest(old: Layers, new: Layers) -> float:
 
 
 def _runtime(reference: SubjectTrace, subject: Subject, measurement: Measurement) -> dict[str, float]:
-    """By what is changed, the largest difference of ln perplexity of the same weights."""
+    """Return, by what is changed, the largest difference of ln perplexity of the same weights."""
     experiment = reference.experiment
     ways = [
         *(
@@ -82,7 +82,7 @@ def _runtime(reference: SubjectTrace, subject: Subject, measurement: Measurement
         *(("threads", replace(experiment, threads=count)) for count in _THREADS),
         *(
             ("dtype", replace(experiment, case=replace(experiment.case, dtype=dtype)))
-            for dtype in _other(experiment, subject)
+            for dtype in _other_dtype(experiment, subject)
         ),
     ]
     usual = measurement.windows.prefix(_RUNTIME_WINDOWS)
@@ -91,13 +91,13 @@ def _runtime(reference: SubjectTrace, subject: Subject, measurement: Measurement
         trace = SubjectTrace(way, subject, reference.budget)
         trace.extend(Target(len(usual.tokens)))
         found = trace.windows.prefix(len(usual.tokens)).perplexity
-        if math.isfinite(found):  # a type may overflow where another does not: no noise, and no error here
+        if math.isfinite(found):  # another type may overflow, which is neither noise nor an error here
             moved[name] = max(moved.get(name, 0.0), abs(math.log(found / usual.perplexity)))
     return moved
 
 
-def _other(experiment: Experiment, subject: Subject) -> list[str]:
-    """Another type that the quantizer's checkpoint can be measured in, if there is one."""
+def _other_dtype(experiment: Experiment, subject: Subject) -> list[str]:
+    """Return another type that the quantizer's checkpoint can be measured in, if there is one."""
     for dtype in _DTYPES:
         try:
             if dtype != experiment.dtype and subject.quantizer:

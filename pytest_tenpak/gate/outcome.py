@@ -1,4 +1,4 @@
-"""A case is one test's whole question; an outcome is the case with its answer."""
+"""The outcome of a case: its measurements, its verdict, and what happens to its baseline."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .case import Case
 class Part:
     """What was measured of a case on one corpus.
 
-    ``name`` is the baseline's, ``changes`` what differs in provenance since it was accepted, ``noise`` what
-    was calibrated now, if it was.
+    ``name`` is the baseline's, ``changes`` the differences in provenance since it was accepted, ``noise`` was
+    calibrated by this run, if it was requested.
     """
 
     corpus: str
@@ -28,13 +28,13 @@ class Part:
     noise: Noise | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain form."""
+        """Return the plain form."""
         measured = {"measurement": self.measurement.to_dict(), "reference": self.reference.to_dict()}
         return {**asdict(self), **measured}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Part:
-        """The part that :meth:`to_dict` wrote."""
+        """Return the part that :meth:`to_dict` wrote."""
         nested = {
             "measurement": Measurement.from_dict(plain["measurement"]),
             "reference": Measurement.from_dict(plain["reference"]),
@@ -46,14 +46,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one case.
+    """The outcome of one case.
 
     ``parts`` has one for each corpus, and none when the case could not be measured; ``problem`` then
     says why, and ``skipped`` whether that was allowed to pass as a skip. ``baseline`` is the file's
-    path as shown to the user, ``device_class`` the entry in it, ``quantizing`` what making the checkpoint
-    cost (``seconds``, ``peak_bytes``, ``threads``). ``body_passed`` is False where the test failed by itself,
-    whatever the gate says. ``shard`` names the report it came from, where several
-    that were merged have the same gate.
+    path as shown to the user, ``device_class`` the entry in it, ``quantizing`` the cost of making the
+    checkpoint (``seconds``, ``peak_bytes``, ``threads``). ``body_passed`` is False where the test's own body
+    failed, whatever the gate says. ``shard`` names the report that it came from, where several merged reports
+    have the same gate.
     """
 
     case: Case
@@ -71,7 +71,7 @@ class Outcome:
 
     @property
     def title(self) -> str:
-        """The test's id, and the shard where that is not enough to tell it apart."""
+        """The test's id, with the shard where several shards have the same test."""
         return f"{self.case.nodeid} ({self.shard})" if self.shard else self.case.nodeid
 
     @property
@@ -81,7 +81,7 @@ class Outcome:
 
     @property
     def reference(self) -> Measurement | None:
-        """The reference's on the first corpus."""
+        """The reference's measurement on the first corpus."""
         return self.parts[0].reference if self.parts else None
 
     @property
@@ -90,7 +90,7 @@ class Outcome:
         return self.update.passes
 
     def excused(self, reason: str) -> Outcome:
-        """This outcome of a test that was expected to fail: the verdict is what it is, and fails no run."""
+        """Return this outcome as that of a test that is expected to fail: its verdict fails no run."""
         note = Note(Decided.EXPECTED_TO_FAIL, reason)
         return replace(self, update=replace(self.update, passes=True, note=note), body_passed=True)
 
@@ -110,7 +110,7 @@ class Outcome:
         return self.verdict.status
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain form: crosses process borders and fills ``--tenpak-json``."""
+        """Return the plain form, which is sent between processes and written by ``--tenpak-json``."""
         return {
             "case": self.case.to_dict(),
             "verdict": self.verdict.to_dict(),
@@ -128,14 +128,14 @@ class Outcome:
 
     @classmethod
     def not_measured(cls, case: Case, status: Status, evidence: str, problem: str, skipped: bool) -> Outcome:
-        """The outcome of a case without figures: never a pass."""
+        """Make the outcome of a case without figures: never a pass."""
         check = Check("measured", status, evidence=evidence)
         update = Update(write=False, passes=False)
         return cls(case, Verdict((check,)), update, problem=problem, skipped=skipped)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Outcome:
-        """The outcome that :meth:`to_dict` wrote."""
+        """Return the outcome that :meth:`to_dict` wrote."""
         nested = {
             "case": Case.from_dict(plain["case"]),
             "verdict": Verdict.from_dict(plain["verdict"]),

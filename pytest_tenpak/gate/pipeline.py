@@ -25,9 +25,9 @@ from .run import Run
 
 
 def evaluate(case: Case, run: Run, find_model: Callable[[], str | None]) -> Outcome:
-    """Answer one case. What a user can mend comes back as an outcome of status ``error``, not raised.
+    """Evaluate one case; an error that a user can fix is returned as an outcome of status ``error``.
 
-    ``find_model`` names the model where the case does not.
+    ``find_model`` returns the model where the case names none.
     """
     path = run.baselines / f"{case.name}.json"
     shown = str(path.relative_to(run.root)) if path.is_relative_to(run.root) else str(path)
@@ -48,7 +48,7 @@ def _evaluate(case: Case, run: Run) -> Outcome:
     for experiment in experiments:
         refuse_overlap(experiment)
     whole = _wants_whole_budget(case, run, accepted)
-    # The references come first: a corpus that cannot be measured on is found before hours of quantizing.
+    # References come first: an unusable corpus is found before hours of quantizing.
     references = [start_reference(experiment, whole) for experiment in experiments]
     subject = experiments[0].quantize(source) if isinstance(source, Quantizer) else source
     answers = [_answer(*row, subject, whole) for row in zip(references, accepted, strict=True)]
@@ -64,7 +64,7 @@ class _Accepted:
 
     @classmethod
     def find(cls, case: Case, corpus: str, run: Run, device: Device) -> _Accepted:
-        """The entry of the run's device class, or of the nearest one where that may stand in for it."""
+        """Find the entry of the run's device class, or of the nearest class where that is allowed."""
         baseline = Baseline.read(run.baselines / f"{case.baseline_name(corpus)}.json")
         own = baseline.entries.get(device.device_class) if baseline else None
         if baseline is None or own or not run.compare_across_devices:
@@ -79,7 +79,7 @@ class _Accepted:
 
 
 def _wants_whole_budget(case: Case, run: Run, accepted: Sequence[_Accepted]) -> bool:
-    """Whether all windows are to be measured: a first baseline, and an updated one, should hold them."""
+    """Return whether to measure all windows, which a new or updated baseline should have."""
     mode = run.request_for(case.nodeid).mode
     creates = any(one.entry is None or (one.entry_device and mode) for one in accepted)
     return creates or run.noise_repetitions > 0 or mode not in (None, "new")
@@ -88,7 +88,7 @@ def _wants_whole_budget(case: Case, run: Run, accepted: Sequence[_Accepted]) -> 
 def _answer(
     reference: SubjectTrace, accepted: _Accepted, subject: Subject, whole: bool
 ) -> tuple[Part, list[Check]]:
-    """Measure on one corpus and decide: what was measured there, and its checks."""
+    """Measure on one corpus and decide; return the measurements and the checks."""
     experiment, entry = reference.experiment, accepted.entry
     case, run = experiment.case, experiment.run
     comparison = Comparison(
@@ -101,7 +101,7 @@ def _answer(
         run.rule,
     )
     whole = whole or comparison.comparable is None
-    # Where all windows are wanted, only a broken limit may end it early: no update settles that.
+    # Where all windows are wanted, only a broken limit may end it early, since no update clears it.
     criteria = comparison.limit_criteria if whole else comparison.criteria
     measurement, measured_reference = measure_pair(reference, subject, criteria, whole)
     noise = _calibrated(reference, subject, measurement)
@@ -117,7 +117,7 @@ def _answer(
 
 
 def _calibrated(reference: SubjectTrace, subject: Subject, measurement: Measurement) -> Noise | None:
-    """The noise of the recipe, where the run asks for it and the recipe gives figures at all."""
+    """Calibrate the noise of the recipe, where that is requested and the figures are finite."""
     wanted = reference.experiment.run.noise_repetitions
     fine = math.isfinite(measurement.perplexity) and not measurement.layers.nonfinite
     if not (wanted and subject.quantizer and fine):
@@ -133,7 +133,7 @@ def _outcome(
     accepted: Sequence[_Accepted],
     answers: Sequence[tuple[Part, list[Check]]],
 ) -> Outcome:
-    """The checks of all corpora together, and what may become of the baselines."""
+    """Make the outcome: the checks of all corpora together, and the decision about their baselines."""
     verdict = Verdict(tuple(check for _, checks in answers for check in checks))
     parts = tuple(part for part, _ in answers)
     failed = verdict.status is Status.ERROR
@@ -151,7 +151,7 @@ def _outcome(
 
 
 def _not_measured(case: Case, run: Run, error: TenpakError) -> Outcome:
-    """An outcome without figures: never a pass, and a skip only where that was allowed."""
+    """Make an outcome without figures: never a pass, and a skip only where that is allowed."""
     may_skip = isinstance(error, UnavailableError) and (case.may_skip or run.skip_unavailable)
     status = Status.INVALID if isinstance(error, OverlapError) else Status.ERROR
     return Outcome.not_measured(case, status, error.problem, str(error), may_skip)

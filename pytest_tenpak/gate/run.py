@@ -1,4 +1,4 @@
-"""What the cases of one pytest run share."""
+"""The settings and services that the cases of one pytest run share."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .device import Device
 
 @dataclass(frozen=True)
 class Run:
-    """What the cases of one pytest run share.
+    """The settings and services that the cases of one pytest run share.
 
-    ``root`` is where relative paths start. ``request`` is what shall happen to baselines, ``reasons`` holds
-    the tests that have a reason of their own. ``compare_across_devices``: a case without an entry for its
-    device class is compared with the nearest one. ``rule`` is how decisions are made, ``divergence`` how much
-    of the reference is kept for them. ``noise_repetitions`` is how often to quantize again, to learn how far
-    figures move (0: do not). ``narrate(title)`` opens a progress display.
+    ``root`` is where relative paths start. ``request`` says which baselines to update, ``reasons`` has the
+    reasons of single tests. ``compare_across_devices``: a case without an entry for its device class is
+    compared with the nearest one. ``rule`` is how decisions are made, ``divergence`` what is recorded of the
+    reference for KL divergence. ``noise_repetitions`` is how often to requantize, to calibrate noise (0: do
+    not). ``show_progress(title)`` opens a progress display.
     """
 
     root: Path
@@ -44,9 +44,9 @@ class Run:
     noise_repetitions: int
     bounds: Bounds
     interpreters: Interpreters
-    narrate: Callable[[str], AbstractContextManager[Progress]]
+    show_progress: Callable[[str], AbstractContextManager[Progress]]
 
     def request_for(self, nodeid: str) -> Request:
-        """What was asked for one test's baseline."""
+        """Return the request for one test's baseline."""
         reason = self.reasons.get(nodeid, self.request.reason)
         return replace(self.request, reason=reason, reanchor=self.request.reanchor and reason is not None)

@@ -1,4 +1,4 @@
-"""One run: which gates were expected, what became of them, and the baselines that are written for it."""
+"""One run: the expected gates, their outcomes, and the baselines that it writes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .write_baseline import write_baseline
 
 
 class GateSession:
-    """Answers cases where tests run, and collects outcomes where they are reported.
+    """Evaluates cases where tests run, and collects outcomes where they are reported.
 
-    Under xdist the workers answer and the controller collects, so that one process writes. ``unused`` are
+    Under xdist the workers evaluate and the controller collects, so that one process writes. ``unused`` are
     the baselines, as paths below the rootdir, that no test uses.
     """
 
@@ -30,10 +30,10 @@ class GateSession:
         self._answers: dict[str, Outcome] = {}
 
     def answer(self, case: Case, find_model: Callable[[], str | None]) -> Outcome:
-        """The case's outcome, evaluated once per run; ``find_model`` names the model if the case does not.
+        """Return the case's outcome, evaluated once per run; ``find_model`` is for cases without a model.
 
-        A rerun of a flaky test is given the same answer, so a baseline that this run creates does not
-        turn it green; only a case that could not be measured is tried again.
+        A rerun of a flaky test gets the same outcome, so a baseline that this run creates does not make it
+        pass; only a case that could not be measured is tried again.
         """
         known = self._answers.get(case.nodeid)
         if known is None or known.problem:
@@ -44,22 +44,22 @@ class GateSession:
         return known
 
     def collect(self, outcome: Outcome, test_passed: bool) -> None:
-        """Take in an outcome; write its baseline if the update rule and the test both allow it."""
+        """Collect an outcome; write its baseline if the update rule and the test both allow it."""
         self.outcomes[outcome.case.nodeid] = outcome
         writes = test_passed and outcome.update.write
         failing = outcome.verdict.failing
         refused = bool(failing) and all(check.kind.is_about_tolerance for check in failing)
         for part in outcome.parts:
-            # Noise that refuses a tolerance is what the next run has to know.
+            # Noise that is above a tolerance is stored too, for the next run.
             if writes or (part.noise and (test_passed or refused)):
                 write_baseline(outcome, part, self.run.baselines, self.run.store, writes)
         if writes:
             self.written.append(outcome.baseline)
 
     def summary(self, problems: Sequence[str] = (), with_trends: bool = False) -> Summary:
-        """The run as reporters see it; ``problems`` are what went wrong beside the gates.
+        """Return the run as reporters get it; ``problems`` are errors outside the gates.
 
-        ``with_trends``: ask git what was accepted before for the baselines of this run.
+        ``with_trends``: read from git what was accepted before for the baselines of this run.
         """
         names = {part.name for outcome in self.outcomes.values() for part in outcome.parts}
         return Summary(

@@ -1,4 +1,4 @@
-"""One run, or several merged, as every reporter sees it."""
+"""The summary of one run, or of several merged, as every reporter gets it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .outcome import Outcome
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run has to say when it ends.
+    """The outcomes of a run, and everything else that reports show.
 
     ``outcomes`` are in the order of their titles. ``expected`` holds the titles of all collected gates: the
     ids of their tests, with the shard where several that were merged differ about one. ``written`` are the
@@ -31,13 +31,13 @@ class Summary:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The titles of gates that were expected and of which nothing was heard."""
-        heard = {outcome.title for outcome in self.outcomes}
-        return tuple(title for title in self.expected if title not in heard)
+        """The titles of expected gates without an outcome."""
+        titles = {outcome.title for outcome in self.outcomes}
+        return tuple(title for title in self.expected if title not in titles)
 
     @property
     def ran_well(self) -> bool:
-        """Whether gates ran, all that were expected but for skipped ones, and no test of one failed."""
+        """Whether all expected gates but skipped ones ran, at least one did, and no test of one failed."""
         ran = any(not outcome.skipped for outcome in self.outcomes)
         failed = any(outcome.fails for outcome in self.outcomes)
         return ran and not (failed or self.missing or self.problems)

@@ -1,4 +1,4 @@
-"""Writing baselines: how what was measured becomes an entry, by a run or by ``tenpak accept``."""
+"""Writing baselines: measurements become an entry, in a run or by ``tenpak accept``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .outcome import Outcome, Part
 
 
 def baseline_path(folder: Path, name: str) -> Path:
-    """The file of a baseline, which stands below its folder whatever the name says; else BaselineError."""
+    """Return the file of a baseline; raise BaselineError for a name that is not below the folder."""
     path = folder / f"{name}.json"
     if not path.resolve().is_relative_to(folder.resolve()):
         raise BaselineError(
@@ -25,9 +25,9 @@ def baseline_path(folder: Path, name: str) -> Path:
 
 
 def write_baseline(outcome: Outcome, part: Part, folder: Path, store: Store, figures: bool = True) -> None:
-    """Write what was measured on one corpus to its baseline: the figures, or only what is known of noise.
+    """Write what was measured on one corpus to its baseline: the figures, or only calibrated noise.
 
-    What ``outcome.update`` says about reasons, anchors, and entries that are there already is obeyed.
+    ``outcome.update`` decides about reasons, anchors, and existing entries.
     """
     path = baseline_path(folder, part.name)
     with store.lock(f"baseline-{fingerprint(str(path))[:32]}"):
@@ -47,7 +47,7 @@ def write_baseline(outcome: Outcome, part: Part, folder: Path, store: Store, fig
 
 
 def _successor(old: Entry | None, outcome: Outcome, part: Part) -> Entry | None:
-    """The entry that takes the place of ``old``; None where the update leaves that alone."""
+    """Return the entry that replaces ``old``; None where the update leaves that unchanged."""
     if old and outcome.update.only_new:
         return None
     entry = Entry.of(part.measurement, part.reference, part.noise)

@@ -1,1 +1,1 @@
-"""What is measured, as plain records, and how sure a figure is. Pure: no files, no torch."""
+"""Measurements as plain records, and confidence intervals of their figures. Pure: no files, no torch."""

@@ -1,10 +1,12 @@
-"""Window statistics: means per token of paired differences, and intervals that say how sure they are.
+"""Window statistics: means per token of paired differences, and their confidence intervals.
 
 The unit is the window, or the document where the corpus has enough of them: tokens of one window are not
-independent, and iid-per-token errors come out several times too small. Sums use ``math.fsum``, so the
-order of windows and the machine do not show in a figure. Only an interval for one fixed look imports
-scipy, and numpy below 30 units: what is cached is judged without either. By hand, since no library has
-intervals that hold at every look, for means of paired differences in clusters of unequal size.
+independent, and iid-per-token errors come out several times too small. Sums use ``math.fsum``, so that
+figures depend neither on the order of windows nor on the machine. Only an interval for one fixed look imports
+scipy, and numpy below 30 units: cached figures are judged without either.
+
+Computed by hand because scipy and statsmodels have no interval that holds at every look (anytime-valid) for a
+ratio of sums over windows of unequal length.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ ALPHA = 0.001
 MIN_UNITS = 4
 #: A corpus with at least so many documents among its windows is clustered by document.
 MIN_DOCUMENTS = 10
-#: From here on Student's t is trusted alone; below, the bootstrap may widen it.
+#: From this number of units on Student's t is used alone; below, the bootstrap may widen it.
 BOOTSTRAP_BELOW = 30
 #: Variance of the effect size (in standard deviations of a unit) that the sequential test mixes over. Of
-#: 0.3 to 100, 3 takes the fewest windows on real ones: a narrower mixture cannot decide at the first look,
-#: a wider one asks for more at every later look.
+#: 0.3 to 100, 3 needs the fewest windows on real models: a narrower mixture cannot decide at the first look,
+#: a wider one needs more windows at every later look.
 MIXTURE = 3.0
 _RESAMPLES = 20_000
 _FIRST_LOOK = 8
@@ -46,10 +48,10 @@ DEFAULT_RULE = Rule()
 class Estimate:
     """A mean per token with the evidence it rests on.
 
-    ``windows`` and ``tokens`` say how much was compared, ``units`` how many independent pieces (windows
-    or documents) that makes, ``error`` the standard error. The interval from ``low`` to ``high`` covers the
-    true mean with the rule's confidence; it is infinite where there is too little to say. ``spread`` is the
-    part of either arm that no further token makes smaller: what :meth:`widened` put in.
+    ``windows`` and ``tokens`` are the numbers compared, ``units`` the number of independent pieces (windows
+    or documents) among them, ``error`` the standard error. The interval from ``low`` to ``high`` covers the
+    true mean with the rule's confidence; it is infinite where there is too little evidence. ``spread`` is the
+    part of either arm that no further token reduces, as added by :meth:`widened`.
     """
 
     value: float
@@ -67,29 +69,29 @@ class Estimate:
         return max(self.value - self.low, self.high - self.value)
 
     def decides(self, bound: float) -> bool | None:
-        """True: surely at most ``bound``. False: surely above. None: the interval straddles it."""
+        """Return True if surely at most ``bound``, False if surely above, None if not decided."""
         if self.high <= bound:
             return True
         return False if self.low > bound else None
 
     def widened(self, spread: float) -> Estimate:
-        """With another, independent error of half-width ``spread`` added to both arms in quadrature."""
+        """Add another, independent error of half-width ``spread`` to both arms in quadrature."""
         low = self.value - math.hypot(self.value - self.low, spread)
         high = self.value + math.hypot(self.high - self.value, spread)
         return replace(self, low=low, high=high, spread=math.hypot(self.spread, spread))
 
     def relative(self) -> Estimate:
-        """A difference in nats per token as the relative difference of perplexities, exp(x) − 1."""
+        """Convert a difference in nats per token to the relative difference of perplexities, exp(x) − 1."""
         value = _expm1(self.value)
         error, spread = (x * (value + 1) if x else 0.0 for x in (self.error, self.spread))
         return replace(
             self, value=value, low=_expm1(self.low), high=_expm1(self.high), error=error, spread=spread
         )
 
-    def tokens_to_settle(self, bound: float) -> float:
-        """How many tokens would clear ``bound``, were the mean to stay: errors shrink with their root.
+    def tokens_to_decide(self, bound: float) -> float:
+        """Estimate how many tokens would decide ``bound`` if the mean stayed: errors shrink with their root.
 
-        Infinite where none would: the mean is on the bound, or nearer to it than ``spread``.
+        Infinite where no number would: the mean is on the bound, or nearer to it than ``spread``.
         """
         arm = self.high - self.value if self.value <= bound else self.value - self.low
         distance = abs(self.value - bound)
@@ -107,7 +109,7 @@ def _expm1(nats: float) -> float:
 
 
 def perplexity(nll: Sequence[float], tokens: Sequence[int]) -> float:
-    """exp(ΣNLL / Σtokens): ``nll`` in nats per window, ``tokens`` scored per window.
+    """Return exp(ΣNLL / Σtokens): ``nll`` in nats per window, ``tokens`` scored per window.
 
     NaN when nothing was scored, infinity where exp overflows.
     """
@@ -116,11 +118,11 @@ def perplexity(nll: Sequence[float], tokens: Sequence[int]) -> float:
 
 
 def units_of(documents: Sequence[int]) -> list[int] | None:
-    """Which windows belong together, for a plan whose windows begin in ``documents``; None: none do.
+    """Return the unit of each window: the document it begins in; None where each window is a unit of its own.
 
-    Documents are units where there are MIN_DOCUMENTS and they are worth half as many of one length: among
-    ten of which one is nearly all of the text there is no interval to be had, among its windows there is.
-    Asked of the whole plan, so that every look at a prefix of it uses the same units.
+    Documents are units where there are at least MIN_DOCUMENTS, worth at least half as many of equal length:
+    ten documents, one of which is nearly all of the text, give no interval, where their windows do. Decided
+    for the whole plan, so that every look at a prefix of it uses the same units.
     """
     sizes = list(Counter(documents).values())
     many = len(sizes) >= MIN_DOCUMENTS and 2 * sum(sizes) ** 2 >= MIN_DOCUMENTS * sum(n * n for n in sizes)
@@ -133,12 +135,12 @@ def estimate(
     rule: Rule = DEFAULT_RULE,
     units: Sequence[int] | None = None,
 ) -> Estimate:
-    """The mean per token of ``sums`` (a figure summed over each window) over ``tokens``, with its interval.
+    """Return the mean per token of ``sums`` (a figure summed per window) over ``tokens``, with its interval.
 
-    ``units`` numbers the piece that each window belongs to, in order, and may go on beyond ``sums``; None
-    makes each window its own. The interval has confidence ``1 − rule.alpha``: at any and every look, or,
-    with ``rule.fixed``, at one. Pieces that are all alike leave no interval: ``low`` and ``high`` are the
-    mean. Raises ValueError when lengths do not fit or nothing was scored.
+    ``units`` numbers the piece that each window belongs to, in order, and may be longer than ``sums``; None
+    makes each window a piece of its own. The interval has confidence ``1 − rule.alpha``: at any and every
+    look, or, with ``rule.fixed``, at one. If all pieces are alike it has no width: ``low`` and ``high`` are
+    the mean. Raises ValueError when lengths do not fit or nothing was scored.
     """
     if len(sums) != len(tokens) or not sum(tokens) or (units is not None and len(units) < len(sums)):
         raise ValueError("windows need sums, tokens and units of equal, non-empty lengths")
@@ -160,20 +162,20 @@ def estimate(
 
 
 def _worth(pieces: Sequence[tuple[float, int]]) -> float:
-    """How many pieces of one length would be worth as much as these: their number, if they are alike.
+    """Return the effective number of pieces: how many of equal length would be worth as much as these.
 
-    (Σtokens)² / Σtokens² (Kish, Survey Sampling, 1965). Ten documents of which one is half the text make
-    no ten independent figures.
+    (Σtokens)² / Σtokens² (Kish, Survey Sampling, 1965). Ten documents, one of which is half of the text, are
+    not ten independent figures.
     """
     total = sum(tokens for _, tokens in pieces)
     return total**2 / sum(tokens**2 for _, tokens in pieces)
 
 
 def _error(pieces: Sequence[tuple[float, int]], mean: float) -> float:
-    """The jackknife's standard error of a ratio of sums (Efron & Tibshirani, ch. 11).
+    """Return the jackknife's standard error of a ratio of sums (Efron & Tibshirani, ch. 11).
 
-    For pieces of one length it is the familiar s/√n. Where one piece is much longer it draws the mean to
-    itself, and the plain error of a ratio, which looks at what is left, comes out too small.
+    For pieces of equal length it is s/√n. Where one piece is much longer, the mean is close to it, and the
+    plain error of a ratio, which is computed from the residuals, comes out too small.
     """
     n, total = len(pieces), sum(tokens for _, tokens in pieces)
     left_out = (((sums - mean * tokens) / (total - tokens)) ** 2 for sums, tokens in pieces)
@@ -183,23 +185,23 @@ def _error(pieces: Sequence[tuple[float, int]], mean: float) -> float:
 def _pieces(
     sums: Sequence[float], tokens: Sequence[int], units: Sequence[int] | None
 ) -> list[tuple[float, int]]:
-    """(sum, tokens) of each independent piece; those that scored nothing are no evidence."""
+    """Return (sum, tokens) of each independent piece; pieces without scored tokens are dropped."""
     rows = list(zip(sums, tokens, strict=True))
     if units is not None:
-        keyed = zip(units, rows, strict=False)  # units are the plan's, of which rows may be a prefix
+        keyed = zip(units, rows, strict=False)  # units cover the plan, rows perhaps a prefix of it
         groups = ([row for _, row in group] for _, group in groupby(keyed, key=lambda pair: pair[0]))
         rows = [(math.fsum(s for s, _ in group), sum(t for _, t in group)) for group in groups]
     return [row for row in rows if row[1]]
 
 
 def anytime_t(n: float, alpha: float) -> float:
-    """How many standard errors a mean of ``n`` may be off, at any and every n at once, 1 − alpha of the time.
+    """Return how many standard errors a mean of ``n`` may be off, at every n at once, 1 − alpha of the time.
 
     The bound of the t-test's likelihood ratio mixed over normal effect sizes of variance ``MIXTURE``: with
     ν = n − 1 and w = 1 + n·MIXTURE it is e = w^(−½) · ((1 + t²/ν) / (1 + t²/(νw)))^(n/2) (Gönen et
     al., The American Statistician 59, 2005). Under the null hypothesis that is a martingale of the sequence
     of t, so e ≥ 1/alpha ever happens with probability at most alpha (Ville; Lai 1976; Wang & Ramdas, arXiv
-    2310.03722). Infinite where no t, however large, would be enough.
+    2310.03722). Infinite where no t, however large, is enough.
     """
     degrees, widening = n - 1, 1 + n * MIXTURE
     factor = (math.sqrt(widening) / alpha) ** (2 / n)
@@ -211,19 +213,19 @@ def anytime_t(n: float, alpha: float) -> float:
 def _fixed_t(
     pieces: Sequence[tuple[float, int]], mean: float, worth: float, alpha: float
 ) -> tuple[float, float]:
-    """Standard errors below and above the mean, at one look: Student's t, or bootstrap-t if wider."""
+    """Return standard errors below and above the mean, at one look: Student's t, or bootstrap-t if wider."""
     from scipy.special import stdtrit
 
     student = float(stdtrit(worth - 1, 1 - alpha / 2))
     if len(pieces) >= BOOTSTRAP_BELOW:
         return student, student
     lower, upper = _bootstrap_t(pieces, mean, alpha)
-    # A bootstrapped t that is high means that the mean is often over-estimated: it widens the lower arm.
+    # A high bootstrapped t means that the mean is often over-estimated: it widens the lower arm.
     return max(student, upper), max(student, -lower)
 
 
 def _bootstrap_t(pieces: Sequence[tuple[float, int]], mean: float, alpha: float) -> tuple[float, float]:
-    """The alpha/2 and 1 − alpha/2 quantiles of t over resampled pieces (Efron & Tibshirani, ch. 12.5)."""
+    """Return the alpha/2 and 1 − alpha/2 quantiles of t over resampled pieces (Efron & Tibshirani, 12.5)."""
     import numpy as np
 
     n = len(pieces)
@@ -241,10 +243,10 @@ def _bootstrap_t(pieces: Sequence[tuple[float, int]], mean: float, alpha: float)
 
 
 def looks(total: int) -> list[int]:
-    """After how many windows to look whether a verdict is clear: each at most twice, mostly 1.3 to 1.5 times
-    the one before, and the first no later than a quarter of ``total`` where that is possible at all.
+    """Return after how many windows to look whether a verdict is clear.
 
-    A grid that depends on nothing but the plan's length, so that batch size and speed cannot move it.
+    Each is at most twice, mostly 1.3 to 1.5 times the one before, and the first at most a quarter of
+    ``total`` where that is possible. The grid depends only on the plan's length, not on batch size or speed.
     """
     grid = [min(total, _FIRST_LOOK if total >= 4 * _FIRST_LOOK else MIN_UNITS)]
     while grid[-1] < total:

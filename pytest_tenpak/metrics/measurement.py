@@ -1,4 +1,4 @@
-"""What is measured of one checkpoint on one corpus, and the record of how it came to be."""
+"""What is measured of one checkpoint on one corpus, and how it was measured."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from .intervals import perplexity
 
-#: Raised whenever a change of this package changes a figure; part of every identity and cache key.
+#: Increased whenever a change of this package changes a figure; part of every identity and cache key.
 #: 1: first protocols (gptq, llamacpp, sliding), ledger from safetensors headers.
-#: 2: what bitsandbytes leaves unquantized is computed in the type that was asked for, not the stored one;
+#: 2: what bitsandbytes leaves unquantized is computed in the requested type, not the stored one;
 #:    LLM.int8() runs window by window.
 METRICS_VERSION = 2
 
@@ -27,7 +27,7 @@ HEADLINE = "whole_vs_16bit"
 
 @dataclass(frozen=True)
 class Ledger:
-    """Bytes on disk beside the weights they stand for.
+    """Bytes on disk, and the number of weights that they store.
 
     ``weights``: all weights of the unquantized model, tied embeddings once. ``tensor_bytes``: all
     stored tensors. ``file_bytes``: the weight files, headers included. ``layer_weights`` and
@@ -60,12 +60,12 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Windows:
-    """What was summed over the scored tokens of each window; sums and counts are divided last.
+    """Sums over the scored tokens of each window; sums and counts are divided last.
 
-    ``nll``: negative log-likelihood (nats). ``tokens``: how many were scored; those whose figures are not
+    ``nll``: negative log-likelihood (nats). ``tokens``: number of scored tokens; tokens whose figures are not
     finite are left out of every sum and counted in ``lost``. ``stream``: digest of all token ids of
-    the corpus. ``units``: which windows belong together as evidence, or None where each stands alone.
-    Beside a reference also ``kld`` (KL divergence from it, nats), ``disagreement`` (tokens whose most
+    the corpus. ``units``: the unit of evidence that each window belongs to, or None where each is its own.
+    With a reference also ``kld`` (KL divergence from it, nats), ``disagreement`` (tokens whose most
     likely next token is another) and ``squared_dp`` (squared differences of the true token's probability).
     """
 
@@ -94,20 +94,20 @@ class Windows:
         return float("nan") if self.nonfinite else perplexity(self.nll, self.tokens)
 
     def prefix(self, count: int) -> Windows:
-        """The first ``count`` windows, as if no more had been measured."""
-        kept: dict[str, Any] = {n: row[:count] for n, row in vars(self).items() if isinstance(row, tuple)}
-        return replace(self, **kept)
+        """Return the first ``count`` windows, as if no more had been measured."""
+        rows: dict[str, Any] = {n: row[:count] for n, row in vars(self).items() if isinstance(row, tuple)}
+        return replace(self, **rows)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Windows:
-        """The windows that ``asdict`` wrote, from JSON."""
+        """Return the windows that ``asdict`` wrote, from JSON."""
         rows: dict[str, Any] = {n: tuple(row) if isinstance(row, list) else row for n, row in plain.items()}
         return cls(**rows)
 
 
 @dataclass(frozen=True)
 class Robust:
-    """What outliers cannot move, or how far they move the mean: NLL of single tokens, in nats.
+    """Statistics of the NLL of single tokens (nats) that outliers do not move, and the share of outliers.
 
     ``trimmed_mean`` leaves out the tenth of tokens at either end. ``worst_share`` is the share of ΣNLL
     that the worst 0.1 % of tokens carry (0 to 1).
@@ -124,7 +124,7 @@ class Divergence:
 
     ``kind`` is ``exact`` (over the whole vocabulary) or ``top-k lower bound`` (over the reference's most
     likely tokens and one class of all others, which can only be less). ``error`` is the standard error
-    of the mean over windows, None where they are too few to tell. ``top1``: share of tokens with the same
+    of the mean over windows, None where there are too few windows. ``top1``: share of tokens with the same
     most likely next token. ``rms_dp``: root mean square difference of the true token's probability.
     """
 
@@ -140,16 +140,16 @@ class Divergence:
 
     @property
     def is_exact(self) -> bool:
-        """Whether it is the whole divergence, and no lower bound."""
+        """Whether this is the whole divergence, not a lower bound."""
         return self.kind == "exact"
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Every decoder layer beside the reference's, given the same inputs: what it adds to them.
+    """What each decoder layer adds to its inputs, compared with the reference's layer on the same inputs.
 
-    ``gain``: how large that is along the reference's (1: the same). ``error``: how far it is from the
-    reference's, as a share of its size.
+    ``gain``: the size along the reference's addition (1: the same). ``error``: the distance from the
+    reference's addition, as a share of its size.
     """
 
     gain: tuple[float, ...] = ()
@@ -162,12 +162,12 @@ class Layers:
         return [n for n, row in enumerate(rows) if not all(map(math.isfinite, row))]
 
     def to_dict(self) -> dict[str, list[float | None]]:
-        """Plain form, in which None stands for what is not finite: JSON has no NaN."""
+        """Return the plain form, in which None stands for a non-finite figure: JSON has no NaN."""
         return {n: [x if math.isfinite(x) else None for x in row] for n, row in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Sequence[float | None]]) -> Layers:
-        """The figures that :meth:`to_dict` wrote, from JSON."""
+        """Return the figures that :meth:`to_dict` wrote, from JSON."""
         return cls(**{n: tuple(math.nan if x is None else x for x in row) for n, row in plain.items()})
 
 
@@ -176,13 +176,13 @@ NO_LAYERS = Layers()
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a measurement came to be: versions by distribution name, and the machine. May differ."""
+    """How a measurement was made: versions by distribution name, and the machine. May differ between runs."""
 
     versions: Mapping[str, str]
     device: Mapping[str, str]
 
     def differences(self, other: Provenance) -> list[str]:
-        """``name old → new`` for each entry of ``self`` (old) that is another in ``other`` (new)."""
+        """List ``name old → new`` for each entry that differs between ``self`` (old) and ``other`` (new)."""
         rows = []
         for old, new in ((self.versions, other.versions), (self.device, other.device)):
             for name in sorted({*old, *new}):
@@ -196,9 +196,9 @@ class Provenance:
 class Noise:
     """How far figures move although nothing got worse, as ``--tenpak-calibrate-noise`` measured it.
 
-    ``requantizations`` of the same spec, with other samples and seeds, beside the one that was measured;
-    ``spread``: the standard deviation of ln perplexity among all of them (0: every one gave the same
-    weights). ``layers``: the farthest that a decoder layer's gain or error moved. ``runtime``: by what was
+    ``requantizations``: how often the spec was quantized again, with other samples and seeds. ``spread``:
+    the standard deviation of ln perplexity among these and the measured checkpoint (0: all have the same
+    weights). ``layers``: the largest movement of a decoder layer's gain or error. ``runtime``: by what was
     changed (``batch_size``, ``threads``, ``dtype``), the difference of ln perplexity of the same weights.
     """
 
@@ -208,10 +208,10 @@ class Noise:
     runtime: Mapping[str, float]
 
     def half_width(self, alpha: float) -> float:
-        """How far apart (ln perplexity) two requantizations are at most, but for a share ``alpha``.
+        """Return the largest difference (ln perplexity) of two requantizations, but for a share ``alpha``.
 
-        Student's t for the difference of two draws, √2 · t · spread, with a degree of freedom for each
-        requantization: few of them know little of the spread, and the figure is wide.
+        Student's t for the difference of two draws, √2 · t · spread, with one degree of freedom for each
+        requantization: with few of them the spread is poorly known, and the half-width is large.
         """
         if not self.spread:
             return 0.0
@@ -221,12 +221,12 @@ class Noise:
 
     @property
     def runtime_maximum(self) -> float:
-        """The largest difference of ln perplexity that running the same weights otherwise has made."""
+        """The largest difference of ln perplexity when the same weights are run in another way."""
         return max(self.runtime.values(), default=0.0)
 
     @property
     def runtime_floor(self) -> float:
-        """The largest difference of ln perplexity that batch size and threads make to the same weights."""
+        """The largest difference of ln perplexity that batch size and threads make for the same weights."""
         return max((moved for name, moved in self.runtime.items() if name != "dtype"), default=0.0)
 
 
@@ -234,9 +234,9 @@ class Noise:
 class Measurement:
     """All metrics of one checkpoint on one corpus.
 
-    ``identity`` says which question was answered; two measurements compare only when theirs agree.
-    ``weights_digest`` tells whether the same bytes were measured. ``loader`` is who loaded them.
-    ``budget`` is how many tokens might have been measured.
+    ``identity`` says what was measured and how; two measurements are comparable only where it is equal.
+    ``weights_digest`` identifies the stored weights, ``loader`` the library that loaded them.
+    ``budget`` is the number of tokens that could have been measured.
     """
 
     windows: Windows
@@ -256,12 +256,12 @@ class Measurement:
         return self.windows.perplexity
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain form: what travels between processes and into the cache."""
+        """Return the plain form, which is sent between processes and cached."""
         return {**asdict(self), "layers": self.layers.to_dict()}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Measurement:
-        """The measurement that :meth:`to_dict` wrote."""
+        """Return the measurement that :meth:`to_dict` wrote."""
         nested = {
             "windows": Windows.from_dict(plain["windows"]),
             "ledger": Ledger(**plain["ledger"]),

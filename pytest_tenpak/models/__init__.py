@@ -1,1 +1,1 @@
-"""Directories of weights: found, described, converted, counted. Read by headers; torch only to convert."""
+"""Directories of weights: located, described, converted, counted. Only conversion needs torch."""

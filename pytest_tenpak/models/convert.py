@@ -1,4 +1,4 @@
-"""Model directories made of something else: a GGUF file, a user's own pair; a tokenizer's copies."""
+"""Model directories made from a GGUF file or a (model, tokenizer) pair; copies of tokenizers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..store.digest import fingerprint
 from ..store.store import Store
 from .locate import TOKENIZER_FILES
 
-#: Raised whenever a change of this module changes what a conversion gives; part of cache keys.
+#: Increased whenever a change of this module changes its output; part of cache keys.
 CONVERSION_VERSION = 1
 
 
 def copy_tokenizer(model: Path, checkpoint: Path) -> None:
-    """Give a checkpoint its model's tokenizer, byte for byte."""
+    """Copy the model's tokenizer into a checkpoint, byte for byte."""
     for name in TOKENIZER_FILES:
         if (model / name).is_file():
             shutil.copyfile(model / name, checkpoint / name)
@@ -38,7 +38,7 @@ def convert_gguf(file: Path, out: Path) -> None:
         dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),
     )
-    # What is left of the GGUF reader would make save_pretrained refuse a model that is now plain.
+    # These leftovers of the GGUF reader would make save_pretrained refuse a model that is plain now.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -47,13 +47,13 @@ def convert_gguf(file: Path, out: Path) -> None:
 
 
 def save_pair(pair: tuple[Any, Any], store: Store) -> Path:
-    """Save a user's own (model, tokenizer) as a model directory, once for the same weights and tokenizer."""
+    """Save a (model, tokenizer) pair as a model directory, once for the same weights and tokenizer."""
     import torch
 
     model, tokenizer = pair
     if getattr(model.config, "quantization_config", None) is not None:
         raise ModelError(
-            "the model of the pair is quantized already, and cannot be the reference",
+            "the model of the (model, tokenizer) pair is already quantized and cannot be the reference",
             given=type(model).__name__,
             remedy="give the unquantized model, and the quantized one's directory as checkpoint=",
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def decoder_layers(model: Any) -> Any:
-    """The decoder layers of a model, in order: the outermost list of modules, and of several the longest."""
+    """Return a model's decoder layers in order: its outermost ModuleList, the longest of several."""
     from torch.nn import ModuleList
 
     lists = {name: module for name, module in model.named_modules() if isinstance(module, ModuleList)}

@@ -15,7 +15,7 @@ _OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight")
 
 
 def ledger(checkpoint: Path, model: Path) -> Ledger:
-    """Bytes of ``checkpoint`` beside the weights of the unquantized ``model`` they stand for.
+    """Count the bytes of ``checkpoint``, and the weights of the unquantized ``model`` that they store.
 
     A layer counts as quantized when the model has ``NAME.weight`` in a floating type and the checkpoint
     stores it otherwise: under other tensors, or as integers. Everything stored under ``NAME.`` except
@@ -36,7 +36,7 @@ def ledger(checkpoint: Path, model: Path) -> Ledger:
 
 
 def quantized_layers(checkpoint: Path, model: Path) -> list[str]:
-    """Names of the modules whose weights the checkpoint holds quantized, as the checkpoint writes them."""
+    """List the modules whose weights the checkpoint stores quantized, by their names in the checkpoint."""
     stored = read_tensors(checkpoint)
     whole = _renamed_as(stored, _without_buffers(read_tensors(model)))
     return [name.removesuffix(".weight") for name in _quantized(whole, stored)]
@@ -48,24 +48,24 @@ def _quantized(whole: Mapping[str, StoredTensor], stored: Mapping[str, StoredTen
 
 def _is_quantized(name: str, whole: Mapping[str, StoredTensor], stored: Mapping[str, StoredTensor]) -> bool:
     prefix = name.removesuffix("weight")
-    kept = stored.get(name)
+    tensor = stored.get(name)
     if whole[name].dtype not in _FLOATS:
         return False
-    if kept is not None:
-        return kept.dtype not in _FLOATS
-    # A tied head may be left out of the checkpoint: that is no quantized layer.
+    if tensor is not None:
+        return tensor.dtype not in _FLOATS
+    # A tied head that the checkpoint leaves out is not a quantized layer.
     return any(other.startswith(prefix) and other != prefix + "bias" for other in stored)
 
 
 def _layer_of(name: str) -> str:
-    """``a.b.`` for ``a.b.qweight`` and ``a.b.weight.absmax``; nothing for a bias."""
+    """Return ``a.b.`` for ``a.b.qweight`` and ``a.b.weight.absmax``, an empty string for a bias."""
     head, found, _ = name.rpartition(".weight.")
     layer, _, leaf = (head, "", "weight") if found else name.rpartition(".")
     return "" if leaf == "bias" else layer + "."
 
 
 def _without_buffers(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """The tensors that are weights: older files also hold causal masks and rotary frequencies."""
+    """Return the tensors that are weights: older files also hold causal masks and rotary frequencies."""
     return {
         name: tensor
         for name, tensor in tensors.items()
@@ -78,10 +78,10 @@ def _without_buffers(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTen
 def _renamed_as(
     stored: Mapping[str, StoredTensor], whole: Mapping[str, StoredTensor]
 ) -> dict[str, StoredTensor]:
-    """``whole`` with its names as the checkpoint writes them.
+    """Return ``whole`` with the names that the checkpoint uses.
 
     Some models are published as the bare body (GPT-2's ``h.0.…``), and saved again with a head and a
-    prefix (``transformer.h.0.…``), or the other way round. The prefix under which most layers meet wins.
+    prefix (``transformer.h.0.…``), or the other way round. The prefix under which most layers match wins.
     """
     layers = {_layer_of(name) for name in stored}
     renamings: list[dict[str, StoredTensor]] = [dict(whole)]
@@ -92,10 +92,10 @@ def _renamed_as(
 
 
 def _without_tied_copy(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """The tensors without an output head that repeats the input embeddings byte for byte.
+    """Return the tensors without an output head that repeats the input embeddings byte for byte.
 
-    Whether embeddings are tied is the default of each architecture, and config.json may leave it out;
-    the bytes cannot.
+    Whether embeddings are tied is a default of each architecture, which config.json may leave out, so the
+    bytes are compared.
     """
     embeddings = [tensor for name, tensor in tensors.items() if name.endswith(_INPUT_EMBEDDINGS)]
     copies = {

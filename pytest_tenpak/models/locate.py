@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import ModelError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
-#: The files of which a tokenizer has one at least.
+#: A tokenizer has at least one of these files.
 VOCABULARIES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -18,7 +18,7 @@ VOCABULARIES = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
-#: Files that make up a tokenizer; what a checkpoint is given beside its weights.
+#: Files of a tokenizer, which are copied into a checkpoint.
 TOKENIZER_FILES = (
     *VOCABULARIES,
     "merges.txt",
@@ -27,7 +27,7 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "chat_template.jinja",
 )
-#: What may be given as a model, in words.
+#: What may be given as a model, for messages.
 FORMS = (
     "a directory with config.json, *.safetensors and a tokenizer; a .gguf file; package:NAME/FILE.gguf; "
     "a hub id"
@@ -35,7 +35,7 @@ FORMS = (
 
 
 def locate_model(reference: str, root: Path) -> Path:
-    """The directory or GGUF file that ``reference`` names; relative paths start at ``root``.
+    """Return the directory or GGUF file that ``reference`` names; relative paths start at ``root``.
 
     A hub id is downloaded into the hub's own cache. Raises ModelError for what does not exist.
     """
@@ -43,7 +43,7 @@ def locate_model(reference: str, root: Path) -> Path:
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
     if path.is_file():
-        raise ModelError(f"the model {reference!r} is a file of no known kind", given=path, accepted=FORMS)
+        raise ModelError(f"the model {reference!r} is a file of unknown format", given=path, accepted=FORMS)
     if path.suffix == ".gguf" or not _HUB_ID.fullmatch(reference):
         raise ModelError(f"there is no model {reference!r}", given=f"{path} does not exist", accepted=FORMS)
     return _download(reference, path)
@@ -69,7 +69,7 @@ def _download(reference: str, tried: Path) -> Path:
 
 
 def installed_file(reference: str) -> Path | None:
-    """The file that ``package:NAME/FILE`` names, found without importing it; None for another form."""
+    """Return the file that ``package:NAME/FILE`` names, without importing it; None for another form."""
     if not reference.startswith("package:"):
         return None
     package, _, inner = reference.removeprefix("package:").partition("/")

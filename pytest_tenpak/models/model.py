@@ -16,7 +16,7 @@ from .locate import FORMS, TOKENIZER_FILES, VOCABULARIES
 from .safetensors_files import read_tensors
 
 _INPUTS_FIRST = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-#: Matrices that are looked up or are the output head: no method here quantizes them.
+#: Embeddings and output heads: no method here quantizes them.
 _EMBEDDINGS = (
     "embed_tokens.weight",
     "embed_positions.weight",
@@ -40,7 +40,7 @@ class Model:
 
     @property
     def maximum(self) -> int:
-        """The longest context it takes, in tokens (2048 where the config does not say)."""
+        """The longest context of the model, in tokens (2048 where the config has none)."""
         inner = self.architecture.get("text_config", {})
         for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
             for fields in (self.architecture, inner):
@@ -50,8 +50,8 @@ class Model:
 
     @cached_property
     def widths(self) -> Mapping[str, int]:
-        """Input width of each linear layer, embeddings and output head left out, from the stored shapes."""
-        # These families store their layers the other way round (transformers' Conv1D).
+        """Input width of each linear layer except embeddings and output head, from the stored shapes."""
+        # These families store their weights transposed (transformers' Conv1D).
         axis = 0 if self.architecture.get("model_type") in _INPUTS_FIRST else 1
         return {
             name.removesuffix(".weight"): tensor.shape[axis]
@@ -61,20 +61,20 @@ class Model:
 
     @property
     def dtype(self) -> str:
-        """The type its weights are meant for, by name (``float32`` where the config does not say)."""
+        """The dtype of the weights by name, from the config (``float32`` where it has none)."""
         return str(self.architecture.get("dtype") or self.architecture.get("torch_dtype") or "float32")
 
 
 def describe_model(path: Path, store: Store, source: Path | None = None) -> Model:
     """Check a model directory and digest it.
 
-    ``source`` is the GGUF file it was converted from: its bytes are then the identity, since those of
-    the conversion change with the library that converts. Raises ModelError for what is missing.
+    ``source`` is the GGUF file that it was converted from: the file's bytes are then the identity, since
+    converted bytes depend on the version of the converting library. Raises ModelError for a missing file.
     """
     architecture = _read_architecture(path)
     if "quantization_config" in architecture:
         raise ModelError(
-            f"the model in {path} is quantized already, and cannot be the reference",
+            f"the model in {path} is already quantized and cannot be the reference",
             given=f"quantization_config in {path / 'config.json'}",
             remedy="give the unquantized model as model=, and this directory as checkpoint=",
         )
@@ -82,7 +82,7 @@ def describe_model(path: Path, store: Store, source: Path | None = None) -> Mode
         raise ModelError(
             f"the model directory {path} has no tokenizer",
             accepted=", ".join(VOCABULARIES),
-            remedy=f"save it beside the model: tokenizer.save_pretrained({str(path)!r})",
+            remedy=f"save it in the same directory: tokenizer.save_pretrained({str(path)!r})",
         )
     if source is not None:
         digest = labelled(store.file_digest(source))

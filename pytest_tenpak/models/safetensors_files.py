@@ -3,8 +3,8 @@
 The layout is that of the safetensors format: eight bytes of header length (little endian), a JSON
 header with ``dtype``, ``shape`` and ``data_offsets`` per tensor, then the tensors' bytes.
 
-By hand, since the safetensors library does not say what is wrong with a damaged file, nor where in a file a
-tensor's bytes are, which is all that a digest and a ledger need.
+Headers are parsed by hand because the safetensors library neither says what is wrong with a damaged file nor
+where in a file a tensor's bytes are, which is all that a digest and a ledger need.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of a safetensors file: its type, shape, and where its bytes lie."""
+    """One tensor of a safetensors file: its type, its shape, and the position of its bytes."""
 
     name: str
     dtype: str
@@ -43,7 +43,7 @@ class StoredTensor:
         return math.prod(self.shape)
 
     def chunks(self) -> Iterator[bytes]:
-        """The stored bytes, a few MiB at a time."""
+        """Yield the stored bytes, a few MiB at a time."""
         with self.path.open("rb") as stream:
             stream.seek(self.start)
             for offset in range(0, self.size, _CHUNK):
@@ -51,9 +51,9 @@ class StoredTensor:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint directory, sorted by name.
+    """List the safetensors files of a checkpoint directory, sorted by name.
 
-    Raises CheckpointError when there is none: other formats can run code on loading and are not read.
+    Raises CheckpointError when there are none: other formats can run code on loading and are not read.
     """
     files = sorted(directory.glob("*.safetensors"))
     if not files:
@@ -70,7 +70,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def read_tensors(directory: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a checkpoint directory by name, from the files' headers alone.
+    """Read every tensor of a checkpoint directory by name, from the files' headers alone.
 
     Raises CheckpointError for a file that is damaged, is shorter than its header says, or is missing
     although the index names it.
@@ -109,7 +109,7 @@ def _read_header(path: Path) -> list[StoredTensor]:
         raise _damaged(path, f"its header cannot be read ({fault})") from None
     end = max((tensor.stop for tensor in tensors), default=base)
     if end != size:
-        raise _damaged(path, f"{size:,} bytes on disk where the header promises {end:,}")
+        raise _damaged(path, f"{size:,} bytes on disk, but {end:,} by its header")
     return tensors
 
 
@@ -123,9 +123,9 @@ def _damaged(path: Path, what: str) -> CheckpointError:
 
 
 def weights_digest(directory: Path) -> str:
-    """SHA-256 over name, type, shape and bytes of every tensor, in order of name.
+    """Return the SHA-256 over name, type, shape and bytes of every tensor, in order of name.
 
-    The same weights give the same digest however they are cut into files or ordered within them.
+    The same weights give the same digest however they are split into files or ordered within them.
     """
     sha = hashlib.sha256()
     for name, tensor in sorted(read_tensors(directory).items()):

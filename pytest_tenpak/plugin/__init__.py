@@ -1,1 +1,1 @@
-"""All that pytest calls."""
+"""Everything that pytest calls."""

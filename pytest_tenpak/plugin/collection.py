@@ -1,4 +1,4 @@
-"""What a collection saw: all tests before any is deselected, and which test files it saw as a whole."""
+"""Watching a collection: all tests before any is deselected, and the test files that it saw completely."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from ..errors import TenpakError
 from . import options
 
-#: Options under which pytest leaves out what it could collect, or a run is part of one that goes on later.
+#: Options with which pytest collects only part of the tests, or a run is continued later.
 _PARTIAL = ("lf", "stepwise")
 
 
@@ -26,25 +26,25 @@ class CollectionWatcher:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pycollect_makemodule(self, module_path: Path) -> None:
-        """A file is collected for its tests, and not for its doctests alone."""
+        """Note a file that is collected for its tests, and not for its doctests alone."""
         self._modules.add(module_path)
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
-        """Markers are read later, since a conftest may add some."""
+        """Note a test; its markers are read later, since a conftest may add some."""
         self._items.append(item)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """A report that passed comes for a file only where all of it is collected, not for ``FILE::TEST``."""
+        """Note what was collected: pytest reports a file as passed only if all of it was collected."""
         self._has_errors |= report.failed
         (self._seen if report.passed else self._left_out).add(report.nodeid)
 
     def unused(
         self, session: pytest.Session, claims_of: Callable[[pytest.Item], Iterable[str]]
     ) -> tuple[str, ...] | None:
-        """The baselines that no test uses; None where this collection cannot tell.
+        """Return the baselines that no test uses; None where this collection cannot show that.
 
-        ``claims_of(item)`` gives the names of a test's baselines, and raises TenpakError where its marker
-        is wrong: which baselines are that test's file's is not known then.
+        ``claims_of(item)`` returns the names of a test's baselines, and raises TenpakError where its marker
+        is wrong: the baselines used in that test's file are then not known.
         """
         config = session.config
         items, self._items = dict.fromkeys([*self._items, *session.items]), []
@@ -55,7 +55,7 @@ class CollectionWatcher:
         claims: set[str] = set()
         for item in items:
             if getattr(getattr(item, "callspec", None), "id", "") == "NOTSET":
-                self._left_out.add(item.nodeid)  # its parameters were found elsewhere, and are not here
+                self._left_out.add(item.nodeid)  # it has no parameters here, but may have some elsewhere
             try:
                 claims.update(claims_of(item))
             except TenpakError:
@@ -74,10 +74,10 @@ class CollectionWatcher:
 
 
 def _touches(node: str, file: str) -> bool:
-    """Whether a node is the file, something in it, or a folder above it."""
+    """Return whether a node is the file, something in it, or a folder above it."""
     return node in ("", ".", file) or node.startswith(f"{file}::") or file.startswith(f"{node}/")
 
 
 def _is_argument(session: pytest.Session, path: Path) -> bool:
-    """Whether pytest was told to collect a path, or a folder above it."""
+    """Return whether a path, or a folder above it, is an argument of pytest."""
     return any(session.isinitpath(folder) for folder in (path, *path.parents))

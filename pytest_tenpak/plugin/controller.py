@@ -1,4 +1,4 @@
-"""Where reports arrive: outcomes are collected, baselines written, tables and files made.
+"""The controller: collects outcomes from test reports, writes baselines, prints and writes reports.
 
 Registered in the only pytest process, or in xdist's controller, so that one process writes.
 """
@@ -36,20 +36,20 @@ class Controller:
             raise pytest.UsageError(str(error)) from None
 
     def pytest_sessionstart(self) -> None:
-        """End at once where a report that was asked for cannot be made, before any gate runs."""
+        """End before any gate runs where a requested report cannot be made."""
         try:
             require(self._config)
         except TenpakError as error:
             raise pytest.UsageError(str(error)) from None
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """A file that cannot be collected may hold gates: a report without them must not read as whole."""
+        """Note a file that cannot be collected: it may have gates, which the report would lack silently."""
         if report.failed:
-            self._note(f"{report.nodeid} could not be collected: gates in it were not counted")
+            self._note(f"{report.nodeid} could not be collected: its gates are not counted")
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str) -> None:
-        """A worker of xdist died, and what it was to say with it."""
+        """Note the test whose xdist worker crashed, since its outcome is lost."""
         self._note(f"the process that ran {crashitem} crashed")
 
     def _note(self, problem: str) -> None:
@@ -58,7 +58,7 @@ class Controller:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take in the outcome that a gated test's report carries."""
+        """Collect the outcome that a gated test's report carries."""
         plain = getattr(report, "tenpak_outcome", None)
         if plain is None:
             return
@@ -75,7 +75,7 @@ class Controller:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """A worker of xdist ended: learn what it expected and found unused, or what its markers got wrong."""
+        """Collect from a finished xdist worker its expected gates, unused baselines and usage errors."""
         output = getattr(node, "workeroutput", None) or {}
         if USAGE_KEY in output:
             raise pytest.UsageError(*output[USAGE_KEY])
@@ -86,7 +86,7 @@ class Controller:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Deliver all reports; fail the run for a file that could not be written, or must not be unused."""
+        """Deliver all reports; fail the run for a file that could not be written, or for unused baselines."""
         if self._fails_unused:
             self._refuse_unused()
         wanted = asked_for(self._config)
@@ -100,20 +100,20 @@ class Controller:
         return (yield)
 
     def _refuse_unused(self) -> None:
-        """What ``--tenpak-fail-unused`` fails for: unused baselines, and a folder that cannot be judged."""
+        """Note what ``--tenpak-fail-unused`` fails for: unused baselines, or a folder outside the rootdir."""
         from ..reports.escaping import visible
 
         folder = options.baseline_folder(self._config).resolve()
         if not folder.is_relative_to(self._config.rootpath.resolve()):
-            where = f"{folder} is outside the rootdir, and may serve other suites"
-            self._note(f"--tenpak-fail-unused: it cannot be said which baselines are unused: {where}")
+            where = f"{folder} is outside the rootdir and may serve other suites"
+            self._note(f"--tenpak-fail-unused: unused baselines cannot be determined: {where}")
         unused = self._config.stash.get(unused_key, ())
         if unused:
             names = ", ".join(map(visible, unused))
             self._note(f"--tenpak-fail-unused: no test uses {names}")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """The table of all gates, how many ran, what became of baselines, and which are unused."""
+        """Print the table of all gates, how many ran, changes of baselines, and unused ones."""
         summary, unused = self._summary, self._config.stash.get(unused_key, ())
         if summary is not None and (summary.outcomes or summary.problems):
             from ..reports.terminal import summary_lines
@@ -124,7 +124,7 @@ class Controller:
             from ..reports.escaping import visible_lines
             from ..reports.wording import unused_lines
 
-            # Without gates, or where they are only collected, there is no more to say.
+            # Without gates, or where they are only collected, there is nothing else to print.
             problems = (line for problem in self._problems for line in visible_lines(problem))
             lines = [*problems, *unused_lines(unused)]
         else:
@@ -134,7 +134,7 @@ class Controller:
             terminalreporter.line(line)
 
     def pytest_unconfigure(self) -> None:
-        """Annotate gates in GitHub Actions: at the very end, when nothing captures what is printed."""
+        """Annotate gates in GitHub Actions: at the very end, when output is no longer captured."""
         reporter = self._config.pluginmanager.getplugin("terminalreporter")
         for line in annotated(self._summary, self._config) if self._summary else ():
             (reporter.write_line if reporter else print)(line)

@@ -1,4 +1,4 @@
-"""The end of a run: what it has to say goes to files, to GitHub, and to reporters of other plugins."""
+"""Delivering the summary at the end of a run: to files, to GitHub, and to reporters of other plugins."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _ANNOTATES_FAILURES = "pytest_github_actions_annotate_failures"
 
 
 def asked_for(config: pytest.Config) -> dict[str, str]:
-    """The paths that were named for reports, by the report."""
+    """Return the paths of the requested reports, by report."""
     paths = {report: options.read(config, report) for report in REPORTS}
     return {report: path for report, path in paths.items() if path is not None}
 
 
 def require(config: pytest.Config) -> None:
-    """Refuse a report that cannot be made here; raises UnavailableError."""
+    """Raise UnavailableError for a requested report that cannot be made here."""
     if options.read(config, "html") is not None:
         from ..reports.html.page import require
 
@@ -40,9 +40,9 @@ def require(config: pytest.Config) -> None:
 
 
 def deliver(summary: Summary, config: pytest.Config) -> Summary:
-    """Give the summary to all who are to have it; returns it with what went wrong on the way.
+    """Deliver the summary to every reporter and file; return it with the problems that this caused.
 
-    Each report is on its own: what one raises is a problem that the next ones, and the run, hear of.
+    Reports are independent: what one raises becomes a problem that later reports show, and fails the run.
     """
     from ..reports.github import Actions
 
@@ -76,19 +76,21 @@ def deliver(summary: Summary, config: pytest.Config) -> Summary:
 
 
 def annotated(summary: Summary, config: pytest.Config) -> list[str]:
-    """The lines by which a runner of GitHub Actions annotates gates; none elsewhere.
+    """Return the lines by which a runner of GitHub Actions annotates gates; none elsewhere.
 
-    Failures are left to the plugin that annotates those of all tests, where it is there.
+    Failures are left to pytest-github-actions-annotate-failures, where that is installed.
     """
     from ..reports.github import Actions
 
     actions = Actions.of(os.environ)
     plugins = (name for name, plugin in config.pluginmanager.list_name_plugin() if plugin is not None)
-    told = any(name.startswith(_ANNOTATES_FAILURES) for name in plugins)
-    return actions.annotations(summary, config.rootpath, with_errors=not told) if actions else []
+    annotated_elsewhere = any(name.startswith(_ANNOTATES_FAILURES) for name in plugins)
+    if actions is None:
+        return []
+    return actions.annotations(summary, config.rootpath, with_errors=not annotated_elsewhere)
 
 
 def _name(reporter: Callable[[Summary], Any]) -> str:
-    """Whose it is: module and name of a function, or of an object's class."""
+    """Return the module and name of a reporter function, or of an object's class."""
     named: Any = reporter if hasattr(reporter, "__qualname__") else type(reporter)
     return f"{named.__module__}.{named.__qualname__}"

@@ -1,4 +1,4 @@
-"""What the ``quantized`` fixture gives a test: the outcome, and the reloaded model when it is asked for."""
+"""The value of the ``quantized`` fixture: the outcome, and the reloaded model on first use."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..verdict.checks import Verdict
 
 
 class Quantized:
-    """The quantized model of one case, as saved and loaded back.
+    """The quantized model of one case, saved and loaded again.
 
-    ``model`` and ``tokenizer`` are loaded from the checkpoint when first used; a test that only looks
-    at figures never pays for them.
+    ``model`` and ``tokenizer`` are loaded from the checkpoint on first use; a test that only reads figures
+    does not load them.
     """
 
     def __init__(self, outcome: Outcome, run: Run) -> None:
@@ -66,14 +66,14 @@ class Quantized:
         return AutoTokenizer.from_pretrained(self.checkpoint, local_files_only=True)
 
     def generate(self, prompt: str, **options: Any) -> str:
-        """What the quantized model says after ``prompt``, without the prompt; greedy by default.
+        """Generate text after ``prompt`` and return it without the prompt; greedy by default.
 
         ``options`` go to transformers' ``generate``, for example ``max_new_tokens=8``.
         """
         inputs = self.tokenizer(prompt, return_tensors="pt").to(self.model.device)
         ids = self.model.generate(**inputs, **{"do_sample": False, **options})
-        said: str = self.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return said
+        text: str = self.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return text
 
     def _present(self, value: Measurement | None) -> Measurement:
         if value is None:

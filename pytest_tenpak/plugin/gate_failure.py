@@ -1,4 +1,4 @@
-"""The failure of a gate in the terminal: as wide as that is, and whole in every other report."""
+"""The failure message of a gate: wrapped to the terminal's width there, and whole in every other report."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def terminal_width(config: pytest.Config) -> int | None:
-    """Columns that lines are wrapped at; None where they stay whole, or nothing is written.
+    """Return the number of columns to wrap lines at; None where they stay whole.
 
-    A terminal has its width, and COLUMNS names one anywhere. Other output, such as the log of a CI system, is
-    not cut to the 80 columns that pytest assumes there.
+    That is the width of a terminal, or COLUMNS anywhere. Other output, such as the log of a CI system, is not
+    wrapped at the 80 columns that pytest assumes there.
     """
     reporter = config.pluginmanager.getplugin("terminalreporter")
     if reporter is None or not (reporter.isatty or os.environ.get("COLUMNS")):
@@ -24,7 +24,7 @@ def terminal_width(config: pytest.Config) -> int | None:
 
 
 def fit_to_terminal(report: pytest.TestReport, outcome: Outcome, config: pytest.Config) -> None:
-    """Make the terminal show a gate's failure in its own width; the report's text stays what it is."""
+    """Make the terminal wrap a gate's failure to its own width; the report's text is unchanged."""
     width = terminal_width(config)
     own = report.when == "call" and report.failed and outcome.body_passed and outcome.is_refused
     if width is not None and own and report.longrepr is not None:
@@ -32,7 +32,7 @@ def fit_to_terminal(report: pytest.TestReport, outcome: Outcome, config: pytest.
 
 
 class _Fitted:
-    """A representation of a failure that knows one writer for which it is another text."""
+    """A ``longrepr`` that writes a wrapped text to the terminal, and the whole text to other writers."""
 
     def __init__(self, whole: Any, outcome: Outcome, config: pytest.Config, width: int) -> None:
         self._whole = whole
@@ -41,7 +41,7 @@ class _Fitted:
         self._width = width
 
     def toterminal(self, writer: Any) -> None:
-        """Write to the terminal what fits it; to the writers of other reports, the whole text."""
+        """Write the wrapped text to the terminal, and the whole text to the writers of other reports."""
         if writer is self._config.get_terminal_writer():
             from ..reports.terminal import failure
 

@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Answer ``--tenpak-doctor`` and run nothing."""
+    """Print the report of ``--tenpak-doctor`` and run no test."""
     if not config.getoption("tenpak_doctor"):
         return None
     from ..gate.doctor import diagnose
@@ -72,7 +72,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Several markers on one test make several tests, one case each."""
+    """Parametrize a test with several markers, one case each."""
     markers = _markers(metafunc.definition)
     if len(markers) > 1:
         from ..gate.marker import marker_ids
@@ -84,13 +84,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def _tenpak_marker(request: pytest.FixtureRequest) -> pytest.Mark:
-    """The one of a test's several markers that this item stands for."""
+    """Return the one of a test's several markers that this item is for."""
     marker: pytest.Mark = request.param
     return marker
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep the id that a gate is known by: ``--dist=loadgroup`` appends to it in workers."""
+    """Store the original id of a gate: ``--dist=loadgroup`` appends to it in workers."""
     if _markers(item):
         item.stash[_nodeid] = item.nodeid
 
@@ -120,7 +120,7 @@ def pytest_collection_modifyitems(
 
 
 def _selected(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.Item]:
-    """The marked tests; with ``--tenpak-methods`` those of its methods, and every other test is left out."""
+    """Return the marked tests; with ``--tenpak-methods`` deselect all tests but those of these methods."""
     marked = [item for item in items if _markers(item)]
     wanted = options.read(config, "methods")
     if not wanted:
@@ -128,14 +128,14 @@ def _selected(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.It
     from ..gate.marker import methods_of, require_methods
 
     require_methods(wanted, open_session(config).run.registry)
-    kept = [item for item in marked if wanted & methods_of(_marker_of(item).kwargs)]
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = kept
-    return kept
+    selected = [item for item in marked if wanted & methods_of(_marker_of(item).kwargs)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in selected])
+    items[:] = selected
+    return selected
 
 
 def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
-    """Give every marked item its case; returns what is wrong with markers and options."""
+    """Build the case of every marked item; return what is wrong with markers and options."""
     from ..gate.marker import read_marker
 
     problems: list[str] = []
@@ -163,7 +163,7 @@ def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
             problems.append(str(error.asked_by(nodeid)))
             continue
         if names.setdefault(case.name, nodeid) != nodeid:
-            problems.append(f"{nodeid}: the baseline {case.name!r} is that of {names[case.name]} already")
+            problems.append(f"{nodeid}: the baseline {case.name!r} is already used by {names[case.name]}")
         item.stash[_case] = case
         fixtures = getattr(item, "fixturenames", None)
         if fixtures is not None and "quantized" not in fixtures:
@@ -182,7 +182,7 @@ def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
 
 
 def _place(item: pytest.Item, marker: pytest.Mark) -> tuple[str, int]:
-    """The test's file, and the marker's line in it."""
+    """Return the test's file, and the marker's line in it."""
     from .marker_location import marker_line
 
     file, first, _ = item.location
@@ -190,7 +190,7 @@ def _place(item: pytest.Item, marker: pytest.Mark) -> tuple[str, int]:
 
 
 def _claims(item: pytest.Item) -> Iterable[str]:
-    """The names of the baselines that a test uses; raises TenpakError where its marker is wrong."""
+    """Return the names of the baselines that a test uses; raise TenpakError where its marker is wrong."""
     if _case in item.stash:
         return item.stash[_case].baseline_names
     if not _markers(item):
@@ -205,7 +205,7 @@ def _markers(item: Any) -> list[pytest.Mark]:
 
 
 def _marker_of(item: pytest.Item) -> pytest.Mark:
-    """The marker an item is gated by: the only one, or the one that pytest_generate_tests gave it."""
+    """Return the marker of an item: the only one, or the one that pytest_generate_tests assigned."""
     if _marker not in item.stash:
         item.stash[_marker] = _find_marker(item)
     return item.stash[_marker]
@@ -223,7 +223,7 @@ def _find_marker(item: pytest.Item) -> pytest.Mark:
     if len(markers) == 1:
         return markers[0]
     raise SpecError(
-        f"{len(markers)} markers meet on one test",
+        f"{len(markers)} markers apply to one test",
         accepted="several on a test function (one case each), or one in each pytest.param(…, marks=…)",
         remedy="put them all on the function, or all in its parameters",
         who=item.stash.get(_nodeid, item.nodeid),
@@ -272,7 +272,7 @@ def quantized(request: pytest.FixtureRequest) -> Quantized:
 
 
 def _fixture_model(request: pytest.FixtureRequest) -> str | None:
-    """What the fixture ``tenpak_model`` gives, a pair of its own saved as a directory first."""
+    """Return the value of the fixture ``tenpak_model``; a (model, tokenizer) pair is saved as a directory."""
     from ..errors import ModelError
     from ..models.convert import save_pair
 
@@ -282,13 +282,13 @@ def _fixture_model(request: pytest.FixtureRequest) -> str | None:
     if model is None or isinstance(model, (str, os.PathLike)):
         return None if model is None else os.fspath(model)
     raise ModelError(
-        f"the fixture tenpak_model gave {type(model).__name__}",
+        f"the fixture tenpak_model returned {type(model).__name__}",
         accepted="a path, a hub id, or a (model, tokenizer) pair",
     )
 
 
 def _properties(outcome: Outcome) -> list[tuple[str, object]]:
-    """Scalars for JUnit and whoever else reads ``user_properties``."""
+    """Return scalars for JUnit and other readers of ``user_properties``."""
     from ..reports.run_document import figures_of
 
     figures = (figures_of(outcome, outcome.parts[0]) if outcome.parts else None) or {}
@@ -325,7 +325,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     except pytest.skip.Exception:
         if outcome.passes:
             raise
-        returned = None  # a body that skips itself is no way around the gate
+        returned = None  # a body that skips itself does not avoid the gate
     except BaseException:
         item.stash[_outcome] = replace(outcome, body_passed=False)
         raise
@@ -347,9 +347,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def _skipped(case: Case, report: pytest.TestReport) -> Outcome:
-    """The outcome of a gate that its suite skips before anything is measured."""
+    """Return the outcome of a gate that the suite skips before anything is measured."""
     from ..gate.outcome import Outcome
     from ..verdict.checks import Status
 
-    told = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-    return Outcome.not_measured(case, Status.ERROR, told, f"{case.nodeid}: {told}", skipped=True)
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return Outcome.not_measured(case, Status.ERROR, reason, f"{case.nodeid}: {reason}", skipped=True)

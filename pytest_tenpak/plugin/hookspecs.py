@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def pytest_tenpak_register_quantizers(register: Callable[[type[Quantizer]], None]) -> None:
     """Add methods of quantization: call ``register(Class)`` with a subclass of ``Quantizer``.
 
-    Called once, after collection, when the run has gates. The class must be importable or stand in a
+    Called once, after collection, when the run has gates. The class must be importable or defined in a
     Python file (a conftest will do), since a worker process loads it again.
     """
 
@@ -26,5 +26,5 @@ def pytest_tenpak_register_reporters(
     """Add reports: call ``register(reporter)`` with a callable that takes the run's ``Summary``.
 
     Called once, when the run has ended, and never in a worker of xdist. What a reporter raises is
-    told in every later report and fails the run; it loses no other report and changes no verdict.
+    shown in every later report and fails the run; other reports are still made, and no verdict changes.
     """

@@ -1,4 +1,4 @@
-"""Where in a test file a marker stands: what annotations point at."""
+"""The line of a marker in its test file, which annotations point at."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _Decorated: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def marker_line(file: Path, line: int, name: str, arguments: Mapping[str, Any]) -> int:
-    """The line of the marker ``name(**arguments)`` on the test at ``line``: its ``def`` or first decorator.
+    """Return the line of the marker ``name(**arguments)`` of the test at ``line``, its ``def`` or decorator.
 
-    Looked for among the test's decorators, then those of its classes, then in what is assigned to
-    ``pytestmark``. The test's own line where the marker is none of these (an alias, a hook's), or where
-    the file cannot be read.
+    Searched for among the test's decorators, then those of its classes, then in what is assigned to
+    ``pytestmark``. The test's own line where the marker is none of these (an alias, or added by a hook), or
+    where the file cannot be read.
     """
     try:
         tree = _parsed(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, SyntaxError, RecursionError):
         return line
     around = [node for node in ast.walk(tree) if isinstance(node, _Decorated) and _holds(node, line)]
-    for scope in (*reversed(around), tree):  # a walk meets what is around a thing before the thing
+    for scope in (*reversed(around), tree):  # ast.walk yields an outer scope before its inner ones
         for call in _calls(scope):
             if _called(call) == name and _agrees(call, arguments):
                 return call.lineno
@@ -41,7 +41,7 @@ def _holds(node: _Decorated, line: int) -> bool:
 
 
 def _calls(scope: _Decorated | ast.Module) -> Iterator[ast.Call]:
-    """The calls among a scope's decorators and in its ``pytestmark``."""
+    """Yield the calls among a scope's decorators and in its ``pytestmark``."""
     marks = list(scope.decorator_list) if not isinstance(scope, ast.Module) else []
     if not isinstance(scope, (ast.FunctionDef, ast.AsyncFunctionDef)):
         marks += [node.value for node in scope.body if isinstance(node, ast.Assign) and _marks(node)]
@@ -54,12 +54,12 @@ def _marks(node: ast.Assign) -> bool:
 
 
 def _called(call: ast.Call) -> str:
-    """The last name of what is called: ``quantize`` of ``pytest.mark.quantize(…)``."""
+    """Return the last name of a called attribute: ``quantize`` for ``pytest.mark.quantize(…)``."""
     return call.func.attr if isinstance(call.func, ast.Attribute) else ""
 
 
 def _agrees(call: ast.Call, arguments: Mapping[str, Any]) -> bool:
-    """Whether the call has these keyword arguments, as far as it says them in literals."""
+    """Return whether the call has these keyword arguments, as far as they are literals."""
     given = {keyword.arg: keyword.value for keyword in call.keywords}
     if None not in given and given.keys() != arguments.keys():
         return False

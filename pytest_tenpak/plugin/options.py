@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setting:
-    """One ``--tenpak-…`` option; ``ini`` is False for what belongs to a single run.
+    """One ``--tenpak-…`` option; ``ini`` is False for options of a single run.
 
-    ``parse(text, rootdir)`` makes something of a text that is more than a text. ``bare`` is the value that
-    the option stands for when none follows it.
+    ``parse(text, rootdir)`` converts a text that needs more than its type. ``bare`` is the value of the
+    option where none follows it.
     """
 
     option: Option
@@ -47,7 +47,7 @@ class Setting:
         return "tenpak_" + self.option.name
 
     def read(self, config: pytest.Config) -> Any:
-        """The value in force; raises SpecError naming option or ini key."""
+        """Return the value in effect; raise SpecError naming the option or the ini key."""
         given = config.getoption(self.key)
         source = self.flag
         if given is None and self.ini:
@@ -62,7 +62,7 @@ class Setting:
 
 
 def _typed(text: str, kind: type) -> Any:
-    """Text from a command line or an ini file as the option's type; itself where it does not fit."""
+    """Convert text from a command line or an ini file to the option's type, if it fits."""
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     try:
@@ -73,7 +73,7 @@ def _typed(text: str, kind: type) -> Any:
 
 #: The model under test, where neither a marker nor the fixture ``tenpak_model`` names one.
 MODEL = Setting(ARGUMENTS["model"], ARGUMENTS["model"].metavar)
-#: Settings that stand in for arguments which a marker leaves out.
+#: Settings that give defaults for arguments of markers.
 DEFAULTS = tuple(
     Setting(argument, None if argument.choices else argument.metavar)
     for name, argument in ARGUMENTS.items()
@@ -94,7 +94,7 @@ RUN = tuple(
                 "cache_size",
                 str,
                 "50GB",
-                "room for checkpoints and measured windows, as 50GB or 48GiB; 0: no limit",
+                "limit for checkpoints and measured windows, as 50GB or 48GiB; 0: no limit",
             ),
             "BYTES",
             True,
@@ -120,7 +120,7 @@ RUN = tuple(
                 "divergence",
                 str,
                 "auto",
-                "what of the reference is kept for KL divergence: what makes it exact, or its top tokens",
+                "KL divergence from the reference: exact, over its top tokens, or auto: exact where possible",
                 choices=MODES,
             ),
         ),
@@ -156,7 +156,7 @@ RUN = tuple(
                 "update",
                 str,
                 None,
-                "write baselines: new ones; also those of failing gates; those that can be tightened; all",
+                "write baselines: new ones; also those of failing gates; those that improved; all",
                 choices=tuple(UPDATES),
             ),
             None,
@@ -168,7 +168,9 @@ RUN = tuple(
             False,
         ),
         (
-            Option("reanchor", bool, False, "make what is accepted the anchor that drift is counted from"),
+            Option(
+                "reanchor", bool, False, "make the accepted figures the anchor that drift is counted from"
+            ),
             None,
             False,
             None,
@@ -188,7 +190,7 @@ RUN = tuple(
                 "calibrate_noise",
                 int,
                 0,
-                "requantize so often (8 times if none is given), and store how far figures move",
+                "requantize so many times (8 if no number is given), and store how far figures move",
                 minimum=2,
             ),
             "TIMES",
@@ -197,7 +199,7 @@ RUN = tuple(
             "8",
         ),
         (
-            Option("methods", str, "", "run the gates of these methods or presets only: NAME,…"),
+            Option("methods", str, "", "run only the gates of these methods or presets: NAME,…"),
             "NAME,…",
             False,
             lambda text, _: frozenset(name.strip() for name in text.split(",") if name.strip()),
@@ -220,7 +222,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--tenpak-doctor",
         action="store_true",
-        help="say what is installed, what can run here, and why not; run no test",
+        help="print what is installed, what can run here, and why not; run no test",
     )
     group.addoption(
         "--tenpak-accept-test",
@@ -245,17 +247,19 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def read(config: pytest.Config, name: str) -> Any:
-    """The value in force of one setting of a run."""
+    """Return the value in effect of one setting of a run."""
     return next(setting for setting in RUN if setting.option.name == name).read(config)
 
 
 def request(config: pytest.Config) -> tuple[Request, dict[str, str]]:
-    """What shall happen to baselines, and the reasons that single tests have; raises SpecError."""
+    """Return the request for baselines, and the reasons of single tests; raises SpecError."""
     mode, reason, reanchor = (read(config, name) for name in ("update", "accept", "reanchor"))
     reasons: dict[str, str] = dict(config.getoption("tenpak_accept_test"))
     for given in (reason, *reasons.values()):
         if given is not None and not given.strip():
-            raise SpecError("accepting needs a reason", given=repr(given), remedy="say why it is fine")
+            raise SpecError(
+                "accepting needs a reason", given=repr(given), remedy="say why worse figures are acceptable"
+            )
     if (reason is not None or reasons) and mode in (None, "new"):
         raise SpecError(
             "--tenpak-accept accepts nothing by itself",
@@ -271,7 +275,7 @@ def request(config: pytest.Config) -> tuple[Request, dict[str, str]]:
 
 
 def require_tests(config: pytest.Config, known: Collection[str]) -> None:
-    """Refuse ``--tenpak-accept-test`` for a test that is no gate of this run."""
+    """Raise SpecError where ``--tenpak-accept-test`` names a test that is not a gate of this run."""
     for nodeid, reason in config.getoption("tenpak_accept_test"):
         if nodeid not in known:
             raise SpecError(
@@ -282,12 +286,12 @@ def require_tests(config: pytest.Config, known: Collection[str]) -> None:
 
 
 def baseline_folder(config: pytest.Config) -> Path:
-    """The folder of baseline files."""
+    """Return the folder of baseline files."""
     return config.rootpath / Path(read(config, "baseline_dir"))
 
 
 def cache_store(config: pytest.Config) -> Store:
-    """The cache of checkpoints and measurements."""
+    """Return the cache of checkpoints and measurements."""
     from platformdirs import user_cache_path
 
     from ..store.store import Store
@@ -298,11 +302,11 @@ def cache_store(config: pytest.Config) -> Store:
 
 
 def model(config: pytest.Config) -> str | None:
-    """The model named by ``--tenpak-model`` or ini."""
+    """Return the model named by ``--tenpak-model`` or ini."""
     named: str | None = MODEL.read(config)
     return named
 
 
 def marker_defaults(config: pytest.Config) -> dict[str, Any]:
-    """Values for marker arguments that markers leave out."""
+    """Return the defaults of marker arguments from the command line and ini."""
     return {setting.option.name: setting.read(config) for setting in DEFAULTS}

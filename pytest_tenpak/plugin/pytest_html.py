@@ -1,4 +1,4 @@
-"""Gates in the report of pytest-html, where that plugin writes one."""
+"""Rows of gates in the report of pytest-html, where that plugin writes one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from . import options
 
 
 class GateRows:
-    """Shows gates as text whatever their names are, with their figures, and links to our own page."""
+    """Escapes the names of gates, adds their figures, and links to our own page."""
 
     def __init__(self, config: pytest.Config, markers: tuple[str, ...]) -> None:
         self._markers = markers
@@ -27,15 +27,15 @@ class GateRows:
             self._link = f'<a class="col-links__extra url" href="{escape(quote(link))}">gates</a>'
 
     def pytest_html_results_table_row(self, report: Any, cells: list[str]) -> None:
-        """Make a gate's id inert, which pytest-html shows as the HTML that it may be, and add the link."""
+        """Escape a gate's id, which pytest-html inserts as raw HTML, and add the link."""
         from ..reports.escaping import short_name
 
         if not any(marker in getattr(report, "keywords", ()) for marker in self._markers):
             return
         title = report.nodeid if report.when == "call" else f"{report.nodeid}::{report.when}"
-        raw, inert = f">{title}</td>", f">{escape(short_name(title))}</td>"
+        raw, escaped = f">{title}</td>", f">{escape(short_name(title))}</td>"
         cells[:] = [
-            cell.replace(raw, inert)
+            cell.replace(raw, escaped)
             if "col-testId" in cell
             else cell.replace("</td>", f"{self._link}</td>")
             if "col-links" in cell
@@ -44,7 +44,7 @@ class GateRows:
         ]
 
     def pytest_html_results_table_html(self, report: Any, data: list[str]) -> None:
-        """Put the figures of a gate that passes below its row, as those of one that fails are."""
+        """Put the figures of a passing gate below its row, where pytest-html puts those of a failing one."""
         plain = getattr(report, "tenpak_outcome", None)
         if plain is None or report.failed:
             return

@@ -1,4 +1,4 @@
-"""The state of one pytest run, kept in ``config.stash``: made when the first gate is met."""
+"""The state of one pytest run in ``config.stash``, made when the first gate is collected."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from ..gate.session import GateSession
     from ..progress import Progress
 
-#: Keys of what an xdist worker sends its controller when it ends.
+#: Keys of the data that an xdist worker sends to the controller when it ends.
 USAGE_KEY = "tenpak_usage_error"
 EXPECTED_KEY = "tenpak_expected"
 UNUSED_KEY = "tenpak_unused"
 
 session_key: pytest.StashKey[GateSession] = pytest.StashKey()
-#: The unused baselines, as shown to the user; there once a collection has told. A run without gates, which
-#: opens no session, has them too.
+#: The unused baselines, as shown to the user, once a collection has determined them; also in a run without
+#: gates, which opens no session.
 unused_key: pytest.StashKey[tuple[str, ...]] = pytest.StashKey()
 
 
 def open_session(config: pytest.Config) -> GateSession:
-    """The run's gate session, made when the first gate is met."""
+    """Return the run's gate session, made when the first gate is collected."""
     if session_key in config.stash:
         return config.stash[session_key]
     from ..execution.process import Bounds
@@ -68,7 +68,7 @@ def open_session(config: pytest.Config) -> GateSession:
         noise_repetitions=options.read(config, "calibrate_noise"),
         bounds=Bounds(options.read(config, "timeout"), int(options.read(config, "memory") * GIB)),
         interpreters=interpreters,
-        narrate=lambda title: _narrate(config, title),
+        show_progress=lambda title: _show_progress(config, title),
     )
     session = config.stash[session_key] = GateSession(run)
     session.unused = config.stash.get(unused_key, ())
@@ -76,15 +76,15 @@ def open_session(config: pytest.Config) -> GateSession:
 
 
 def note_unused(config: pytest.Config, unused: Iterable[str]) -> None:
-    """Keep which baselines are unused, for the gates' session too, whether it is open or not yet."""
+    """Store which baselines are unused, also in the gate session, whether that is open already or not."""
     config.stash[unused_key] = tuple(unused)
     if session_key in config.stash:
         config.stash[session_key].unused = config.stash[unused_key]
 
 
 @contextmanager
-def _narrate(config: pytest.Config, title: str) -> Iterator[Progress]:
-    """Show progress past pytest's capturing: a bar on a terminal, a line elsewhere, nothing in a worker."""
+def _show_progress(config: pytest.Config, title: str) -> Iterator[Progress]:
+    """Show progress despite pytest's capturing: a bar on a terminal, else a line; nothing in a worker."""
     from .. import progress
 
     reporter = config.pluginmanager.getplugin("terminalreporter")

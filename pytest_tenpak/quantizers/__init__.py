@@ -1,1 +1,1 @@
-"""Methods of quantization, the libraries that carry them out, and where those are installed."""
+"""Methods of quantization, their backend libraries, and the interpreters that these are installed in."""

@@ -16,7 +16,7 @@ from .kernels import Kernel
 
 
 class Awq(Grouped):
-    """Rounded weights, after the channels that activations make important were scaled up."""
+    """Weights are rounded after scaling up the channels that matter most for the activations."""
 
     method = "awq"
     backends = (
@@ -34,7 +34,7 @@ class Awq(Grouped):
     }
     options = (
         *options_for(kernels),
-        Option("bits", int, 4, "the method has one width", choices=(4,)),
+        Option("bits", int, 4, "the only width of the method", choices=(4,)),
         Option("zero_point", bool, True, "asymmetric, with zero points"),
         Option("version", str, "gemm", "layout of the codes", choices=("gemm", "gemv", "gemv_fast")),
         Option("clip", bool, True, "search for clipping too; slow on CPU"),
@@ -42,18 +42,18 @@ class Awq(Grouped):
     )
 
     def check(self, spec: QuantizeSpec, model: Model, device: str, dtype: str) -> None:
-        """Refuse also layouts that the backend does not write or the device does not read."""
+        """Refuse also layouts that the backend does not write or the device cannot read."""
         super().check(spec, model, device, dtype)
         if spec.options["backend"] == autoawq.NAME:
             autoawq.require_options(spec, device)
         elif spec.options["version"] != "gemm":
             raise SpecError(
-                f"the kernels of {spec.options['backend']} here read version 'gemm' only",
+                f"the kernels of {spec.options['backend']} read only version 'gemm'",
                 given=f"version={spec.options['version']!r}",
                 accepted="'gemm'",
                 remedy=f"leave version out, or use backend={autoawq.NAME!r}",
             )
 
     def adapters(self) -> Mapping[str, Adapter]:
-        """GPTQModel, and AutoAWQ that it succeeds."""
+        """Return the adapters of GPTQModel and of its predecessor AutoAWQ."""
         return {"gptqmodel": gptqmodel, "autoawq": autoawq}

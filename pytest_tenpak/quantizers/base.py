@@ -1,4 +1,4 @@
-"""What a quantizer is: a declaration checked at collection, and two methods that run in a worker."""
+"""The base class of quantizers: a declaration checked at collection, and two methods that run in a worker."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..models.model import Model
 from ..progress import Progress
 from ..spec import Option, QuantizeSpec
 
-#: The pip line that installs what measures, without any library that quantizes.
+#: The pip line that installs the libraries that measure, without any that quantizes.
 MEASURING = "pip install 'pytest-tenpak[transformers]'"
 
 
 @dataclass(frozen=True)
 class Backend:
-    """A third-party library that carries out a method.
+    """A third-party library that runs a method.
 
     ``requires`` names the distributions that must be installed where it runs, ``install`` the pip line
     that installs them. ``adapter_version`` is part of cache keys: see :attr:`Quantizer.adapter_version`.
@@ -31,7 +31,7 @@ class Backend:
     adapter_version: int = 1
 
     def install_line(self, python: Path | None = None) -> str:
-        """The pip line that installs what it requires, in another interpreter where one is named."""
+        """Return the pip line that installs what the backend requires, in ``python`` if that is given."""
         if python is not None:
             return f"{python} -m pip install {' '.join(self.requires)}"
         return self.install or (f"pip install {' '.join(self.requires)}" if self.requires else MEASURING)
@@ -39,7 +39,7 @@ class Backend:
     def require(self, method: str, versions: Mapping[str, str], python: Path | None = None) -> None:
         """Raise UnavailableError when ``versions`` lacks a required distribution.
 
-        ``python`` is the interpreter that was asked, where it is another than this one.
+        ``python`` is the interpreter that these versions belong to, if it is not this one.
         """
         for name in self.requires:
             if name not in versions:
@@ -53,7 +53,7 @@ class Backend:
 
 @dataclass(frozen=True)
 class Job:
-    """One quantization, as a quantizer sees it in its worker process.
+    """One quantization, as a quantizer gets it in its worker process.
 
     ``model`` is the unquantized model's directory (safetensors and tokenizer), ``out`` an empty folder
     for the checkpoint. ``device`` is a torch device such as ``cpu`` or ``cuda:0``; ``dtype`` the torch
@@ -74,45 +74,45 @@ class Job:
 class Quantizer(ABC):
     """One method of quantization. Subclasses declare; instances hold no state.
 
-    The class must be importable, or stand in a Python file of its own (a conftest will do): the worker
-    process loads it again by name or by path.
+    The class must be importable, or defined in a Python file (a conftest will do): the worker process loads
+    it again by name or by path.
     """
 
     #: The name users write in ``method=``.
     method: ClassVar[str]
-    #: Options beyond the case's own, each with type, default and bounds.
+    #: Options of the method, each with type, default and bounds, in addition to the marker's own arguments.
     options: ClassVar[tuple[Option, ...]] = ()
     #: Distributions that must be installed.
     requires: ClassVar[tuple[str, ...]] = ()
     #: The pip line that installs them.
     install: ClassVar[str] = ""
-    #: Libraries that can carry the method out, the preferred one first, where users may choose one with
-    #: ``backend=``; none where ``requires`` says all.
+    #: Libraries that can run the method, the preferred one first, where users may choose one with
+    #: ``backend=``; empty where ``requires`` is enough.
     backends: ClassVar[tuple[Backend, ...]] = ()
-    #: Whether it learns from calibration texts.
+    #: Whether the method needs calibration texts.
     calibrates: ClassVar[bool] = False
-    #: Raised whenever a change of this package's code changes checkpoints or how they are loaded, so that
-    #: what is cached of the old ones answers for nothing new. Of classes from elsewhere the file is digested.
+    #: Increased whenever a change of this package's code changes checkpoints or how they are loaded, so that
+    #: cached ones are not used again. For classes of other packages the source file is digested instead.
     adapter_version: ClassVar[int] = 1
 
     def choices(self) -> tuple[Backend, ...]:
-        """The libraries that can carry the method out: ``backends``, or the one that ``requires`` names."""
+        """Return the libraries that can run the method: ``backends``, or the one that ``requires`` names."""
         name = self.requires[0] if self.requires else self.method
         return self.backends or (Backend(name, self.requires, self.install, self.adapter_version),)
 
     def backend(self, spec: QuantizeSpec) -> Backend:
-        """The library that carries out ``spec``."""
+        """Return the library that runs ``spec``."""
         chosen, choices = spec.options.get("backend"), self.choices()
         return next((backend for backend in choices if backend.name == chosen), choices[0])
 
     def check(  # noqa: B027 (optional)
         self, spec: QuantizeSpec, model: Model, device: str, dtype: str
     ) -> None:
-        """Refuse, with SpecError, a spec that cannot fit a model; before any work.
+        """Raise SpecError, before any work, for a spec that is impossible with a model.
 
         ``model.architecture`` is the model's config.json, ``model.widths`` the input widths of its
-        linear layers. ``device`` (``cpu`` or ``cuda``) and ``dtype`` (a torch type by name) are what
-        the checkpoint will be measured in.
+        linear layers. ``device`` (``cpu`` or ``cuda``) and ``dtype`` (a torch type by name) are those that
+        the checkpoint will be measured with.
         """
 
     @abstractmethod
@@ -123,11 +123,11 @@ class Quantizer(ABC):
         """
 
     def load(self, spec: QuantizeSpec, checkpoint: Path, device: str, dtype: str) -> Any:  # noqa: ARG002
-        """The checkpoint as a model in evaluation mode with ``generate``; transformers' loader by default."""
+        """Load the checkpoint as a model in evaluation mode with ``generate``, by default by transformers."""
         from .loading import load_pretrained
 
         return load_pretrained(checkpoint, device, dtype)
 
     def loader(self, spec: QuantizeSpec) -> str:  # noqa: ARG002
-        """The distribution whose loader :meth:`load` uses."""
+        """Return the distribution whose loader :meth:`load` uses."""
         return "transformers"

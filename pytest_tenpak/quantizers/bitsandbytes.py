@@ -17,7 +17,7 @@ from .loading import load_pretrained
 _HEADS = ("lm_head", "embed_out")
 #: The backend's own default, in weights.
 _BLOCKSIZE = 64
-_SKIP = Option("skip_modules", tuple, (), "modules to leave unquantized, beside the output head")
+_SKIP = Option("skip_modules", tuple, (), "modules to leave unquantized, besides the output head")
 
 
 class _BitsAndBytes(Quantizer):
@@ -25,7 +25,7 @@ class _BitsAndBytes(Quantizer):
     install: ClassVar[str] = "pip install 'pytest-tenpak[bitsandbytes]'"
 
     def _save(self, job: Job, **options: Any) -> None:
-        """Quantize while loading and save; what is not quantized keeps the type it is stored in."""
+        """Quantize while loading and save; unquantized tensors keep their stored type."""
         from transformers import BitsAndBytesConfig
 
         skip = job.spec.options["skip_modules"]
@@ -34,7 +34,7 @@ class _BitsAndBytes(Quantizer):
         for name in skip:
             if not any(name in module for module, _ in model.named_modules()):
                 raise SpecError(
-                    f"skip_modules names {name!r}, which the model does not have",
+                    f"skip_modules names {name!r}, but the model has no such module",
                     accepted="names, or parts of names, of the model's modules",
                     remedy="correct the name",
                 )
@@ -48,7 +48,7 @@ class Nf4(_BitsAndBytes):
 
     method = "nf4"
     options = (
-        Option("bits", int, 4, "the method has one width", choices=(4,)),
+        Option("bits", int, 4, "the only width of the method", choices=(4,)),
         Option("double_quant", bool, False, "quantize the block maxima too"),
         Option(
             "blocksize",
@@ -88,8 +88,8 @@ class Int8(_BitsAndBytes):
 
     method = "int8"
     options = (
-        Option("bits", int, 8, "the method has one width", choices=(8,)),
-        Option("threshold", float, 6.0, "activations above it are outliers; 0 keeps none apart", minimum=0),
+        Option("bits", int, 8, "the only width of the method", choices=(8,)),
+        Option("threshold", float, 6.0, "activations above it are outliers, in 16 bit; 0: none", minimum=0),
         _SKIP,
     )
 
@@ -101,8 +101,8 @@ class Int8(_BitsAndBytes):
 def _set_blocksize(blocksize: int) -> None:
     """Make ``blocksize`` the default of new 4-bit parameters, in this worker process.
 
-    transformers' BitsAndBytesConfig has no field for it and hands on what the parameter was made with.
-    Reloading needs nothing: the block size is stored with the quantized state.
+    transformers' BitsAndBytesConfig has no field for it and uses the default of the parameter's class.
+    Loading needs no such change: the block size is stored with the quantized state.
     """
     import bitsandbytes as bnb
 
@@ -113,7 +113,7 @@ def _set_blocksize(blocksize: int) -> None:
     defaults = [(p.name, p.default) for p in names if p.default is not inspect.Parameter.empty]
     if "blocksize" not in dict(defaults):
         raise SpecError(
-            "this bitsandbytes has no block size to set",
+            "the block size of this bitsandbytes cannot be set",
             given=f"blocksize={blocksize}",
             accepted="the default",
             remedy="upgrade bitsandbytes, or leave blocksize out",

@@ -1,4 +1,4 @@
-"""Calibration samples: stretches of token ids, drawn from texts by a generator of their own."""
+"""Calibration samples: sequences of token ids, drawn from texts with a random generator of their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..errors import CorpusError
 from ..spec import Option
 from .base import Job
 
-#: What every method that calibrates accepts beside its own options.
+#: Options of every method that calibrates, in addition to its own.
 OPTIONS = (
     Option("samples", int, 128, "calibration samples to draw", minimum=1),
     Option("sample_length", int, 512, "tokens in a calibration sample", minimum=16),
@@ -19,7 +19,7 @@ _JOIN = "\n\n"
 
 
 def draw_samples(job: Job) -> list[list[int]]:
-    """``samples`` stretches of ``sample_length`` token ids, each from a random place in the texts.
+    """Draw ``samples`` sequences of ``sample_length`` token ids, each from a random place in the texts.
 
     The procedure of the GPTQ paper's code (arXiv 2210.17323), with a generator that no test plugin
     reseeds: the same texts, options and tokenizer give the same samples. Raises CorpusError when the
@@ -37,7 +37,7 @@ def draw_samples(job: Job) -> list[list[int]]:
             accepted=f"at least {length} tokens (sample_length)",
             remedy="give a longer text as calibration, or lower sample_length",
         )
-    # random() alone is promised to give the same numbers on every version of Python.
+    # Only random() is guaranteed to give the same numbers on every version of Python.
     generator = random.Random(seed)
     starts = [int(generator.random() * (len(ids) - length + 1)) for _ in range(count)]
     return [ids[start : start + length] for start in starts]

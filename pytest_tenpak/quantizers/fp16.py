@@ -1,4 +1,4 @@
-"""No quantization: the model at 16 bit, as a yardstick and as a gate for the plain checkpoint."""
+"""No quantization: the model at 16 bit, to compare with, and as a gate for the plain checkpoint."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from .kernels import Kernel
 
 
 class Gptq(Grouped):
-    """Weights quantized column by column, each column's error made good in those after it."""
+    """Weights are quantized column by column, and the following columns compensate each column's error."""
 
     method = "gptq"
     backends = (
@@ -51,5 +51,5 @@ class Gptq(Grouped):
     )
 
     def adapters(self) -> Mapping[str, Adapter]:
-        """GPTQModel, and AutoGPTQ that it succeeds."""
+        """Return the adapters of GPTQModel and of its predecessor AutoGPTQ."""
         return {"gptqmodel": gptqmodel, "auto-gptq": auto_gptq}

@@ -18,8 +18,8 @@ from ..errors import SpecError, UnavailableError
 
 OLDEST = (3, 10)
 _SECONDS = 120
-# Runs under any Python, so that one that is too old can still say so.
-_ASK = """
+# Runs under any Python, so that one that is too old can still report its version.
+_PROBE = """
 import json, platform, sys
 found = {"python": platform.python_version()}
 if sys.version_info >= (3, 8):
@@ -31,31 +31,31 @@ if sys.version_info >= (3, 8):
             pass
 print(json.dumps(found))
 """
-_ACCEPTED = """NAME=PATH pairs apart by commas or lines, or a mapping such as {"NAME": "PATH"}"""
+_ACCEPTED = """NAME=PATH pairs separated by commas or newlines, or a mapping such as {"NAME": "PATH"}"""
 _EXAMPLE = "for example: auto-gptq=envs/old/bin/python"
 
 
 class Interpreters:
-    """Which interpreter a backend's work is done in: one that was named for it, or this one."""
+    """The interpreter that each backend runs in: one that was named for it, or this one."""
 
     def __init__(self, named: Mapping[str, Path]) -> None:
         self._named = {_normal(name): path for name, path in named.items()}
 
     def python(self, backend: str) -> Path | None:
-        """The interpreter for a backend's distribution, or None for the one that runs pytest."""
+        """Return the interpreter for a backend's distribution, or None for the one that runs pytest."""
         path = self._named.get(_normal(backend))
         return None if path is None or path == Path(sys.executable) else path
 
     def unknown_backends(self, backends: Collection[str]) -> list[str]:
-        """Names that an interpreter was given for, and that are none of these backends'."""
+        """List the names that an interpreter was given for and that are not among these backends."""
         known = {_normal(backend) for backend in backends}
         return [name for name in self._named if name not in known]
 
     def versions(self, backend: str, *distributions: str) -> dict[str, str]:
-        """``python`` and those of the distributions that the backend's interpreter has, with their versions.
+        """Return versions of ``python`` and the distributions in the backend's interpreter.
 
-        Another interpreter is asked once per process and set of names. Raises what
-        :func:`installed_in` raises.
+        Absent ones are left out. Another interpreter is started once per process and set of names. Raises
+        what :func:`installed_in` raises.
         """
         python = self.python(backend)
         if python is not None:
@@ -71,23 +71,23 @@ class Interpreters:
 
 @cache
 def installed_in(python: Path, distributions: tuple[str, ...] = ()) -> Mapping[str, str]:
-    """``python`` and versions of the distributions that another interpreter has; absent ones are left out.
+    """Return versions of ``python`` and the distributions in another interpreter; absent ones are left out.
 
-    Raises UnavailableError if it is not there, SpecError if it is no working Python of 3.10 or later.
+    Raises UnavailableError if it does not exist, SpecError if it is not a working Python 3.10 or later.
     """
     if python.is_dir():
         raise _unfit(python, "is a folder", remedy=f"name the interpreter in it: {python / 'bin' / 'python'}")
     if not python.exists():
         raise UnavailableError(
-            f"the interpreter {python} is not there",
-            given="a link that leads nowhere" if python.is_symlink() else "no such file",
-            remedy="make that environment, or correct --tenpak-python",
+            f"the interpreter {python} does not exist",
+            given="a broken symbolic link" if python.is_symlink() else "no such file",
+            remedy="create that environment, or correct --tenpak-python",
         )
     if not os.access(python, os.X_OK):
         raise _unfit(python, "cannot be executed")
     try:
         ran = subprocess.run(
-            [python, "-c", _ASK, *distributions],
+            [python, "-c", _PROBE, *distributions],
             capture_output=True,
             text=True,
             errors="replace",
@@ -102,9 +102,9 @@ def installed_in(python: Path, distributions: tuple[str, ...] = ()) -> Mapping[s
     except (OSError, subprocess.TimeoutExpired) as fault:
         raise _unfit(python, "does not run", given=str(fault)) from None
     except (ValueError, LookupError, TypeError):
-        said = (ran.stderr or ran.stdout).strip()[-500:] or "nothing"
+        output = (ran.stderr or ran.stdout).strip()[-500:] or "none"
         raise _unfit(
-            python, "is no working Python", given=f"exit code {ran.returncode}, said: {said}"
+            python, "is not a working Python", given=f"exit code {ran.returncode}, output: {output}"
         ) from None
     if numbers < OLDEST:
         raise _unfit(python, f"is Python {found['python']}, which is too old")
@@ -121,21 +121,21 @@ def _unfit(python: Path, what: str, given: str | None = None, remedy: str | None
 
 
 def environment(python: Path | None) -> dict[str, str]:
-    """The user's environment; for another interpreter without what points at this one's packages."""
+    """Return the user's environment; for another interpreter without variables that name our packages."""
     if python is None:
         return dict(os.environ)
     ours = {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__"}
     ours |= {"VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT"}
-    kept = {name: value for name, value in os.environ.items() if name not in ours}
-    # As activation does: what a backend starts by name (ninja, a compiler wrapper) is that environment's.
-    return {**kept, "PATH": os.pathsep.join([str(python.parent), kept.get("PATH", os.defpath)])}
+    theirs = {name: value for name, value in os.environ.items() if name not in ours}
+    # As activation does: programs that a backend starts by name (ninja, a compiler wrapper) are found there.
+    return {**theirs, "PATH": os.pathsep.join([str(python.parent), theirs.get("PATH", os.defpath)])}
 
 
 def parse_interpreters(text: str, root: Path) -> dict[str, Path]:
-    """Interpreters by backend, from ``NAME=PATH`` pairs (commas or lines between) or a mapping literal.
+    """Parse interpreters by backend, from ``NAME=PATH`` pairs (separated by commas or newlines) or a mapping.
 
-    ``~`` is the user's home, relative paths start at ``root``, and links stay links: a virtual
-    environment's python is one, and means that environment only under its own name. Raises SpecError.
+    ``~`` is the user's home, relative paths start at ``root``, and links are not resolved: a virtual
+    environment's python is a link, and belongs to the environment only by its own path. Raises SpecError.
     """
     stripped = text.strip()
     pairs = _literal(stripped) if stripped.startswith("{") else _pairs(stripped)
@@ -144,10 +144,12 @@ def parse_interpreters(text: str, root: Path) -> dict[str, Path]:
         if not (isinstance(name, str) and isinstance(path, str) and name.strip() and path.strip()):
             raise _bad(text)
         if _normal(name.strip()) in map(_normal, interpreters):
-            raise SpecError(f"two interpreters are named for {name.strip()!r}", given=text, remedy="keep one")
+            raise SpecError(
+                f"two interpreters are named for {name.strip()!r}", given=text, remedy="remove one of them"
+            )
         try:
             interpreters[name.strip()] = root / Path(path.strip()).expanduser()
-        except RuntimeError:  # ~somebody whom the system does not know
+        except RuntimeError:  # ~NAME of an unknown user
             raise _bad(text) from None
     return interpreters
 
@@ -157,7 +159,7 @@ def _literal(text: str) -> list[tuple[object, object]]:
         tree = ast.parse(text, mode="eval").body
         if not isinstance(tree, ast.Dict) or None in tree.keys:
             raise _bad(text)
-        # Key by key, since a dict would swallow the first of two equal ones.
+        # Key by key, since a dict would drop the first of two equal keys.
         return [
             (ast.literal_eval(key), ast.literal_eval(value))
             for key, value in zip(tree.keys, tree.values, strict=True)
@@ -179,17 +181,17 @@ def _pairs(text: str) -> list[tuple[object, object]]:
 
 def _bad(text: str) -> SpecError:
     return SpecError(
-        "interpreters cannot be read from this", given=repr(text), accepted=_ACCEPTED, remedy=_EXAMPLE
+        "this is not a list of interpreters", given=repr(text), accepted=_ACCEPTED, remedy=_EXAMPLE
     )
 
 
 def _normal(name: str) -> str:
-    """A distribution's name as package indexes compare it."""
+    """Normalize a distribution's name as package indexes do."""
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def installed_versions(*distributions: str) -> dict[str, str]:
-    """Versions of what shapes every figure, and of ``distributions``; absent ones are left out."""
+    """Return versions of the libraries behind every figure and of ``distributions``, without absent ones."""
     versions = {"python": platform.python_version()}
     for name in ("pytest-tenpak", "torch", "transformers", "tokenizers", *distributions):
         try:

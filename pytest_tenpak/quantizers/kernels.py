@@ -1,4 +1,4 @@
-"""Kernels: what multiplies quantized weights at run time, and what each can take."""
+"""Kernels: the code that multiplies quantized weights at run time, and what each supports."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Kernel:
-    """What one kernel of a backend takes.
+    """What one kernel of a backend supports.
 
-    Widths in bits, families of devices, torch types of activations, group sizes (none named: any). One
-    that is not ``automatic`` is never what a backend chooses by itself.
+    Widths in bits, families of devices, torch types of activations, group sizes (empty: any). A backend
+    never chooses a kernel by itself that is not ``automatic``.
     """
 
     bits: tuple[int, ...]
@@ -25,8 +25,8 @@ class Kernel:
     symmetric_only: bool = False
     automatic: bool = True
 
-    def lacks(self, options: Mapping[str, Any], family: str, dtype: str) -> Iterator[str]:
-        """What it does not do of what is asked, each with what it does instead."""
+    def unmet(self, options: Mapping[str, Any], family: str, dtype: str) -> Iterator[str]:
+        """Yield the requirements that the kernel does not meet, each as what it supports instead."""
         if family not in self.families:
             yield f"runs on {' and '.join(self.families)}, not on {family}"
         if options["bits"] not in self.bits:

@@ -1,4 +1,4 @@
-"""The decoder layers of a model: how far a quantizer has come through them, and whether its groups fit."""
+"""Progress of a quantizer through the decoder layers of a model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..progress import Progress
 
 @contextmanager
 def follow(model: Any, progress: Progress) -> Iterator[None]:
-    """Report layers done while a backend works its way through them.
+    """Report finished layers while a backend processes them.
 
-    Backends take the layers in order and run each many times, so the first call of a layer means that
-    those before it are done. A layer that is called early, to see its inputs, only moves the count once.
+    Backends process the layers in order and run each many times, so the first call of a layer means that
+    those before it are done. An early call of a layer, to record its inputs, advances the count only once.
     """
     layers = decoder_layers(model)
     total = len(layers)

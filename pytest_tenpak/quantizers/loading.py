@@ -14,7 +14,7 @@ _PACKED_ROWS = 32
 
 
 def load_pretrained(directory: Path, device: str, dtype: str, **options: Any) -> Any:
-    """A causal language model from a local directory, in evaluation mode.
+    """Load a causal language model from a local directory, in evaluation mode.
 
     ``dtype`` is a torch type by name, or ``auto`` for the type the weights are stored in. Further
     keyword arguments go to ``from_pretrained``.
@@ -32,33 +32,33 @@ def load_pretrained(directory: Path, device: str, dtype: str, **options: Any) ->
         **options,
     )
     if dtype != "auto" and getattr(model, "quantization_method", None) == "bitsandbytes":
-        _cast_what_is_kept(model, getattr(torch, dtype))
+        _cast_unquantized(model, getattr(torch, dtype))
     if device == "cpu" and getattr(model, "is_loaded_in_4bit", False):
         _fit_4bit_to_cpu(model)
     return model.eval()
 
 
-def _cast_what_is_kept(model: Any, dtype: Any) -> None:
-    """Give what bitsandbytes leaves unquantized the type that was asked for.
+def _cast_unquantized(model: Any, dtype: Any) -> None:
+    """Cast the tensors that bitsandbytes leaves unquantized to the requested type.
 
-    transformers (5.23) keeps it as it is stored: a float16 model is then computed in float16 whatever was
-    asked, and one whose activations overflow that (gemma) gives NaN.
+    transformers (5.23) leaves them in their stored type: a float16 model is then computed in float16,
+    whatever was requested, and a model whose activations overflow float16 (gemma) gives NaN.
     """
     stored = set(model.state_dict())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        # Rotary frequencies are made, not stored, and stay as exact as they were made.
+        # Rotary frequencies are computed, not stored, and keep their precision.
         if name in stored and tensor.is_floating_point():
             tensor.data = tensor.data.to(dtype)
 
 
 def _fit_4bit_to_cpu(model: Any) -> None:
-    """Keep bitsandbytes' CPU kernels (0.50.2) from shapes that they get wrong.
+    """Avoid shapes that bitsandbytes' CPU kernels (0.50.2) get wrong.
 
     Where the block size does not divide a layer's input width, dequantizing mixes blocks of neighbouring
     rows: no error, weights off by a fifth, a perplexity of 194,692 in place of 55. Such a layer is refused.
     Where 32 does not divide the output width, the packed kernel of CPUs with AVX512-BF16 fails at the
-    first forward pass ("N must be divisible by block_n"); the flag that its forward asks is cleared, and
-    the general kernel, which is right, does the work.
+    first forward pass ("N must be divisible by block_n"); the flag that selects it is cleared, and the
+    general kernel, which is right, is used.
     """
     for name, module in model.named_modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None)
@@ -77,13 +77,13 @@ def _fit_4bit_to_cpu(model: Any) -> None:
 
 
 def architecture_of(model: Path, supported: Collection[str], backend: str) -> str:
-    """The model type of a model directory, or SpecError when the backend does not know it."""
-    known: str = json.loads((model / "config.json").read_text(encoding="utf-8"))["model_type"]
-    if known not in supported:
+    """Return the model type of a model directory; raise SpecError when the backend does not support it."""
+    found: str = json.loads((model / "config.json").read_text(encoding="utf-8"))["model_type"]
+    if found not in supported:
         raise SpecError(
-            f"backend {backend!r} does not support the architecture {known!r}",
-            given=f"model_type {known!r} in {model / 'config.json'}",
+            f"backend {backend!r} does not support the architecture {found!r}",
+            given=f"model_type {found!r} in {model / 'config.json'}",
             accepted=", ".join(sorted(supported)),
             remedy="use another backend or method for this model",
         )
-    return known
+    return found

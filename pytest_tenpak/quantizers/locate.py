@@ -1,4 +1,4 @@
-"""Where a quantizer's class is found again, by another process."""
+"""Where a quantizer's class is defined, so that another process can load it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class Place:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the class is one of this package, wherever that is imported from."""
+        """Whether the class belongs to this package, wherever that is imported from."""
         return self.module.startswith(f"{__package__}.")
 
 
 def locate(quantizer: Quantizer) -> Place:
-    """Where a worker process finds a quantizer's class again."""
+    """Return where a worker process finds a quantizer's class."""
     kind = type(quantizer)
     return Place(kind.__module__, inspect.getsourcefile(kind) or "", kind.__qualname__)
 
 
 def relocate(place: Place) -> Quantizer:
-    """The quantizer that :func:`locate` found, imported by name or, for a conftest, from its file."""
+    """Load the quantizer that :func:`locate` found, by name or, for a conftest, from its file."""
     target: Any = _import(place)
     for name in place.qualname.split("."):
         target = getattr(target, name)
@@ -55,7 +55,9 @@ def _import(place: Place) -> Any:
         return importlib.import_module(name)
     spec = importlib.util.spec_from_file_location(f"tenpak_registered_{Path(file).stem}", file)
     if spec is None or spec.loader is None:
-        raise SpecError(f"the worker cannot load {name} again", given=file, accepted="an importable module")
+        raise SpecError(
+            f"the worker process cannot import {name}", given=file, accepted="an importable module"
+        )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

@@ -18,5 +18,5 @@ PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 
 def presets_of(method: str, fits: Callable[[Mapping[str, Any]], bool]) -> list[str]:
-    """Names of a method's presets whose options fit."""
+    """List the names of a method's presets whose options fit."""
     return [name for name, (own, options) in PRESETS.items() if own == method and fits(options)]

@@ -23,7 +23,7 @@ _OURS: tuple[type[Quantizer], ...] = (Gptq, Awq, Nf4, Int8, Fp16)
 
 
 class Registry:
-    """Methods by name, and where their backends are installed."""
+    """Methods by name, and the interpreters of their backends."""
 
     def __init__(
         self, quantizers: Iterable[type[Quantizer]] = _OURS, interpreters: Interpreters | None = None
@@ -34,7 +34,7 @@ class Registry:
             self.register(quantizer)
 
     def register(self, quantizer: type[Quantizer]) -> None:
-        """Add a Quantizer class under its ``method``; raises SpecError if it is none or the name is taken."""
+        """Add a Quantizer class under its ``method``; raise SpecError for another value or a taken name."""
         if not (inspect.isclass(quantizer) and issubclass(quantizer, Quantizer)):
             raise SpecError(
                 "only a subclass of pytest_tenpak.Quantizer can be registered",
@@ -44,8 +44,8 @@ class Registry:
         method = getattr(quantizer, "method", None)
         if not isinstance(method, str) or not method or inspect.isabstract(quantizer):
             raise SpecError(
-                f"{quantizer.__qualname__} is not a whole quantizer",
-                accepted="a class with a text `method` and a `quantize(job)`",
+                f"{quantizer.__qualname__} is not a complete quantizer",
+                accepted="a class with a string `method` and a `quantize(job)`",
             )
         known = self._quantizers.setdefault(method, quantizer)
         if method == CHECKPOINT or method in PRESETS or known is not quantizer:
@@ -56,7 +56,7 @@ class Registry:
             )
 
     def __getitem__(self, method: str) -> Quantizer:
-        """The quantizer of a method, or SpecError with the nearest match."""
+        """Return the quantizer of a method; raise SpecError with the nearest match for an unknown one."""
         try:
             return self._quantizers[method]()
         except KeyError:
@@ -71,7 +71,7 @@ class Registry:
         return iter(sorted(self._quantizers))
 
     def require_interpreters_known(self) -> None:
-        """Raise SpecError where an interpreter was named for a backend that no method has."""
+        """Raise SpecError where an interpreter was named for an unknown backend."""
         known = {backend.name for method in self for backend in self[method].choices()}
         for name in self._interpreters.unknown_backends(known):
             raise SpecError(
@@ -81,10 +81,10 @@ class Registry:
             )
 
     def expand(self, method: str, given: Mapping[str, Any]) -> tuple[Quantizer, dict[str, Any]]:
-        """The quantizer of a method or preset, and the options in force: given, fixed, or found out.
+        """Return the quantizer of a method or preset, and its options: given, fixed by the preset, or chosen.
 
-        A backend that is not named is the first of the method's that is installed, so that the spec
-        says which one it was. Raises SpecError where a preset and an option contradict each other.
+        A backend that is not given is the first of the method's that is installed, so that the spec
+        records it. Raises SpecError where a preset and an option contradict each other.
         """
         base, fixed = PRESETS.get(method, (method, {}))
         clash = {name: value for name, value in fixed.items() if given.get(name, value) != value}
@@ -92,7 +92,7 @@ class Registry:
             raise SpecError(
                 f"preset {method!r} and {name}={given[name]!r} contradict each other",
                 given=f"method={method!r}, {name}={given[name]!r}",
-                accepted=f"{name}={value!r}, which the preset stands for",
+                accepted=f"{name}={value!r}, as fixed by the preset",
                 remedy=f"leave {name} out, or use method={base!r}",
             )
         quantizer = self[base]
@@ -102,15 +102,15 @@ class Registry:
         return quantizer, options
 
     def _installed_backend(self, quantizer: Quantizer) -> str:
-        """The first backend whose libraries are there; the preferred one when none is."""
+        """Return the first backend whose libraries are installed; the preferred one when none is."""
         for backend in quantizer.backends:
-            with suppress(UnavailableError):  # an interpreter that was named and is not there
+            with suppress(UnavailableError):  # the interpreter that was named does not exist
                 if self._interpreters.versions(backend.name, *backend.requires).keys() >= {*backend.requires}:
                     return backend.name
         return quantizer.backends[0].name
 
 
-#: By ``quant_method`` in a checkpoint's config.json: the library that transformers loads it with.
+#: By ``quant_method`` in a checkpoint's config.json, the library with which transformers loads it.
 _LOADERS = {
     "gptq": Gptq.backends[0],
     "awq": Awq.backends[0],
@@ -119,9 +119,9 @@ _LOADERS = {
 
 
 def loading_backend(checkpoint: Path) -> Backend | None:
-    """The library without which transformers cannot load a checkpoint that somebody else quantized.
+    """Return the library that transformers needs to load a checkpoint that was quantized elsewhere.
 
-    None where transformers does it alone, or where the format is not known here.
+    None where transformers needs no other, or where the format is not known here.
     """
     try:
         plain = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))

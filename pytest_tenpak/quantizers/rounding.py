@@ -1,4 +1,4 @@
-"""Round-to-nearest: what any method of quantization has to beat. In memory, and cheap."""
+"""Round-to-nearest, in memory: the cheap quantization that every method has to beat."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Collection
 from math import gcd
 from typing import Any
 
-#: Weights in a group where the method that is compared with it has none of its own.
+#: Group size where the compared method has none of its own.
 GROUP = 128
 
 
-#: Raised whenever a change of this module changes what comes out; part of cache keys.
+#: Increased whenever a change of this module changes its output; part of cache keys.
 ROUNDING_VERSION = 1
 
 
 def round_to_nearest(model: Any, layers: Collection[str], bits: int, group_size: int) -> int:
-    """Round the weights of a model's layers, in place, to a symmetric grid; how many layers were found.
+    """Round the weights of a model's layers to a symmetric grid, in place; return how many were found.
 
     ``layers`` names modules; ``group_size`` weights of one output share a scale (-1: all of them; where
-    it does not divide a layer's input width, the largest divisor they have in common). The grid has
-    2^bits - 1 levels from minus to plus the group's largest magnitude (round-to-nearest, "RTN", as in
-    Frantar et al., arXiv 2210.17323). What comes out is in the model's own type.
+    it does not divide a layer's input width, the greatest common divisor). The grid has 2^bits - 1 levels
+    from minus to plus the group's largest magnitude (round-to-nearest, "RTN", as in Frantar et al.,
+    arXiv 2210.17323). The weights stay in the model's own type.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Widths of layers, and what has to divide them."""
+"""Widths of layers, and checks that a number divides them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def require_divisible(widths: Mapping[str, int], divisor: int, remedy: str, side
 
 
 def widths(layer: Any) -> tuple[int, int]:
-    """Input and output width of a linear layer, also of GPT-2's Conv1D, which keeps them the other way."""
+    """Return input and output width of a linear layer, also of GPT-2's Conv1D, which is transposed."""
     rows, columns = layer.weight.shape
     return (rows, columns) if type(layer).__name__ == "Conv1D" else (columns, rows)

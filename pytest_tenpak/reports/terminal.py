@@ -78,7 +78,7 @@ def _accounts(outcome: Outcome) -> list[str]:
     ]
     if any(check.status is Status.NEW for check in outcome.verdict.checks):
         lines[1] = f"baseline: none yet, and none is created by a failing test ({outcome.baseline})"
-    regressed = any(check.kind.is_settled_by_update for check in outcome.verdict.failing)
+    regressed = any(check.kind.is_cleared_by_update for check in outcome.verdict.failing)
     changes = list(dict.fromkeys(change for part in outcome.parts for change in part.changes))
     if changes:
         lines.append("differs in provenance: " + "; ".join(changes))

@@ -194,7 +194,7 @@ def remedy(outcome: Outcome) -> Remedy:
     failing = outcome.verdict.failing
     if any(check.kind.is_about_tolerance for check in failing):
         return Remedy("what to do", "set the tolerance that is named, in the marker or for the run")
-    if any(not check.kind.is_settled_by_update for check in failing):
+    if any(not check.kind.is_cleared_by_update for check in failing):
         text = "no baseline settles this; quantize better, or change the limit in the marker"
         return Remedy("what to do", text)
     mode = "new" if outcome.status is Status.NEW else "failing"

@@ -1,4 +1,4 @@
-"""Files written so that nobody ever reads half of one."""
+"""Atomic file writes: a reader finds the old file or the new one, never half of one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-#: What a killed writer leaves behind, as mkstemp names it, and how old (seconds) no living one's is.
+#: A temporary file as mkstemp names it, and the age (seconds) from which its writer must have been killed.
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 _ABANDONED_AFTER = 60.0
 
@@ -17,7 +17,7 @@ _ABANDONED_AFTER = 60.0
 def write_atomically(path: Path, text: str) -> None:
     """Write UTF-8 text through a temporary file in the same folder, synced, then renamed over ``path``.
 
-    A reader, or a run killed at any moment, finds the old file or the new one and nothing between.
+    A reader finds the old file or the new one, also where the writer was killed at any moment.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", suffix=".tmp", dir=path.parent)
@@ -43,7 +43,7 @@ def sweep_temporaries(folder: Path) -> None:
 
 
 def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
+    """Return the process's umask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

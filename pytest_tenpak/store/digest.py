@@ -1,4 +1,4 @@
-"""Digests: one canonical JSON, one hash, so that equal things have equal names everywhere."""
+"""Digests: one canonical JSON and one hash, so that equal values have equal digests everywhere."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _CHUNK = 1 << 22
 
 
 def canonical_json(plain: Any) -> str:
-    """JSON with sorted keys and no spare white space; refuses NaN and infinities (ValueError)."""
+    """Render JSON with sorted keys and no spare white space; raise ValueError for NaN and infinities."""
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def fingerprint(plain: Any) -> str:
-    """SHA-256 (64 hex digits) of the canonical JSON of a plain value."""
+    """Return the SHA-256 (64 hex digits) of the canonical JSON of a plain value."""
     return hashlib.sha256(canonical_json(plain).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 (64 hex digits) of a file's bytes, read in chunks."""
+    """Return the SHA-256 (64 hex digits) of a file's bytes, read in chunks."""
     sha = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
@@ -30,5 +30,5 @@ def file_digest(path: Path) -> str:
 
 
 def labelled(hex_digest: str) -> str:
-    """The form in which digests are stored and shown: ``sha256:`` and 64 hex digits."""
+    """Return a digest as it is stored and shown: ``sha256:`` and 64 hex digits."""
     return f"sha256:{hex_digest}"

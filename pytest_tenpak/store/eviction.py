@@ -1,7 +1,7 @@
-"""Removing from the cache: what killed runs left behind, what was unused for longest, what a user clears.
+"""Removing from the cache: leftovers of killed runs, the least recently used entries, what a user clears.
 
-Nothing goes that a living process uses: each holds a shared lock on its entries, and removing takes that lock
-for itself alone.
+An entry that a live process uses is never removed: each user holds a shared lock on it, and removing takes
+that lock exclusively.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from pathlib import Path
 from .layout import DOCUMENT, ENTRY, HALF_BUILT, JOB, MANIFEST, kinds, lock_file, temporary_name, use_file
 from .locks import hold, try_hold
 
-#: Logs of failed workers stay this long.
+#: Logs of failed workers are removed after this time.
 LOG_SECONDS = 7 * 24 * 3600
-#: A job has its description by then, if its parent lives.
+#: A job has its description within this time, if its parent is alive.
 _STARTING_SECONDS = 60
 
 
 def sizes(root: Path) -> dict[str, int]:
-    """Bytes on disk by kind, logs of failed workers (``jobs``) included."""
+    """Return the bytes on disk by kind, logs of failed workers (``jobs``) included."""
     return {folder.name: _size(folder) for folder in sorted(kinds(root))}
 
 
 def entries(root: Path, kind: str) -> list[Path]:
-    """What a kind holds that the store made: directories, documents, logs of jobs."""
+    """List the paths of a kind that the store made: directories, documents, logs of jobs."""
     names = (ENTRY, HALF_BUILT, DOCUMENT, JOB)
     folder = root / kind
     paths = sorted(folder.iterdir()) if folder.is_dir() and kind != "locks" else []
@@ -37,8 +37,8 @@ def entries(root: Path, kind: str) -> list[Path]:
 
 
 def clear(root: Path, kind: str) -> tuple[int, int]:
-    """Remove a kind's entries, but none that a living process uses: the bytes freed, the entries kept."""
-    freed = kept = 0
+    """Remove a kind's entries, except those in use; return the bytes freed and the number of entries left."""
+    freed = left = 0
     with hold(lock_file(root, "tidy")):
         for path in entries(root, kind):
             with suppress(FileNotFoundError):  # a job that ends well removes its folder itself
@@ -46,14 +46,14 @@ def clear(root: Path, kind: str) -> tuple[int, int]:
                 if _clear(root, path):
                     freed += size
                 else:
-                    kept += 1
-    return freed, kept
+                    left += 1
+    return freed, left
 
 
 def tidy(root: Path, limit_bytes: int) -> None:
-    """Remove what killed runs left half-built, old logs, and entries over the limit (0: none); one at a time.
+    """Remove half-built entries of killed runs, old logs, and entries over the limit (0: no limit).
 
-    What cannot be removed, because somebody else owns it, stays.
+    One process does so at a time. Files that another user owns cannot be removed and are left.
     """
     with suppress(OSError), hold(lock_file(root, "tidy")):
         for folder in kinds(root):
@@ -68,7 +68,7 @@ def tidy(root: Path, limit_bytes: int) -> None:
 
 
 def _clear(root: Path, path: Path) -> bool:
-    """Remove one of :func:`entries`, unless somebody uses it."""
+    """Remove one of :func:`entries` unless it is in use; return whether it is gone."""
     kind = path.parent.name
     if match := HALF_BUILT.fullmatch(path.name):
         _sweep(root, path, f"{kind}-{match[1]}")
@@ -91,7 +91,7 @@ def _remove_document(root: Path, path: Path, name: str) -> None:
 
 
 def _sweep(root: Path, half_built: Path, name: str) -> None:
-    """Remove a half-built folder unless its builder lives, and with it holds the entry's lock."""
+    """Remove a half-built folder unless its builder is alive, and so holds the entry's lock."""
     lock = try_hold(lock_file(root, name))
     if lock is not None:
         with lock:
@@ -99,7 +99,7 @@ def _sweep(root: Path, half_built: Path, name: str) -> None:
 
 
 def _evict(root: Path, limit_bytes: int) -> None:
-    """Remove the entries used longest ago until the rest is within the limit."""
+    """Remove the least recently used entries until the rest is within the limit."""
     whole = [path for folder in kinds(root) for path in folder.iterdir() if _is_entry(path)]
     size = {path: _size(path) for path in whole}
     total = sum(size.values())
@@ -111,7 +111,7 @@ def _evict(root: Path, limit_bytes: int) -> None:
 
 
 def _remove(root: Path, path: Path) -> bool:
-    """Remove an entry, its locks with it, unless somebody uses it or is about to."""
+    """Remove an entry and its locks, unless a process uses it or is about to."""
     file, in_use = lock_file(root, f"{path.parent.name}-{path.name}"), use_file(root, path)
     lock = try_hold(file)
     if lock is None:
@@ -121,8 +121,8 @@ def _remove(root: Path, path: Path) -> bool:
         if use is None:
             return False
         with use:
-            doomed = path.rename(temporary_name(path))  # what is half deleted must not look whole
-            # Safe while both are held: whoever waits for a removed lock file asks for the new one.
+            doomed = path.rename(temporary_name(path))  # a half-deleted entry must not look whole
+            # Safe while both are held: a process that waits for a removed lock file takes the new one.
             in_use.unlink()
             file.unlink()
     shutil.rmtree(doomed, ignore_errors=True)
@@ -134,8 +134,8 @@ def _is_entry(path: Path) -> bool:
 
 
 def _is_running(job: Path) -> bool:
-    """Whether the process that started a job lives: it may yet read what the worker writes."""
-    import psutil  # here, since a run without gates should not pay for it
+    """Return whether the process that started a job is alive, and may still read the worker's answer."""
+    import psutil  # here, since a run without gates should not pay for the import
 
     try:
         return bool(psutil.pid_exists(json.loads((job / "job.json").read_text(encoding="utf-8"))["parent"]))
@@ -144,7 +144,7 @@ def _is_running(job: Path) -> bool:
 
 
 def _last_use(path: Path) -> int:
-    """When an entry was used, by its manifest's time; what vanished meanwhile was used longest ago."""
+    """Return when an entry was last used, by its manifest's time; 0 for one that has vanished."""
     try:
         return (path / MANIFEST).stat().st_mtime_ns
     except OSError:
@@ -152,7 +152,7 @@ def _last_use(path: Path) -> int:
 
 
 def _files_below(folder: Path) -> Iterator[os.stat_result]:
-    """Status of every file below a folder that others may be changing."""
+    """Yield the status of every file below a folder that other processes may be changing."""
     for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):

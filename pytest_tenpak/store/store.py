@@ -1,11 +1,11 @@
-"""The content-addressed store: what was costly to make, kept under a digest of everything that made it.
+"""The content-addressed store: costly files, cached under a digest of everything they were made from.
 
-A directory entry is built beside its place, gets its manifest last, and is renamed into place, so an
-interrupted build never looks whole; a lock per entry lets two runs at once make it once. Over a limit of
-bytes the directory entries that were used least recently go, but none that a living process uses.
+A directory entry is built next to its place, gets its manifest last, and is renamed into place, so an
+interrupted build never looks whole; a lock per entry makes two concurrent runs build it once. Above a limit
+of bytes the least recently used directory entries are evicted, except those that a live process uses.
 
-By hand, since cache libraries hold values, and not folders of gigabytes that several processes build, read
-and evict at once.
+Written by hand because cache libraries (diskcache, joblib.Memory) store Python values, where checkpoints are
+directories that another process fills, and may evict an entry while a process reads it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .locks import hold
 
 @dataclass(frozen=True)
 class Stored:
-    """A directory of the store, and the facts its maker left in the manifest."""
+    """A directory of the store, with the facts from its manifest; ``fresh`` if it was built just now."""
 
     path: Path
     facts: Mapping[str, Any]
@@ -46,18 +46,18 @@ class Store:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """A lock between processes; the system frees it when its holder dies."""
+        """Hold a named lock between processes; the system frees it when its holder dies."""
         with hold(lock_file(self.root, name)):
             yield
 
     def directory(
         self, kind: str, identity: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]
     ) -> Stored:
-        """The whole directory for ``identity``, made by ``make(folder)`` if it is not there yet.
+        """Return the whole directory for ``identity``, made by ``make(folder)`` if it does not exist yet.
 
         ``make`` fills the folder and returns facts (plain values) for the manifest. An entry that is
-        no longer whole (a file gone or cut short) is made again. The entry stays, whatever the limit,
-        until this process ends or forgets the store.
+        no longer whole (a file missing or cut short) is made again. The entry is not evicted, whatever the
+        limit, until this process ends or drops the store.
         """
         key = fingerprint(identity)[:32]
         path = self.root / kind / key
@@ -65,7 +65,7 @@ class Store:
             self._use(path)
             facts = _whole(path)
             if facts is not None:
-                with suppress(OSError):  # a cache that cannot be written is as good to read
+                with suppress(OSError):  # a read-only cache can still be read
                     os.utime(path / MANIFEST)
                 return Stored(path, facts, fresh=False)
             facts = self._build(path, identity, make)
@@ -73,10 +73,10 @@ class Store:
         return Stored(path, facts, fresh=True)
 
     def growing(self, kind: str, identity: Mapping[str, Any]) -> Path:
-        """The folder for ``identity``, to which its users add files; empty at first.
+        """Return the folder for ``identity``, to which its users add files; empty at first.
 
-        Whoever adds files holds a lock of their own, and writes each file atomically. The folder counts
-        as used now and stays, whatever the limit, until this process ends or forgets the store.
+        A process that adds files holds a lock of its own, and writes each file atomically. The folder counts
+        as used now, and is not evicted, whatever the limit, until this process ends or drops the store.
         """
         key = fingerprint(identity)[:32]
         path = self.root / kind / key
@@ -90,18 +90,18 @@ class Store:
         return path
 
     def tidy(self) -> None:
-        """Bring the store back within its limit, after a folder has grown."""
+        """Bring the store back within its limit after a folder has grown."""
         tidy(self.root, self.limit_bytes)
 
     def _use(self, path: Path) -> None:
-        """Keep others from evicting an entry for as long as this process lives."""
+        """Prevent other processes from evicting an entry as long as this process lives."""
         if path not in self._used:
             self._used[path] = hold(use_file(self.root, path), shared=True)
 
     def _build(
         self, path: Path, identity: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]
     ) -> dict[str, Any]:
-        """Make an entry beside its place and rename it; its lock is held."""
+        """Build an entry next to its place and rename it; the caller holds its lock."""
         shutil.rmtree(path, ignore_errors=True)
         for left_behind in path.parent.glob(f".{path.name}.*"):
             shutil.rmtree(left_behind, ignore_errors=True)
@@ -118,23 +118,23 @@ class Store:
     def document(
         self, kind: str, identity: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]
     ) -> Mapping[str, Any]:
-        """The JSON document for ``identity``, made by ``make()`` if it is not there or unreadable."""
+        """Return the JSON document for ``identity``, made by ``make()`` if it is missing or unreadable."""
         key = fingerprint(identity)[:32]
         path = self.root / kind / f"{key}.json"
         with self.lock(f"{kind}-{key}"):
             try:
-                kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-                return kept
+                stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                return stored
             except (OSError, ValueError):
                 made = make()
-                with suppress(OSError):  # without room to keep it, it is made again next time
+                with suppress(OSError):  # where it cannot be written, it is made again next time
                     write_atomically(path, json.dumps(made))
                 return made
 
     def file_digest(self, path: Path) -> str:
-        """SHA-256 of a file, remembered by its path, size and modification time.
+        """Return the SHA-256 of a file, cached by its path, size and modification time.
 
-        The hub's cache names its blobs by their SHA-256 already; those are not read again.
+        The hub's cache names its blobs by their SHA-256; those are not read.
         """
         real = path.resolve()
         if real.parent.name == "blobs" and len(real.name) == 64:
@@ -155,7 +155,7 @@ def _write_manifest(folder: Path, identity: Mapping[str, Any], facts: Mapping[st
 
 
 def _whole(path: Path) -> Mapping[str, Any] | None:
-    """The manifest's facts if every file it lists is there at its full size, else None."""
+    """Return the manifest's facts if every file it lists has its full size, else None."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         sizes = {name: (path / name).stat().st_size for name in manifest["files"]}

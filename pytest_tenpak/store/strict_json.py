@@ -1,4 +1,4 @@
-"""JSON from outside, read strictly: nothing that is no figure, nothing said twice, and by a schema."""
+"""JSON from outside, read strictly: finite numbers, no duplicate fields, valid by its schema."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any, NoReturn
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text says; raises ValueError too for figures that are not finite, and doubled fields."""
+    """Parse a JSON text; raise ValueError also for numbers that are not finite and for duplicate fields."""
     return json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once)
 
 
 @cache
 def published_schema(package: str, name: str) -> dict[str, Any]:
-    """The JSON Schema ``schemas/NAME.json`` beside the modules of a package."""
+    """Load the JSON Schema ``schemas/NAME.json`` of a package."""
     source = resources.files(package).joinpath(f"schemas/{name}.json")
     schema: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
     return schema
 
 
 def schema_fault(plain: Any, package: str, name: str) -> tuple[str, str] | None:
-    """Where ``plain`` departs from a schema that a package publishes, dotted, and how; None: nowhere."""
-    import jsonschema  # here, since a run that reads no such file should not pay for it
+    """Return the dotted path and the message of the worst violation of a package's schema, None if valid."""
+    import jsonschema  # here, since a run that reads no such file should not pay for the import
 
     validator = jsonschema.Draft202012Validator(published_schema(package, name))
     fault = jsonschema.exceptions.best_match(validator.iter_errors(plain))
@@ -34,7 +34,7 @@ def schema_fault(plain: Any, package: str, name: str) -> tuple[str, str] | None:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a figure")
+    raise ValueError(f"{name} is not a finite number")
 
 
 def _finite(digits: str) -> float:
@@ -45,9 +45,9 @@ def _finite(digits: str) -> float:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, whose fields a careless merge may not have doubled."""
+    """Build an object; raise ValueError for a duplicate field, which a careless merge leaves."""
     plain = dict(pairs)
     if len(plain) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+        raise ValueError(f"duplicate field {next(name for name in names if names.count(name) > 1)!r}")
     return plain

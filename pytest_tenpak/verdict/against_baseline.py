@@ -1,7 +1,7 @@
-"""Did it get worse than what was accepted: in one step, or in many small ones since the anchor?
+"""Checks against the baseline: for one step since the last accepted figures, and for drift since the anchor.
 
 Pure: figures in, checks out. The difference is paired with the baseline's windows, and so is each accepted
-step that is added up: what other or more text moves is no drift.
+step in the drift: a change of perplexity by other or more text is not drift.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .evidence import evidence_of, interval_of
 
 
 def is_beyond_anchor(old: Entry, new: Entry, tolerances: Tolerances) -> bool:
-    """Whether accepting ``new`` would take the drift since the anchor of ``old`` past the drift limit."""
+    """Return whether accepting ``new`` would take the drift since the anchor of ``old`` past the limit."""
     if not tolerances.drift or old.identity != new.identity:
         return False
     anchor, factor = old.anchor, tolerances.drift
@@ -34,7 +34,7 @@ def is_beyond_anchor(old: Entry, new: Entry, tolerances: Tolerances) -> bool:
 
 
 def against_baseline(measurement: Measurement, comparison: Comparison, paired: bool) -> Iterator[Check]:
-    """The checks against a baseline entry; ``paired``: the run's windows can be compared at all."""
+    """Yield the checks against a baseline entry; ``paired``: the run's windows are comparable at all."""
     if comparison.entry is None:
         yield Check("baseline", Status.NEW, evidence="no baseline for this case and device class")
         return
@@ -53,11 +53,11 @@ def against_baseline(measurement: Measurement, comparison: Comparison, paired: b
 
 
 def _perplexity_checks(measurement: Measurement, comparison: Comparison, entry: Entry) -> Iterator[Check]:
-    """Paired over the windows that both sides have: a prefix of a corpus is a valid smaller run."""
+    """Compare over the windows that both sides have: a prefix of a corpus is a valid smaller run."""
     windows = measurement.windows
     common = min(len(windows.tokens), len(entry.tokens))
     if not common or windows.tokens[:common] != entry.tokens[:common]:
-        evidence = "the baseline's windows have other numbers of scored tokens than this run's"
+        evidence = "the baseline's windows score other numbers of tokens than this run's"
         yield Check("baseline", Status.INVALID, evidence=evidence)
         return
     step = comparison.baseline_criteria()[0]
@@ -71,7 +71,7 @@ def _perplexity_checks(measurement: Measurement, comparison: Comparison, entry: 
 def _step_check(
     criterion: Criterion, measurement: Measurement, comparison: Comparison, entry: Entry
 ) -> Check:
-    """The step from what was accepted last."""
+    """Check the step from the last accepted figures."""
     windows, rule, tolerance = measurement.windows, comparison.rule, comparison.tolerance
     common = min(len(windows.tokens), len(entry.tokens))
     tokens = windows.tokens[:common]
@@ -94,31 +94,32 @@ def _step_check(
 
 
 def _circumstances(comparison: Comparison) -> list[str]:
-    """Which tolerance applied, and what is known of the noise that it has to allow for."""
+    """Say which weights and which noise the tolerance applied to."""
     noise = comparison.noise
     if comparison.same_weights:
-        lines = ["the same quantized weights: only kernels or libraries can have moved it"]
+        lines = ["the same quantized weights: only kernels or libraries can have changed it"]
     elif noise is None:
         lines = ["other quantized weights; the spread between requantizations was not measured"]
     else:
         lines = [f"other quantized weights; requantizations spread by {noise.spread:.3%}"]
     if comparison.entry_device:
         widened = f"widened by {noise.runtime_maximum:.3%}" if noise else "no runtime noise is recorded there"
-        lines.append(f"compared with the entry of {comparison.entry_device}, the nearest there is; {widened}")
+        device = comparison.entry_device
+        lines.append(f"compared with the entry of {device}, the nearest device class; {widened}")
     return lines
 
 
 def _drift_check(
     criterion: Criterion, measurement: Measurement, comparison: Comparison, entry: Entry
 ) -> Check:
-    """The whole drift since the anchor: the accepted steps are known, the last step is measured."""
+    """Check the whole drift since the anchor: the accepted steps are known, the last step is measured."""
     answer = criterion.answer(measurement.windows, comparison.rule)
     accepted, sampled = entry.anchor.drift, answer.sampled
     shown = replace(
         sampled, value=sampled.value + accepted, low=sampled.low + accepted, high=sampled.high + accepted
     ).relative()
     evidence = evidence_of(answer, shown, criterion, measurement, comparison.rule)
-    # Where what was accepted is itself too far, no change is no excuse.
+    # If the accepted drift is itself above the limit, an unchanged figure does not pass either.
     holds = answer.holds if criterion.bound > 0 else sampled.value <= criterion.bound
     return Check(
         "drift",
@@ -126,7 +127,7 @@ def _drift_check(
         difference=shown.value,
         bound=comparison.tolerances.drift * comparison.tolerances.ppl,
         **interval_of(answer, shown),
-        evidence=f"{math.expm1(accepted):+.2%} were accepted on the way; {evidence}",
+        evidence=f"{math.expm1(accepted):+.2%} accepted since the anchor; {evidence}",
     )
 
 
@@ -134,7 +135,7 @@ def _drift_check(
 
 
 def _layers_checks(measurement: Measurement, comparison: Comparison, entry: Entry) -> Iterator[Check]:
-    """What each decoder layer adds, beside what it did; nothing where either side has no figures."""
+    """Compare what each decoder layer adds with the baseline; nothing where either side has no figures."""
     bound, drift = comparison.layers_bound, comparison.tolerances.drift
     yield from _layers_check("layers", entry.layers, measurement.layers, bound)
     if drift and not entry.is_anchor:
@@ -142,10 +143,10 @@ def _layers_checks(measurement: Measurement, comparison: Comparison, entry: Entr
 
 
 def _layers_check(name: str, old: Layers, new: Layers, bound: float) -> Iterator[Check]:
-    """A layer regresses when its error grew, or its gain moved and it came no nearer to the reference."""
+    """Check the layer that moved most: to more error, or in gain without getting nearer to the reference."""
     if old.gain and len(old.gain) != len(new.gain):
         evidence = (
-            f"the baseline has figures of {len(old.gain)} decoder layers, and this run of {len(new.gain)}"
+            f"the baseline has figures of {len(old.gain)} decoder layers, but this run of {len(new.gain)}"
         )
         yield Check(name, Status.INVALID, evidence=evidence)
         return
@@ -162,14 +163,14 @@ def _layers_check(name: str, old: Layers, new: Layers, bound: float) -> Iterator
 
 
 def _layer_moves(old: Layers, new: Layers) -> list[float]:
-    """How far each layer moved; nothing where the layers do not correspond."""
+    """Return how far each layer moved; empty where the layers do not correspond."""
     if len(old.gain) != len(new.gain):
         return []
     return [_layer_move(*row) for row in zip(old.gain, new.gain, old.error, new.error, strict=True)]
 
 
 def _layer_move(old_gain: float, gain: float, old_error: float, error: float) -> float:
-    """How far a layer moved, unless it came nearer to the reference in both respects."""
+    """Return how far a layer moved, 0 if it got nearer to the reference in both gain and error."""
     nearer = abs(gain - 1) <= abs(old_gain - 1) and error <= old_error
     moved = max(abs(gain - old_gain), error - old_error)
     return 0.0 if nearer or moved < ROUNDING else moved
@@ -185,7 +186,7 @@ def _compression_checks(ledger: Ledger, entry: Entry, tolerances: Tolerances) ->
         anchor = entry.anchor.figures.compression
         steps.append(("compression_drift", anchor, tolerances.drift * tolerances.compression))
     for name, before, bound in steps:
-        # What got smaller got worse, so the sign is turned to read like perplexity's.
+        # Smaller is worse here, so the sign is turned to read like perplexity's.
         status = _moved(1 - value / before, bound)
         if name == "compression_drift" and status is Status.IMPROVED:
             status = Status.PASSED

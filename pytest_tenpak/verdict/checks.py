@@ -1,4 +1,4 @@
-"""What a verdict is made of: bounds, checks with their status, and all checks of one case together."""
+"""The parts of a verdict: bounds, checks with their status, and all checks of one case together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .kinds import KINDS, CheckKind, Question
 
 
 class Status(str, Enum):
-    """What became of a check or a case. Later members outrank earlier ones in a verdict."""
+    """The status of a check or a case. Later members outrank earlier ones in a verdict."""
 
     PASSED = "passed"
     IMPROVED = "improved"
@@ -50,8 +50,8 @@ class Limits:
 class Tolerances:
     """How far a metric may move from the baseline, relative (0.005 is half a per cent).
 
-    ``same_weights`` holds in place of a wider ``ppl`` where the quantized weights are the baseline's, bit
-    for bit: then only kernels or libraries can have moved it. ``layers``: how far the gain or the error of
+    ``same_weights`` replaces a wider ``ppl`` where the quantized weights are the baseline's, bit for bit:
+    then only kernels or libraries can have changed it. ``layers``: how far the gain or the error of
     a decoder layer may move, as a share of what the layer adds. ``drift``: how many tolerances small steps
     may add up to since the anchor (0: any number).
     """
@@ -63,7 +63,7 @@ class Tolerances:
     drift: float = 3.0
 
     def of_perplexity(self, same_weights: bool) -> float:
-        """The one that applies: the tight one, where it is tighter, to the same weights."""
+        """Return the tolerance that applies: for the same weights the tighter one."""
         return min(self.ppl, self.same_weights) if same_weights else self.ppl
 
 
@@ -73,9 +73,9 @@ class Check:
 
     ``name`` is a key of KINDS. ``before`` and ``value`` are the two figures, ``difference`` the relative
     difference that ``bound`` bounds (where there is none, ``bound`` bounds ``value`` itself). ``low`` and
-    ``high`` are the interval of what is bounded, None where it is infinite or there is none; ``decisive``
-    whether it decided (None: the figure is exact). ``evidence`` says what the decision rests on. ``corpus``
-    names the text where a case has several.
+    ``high`` are the interval of the bounded figure, None where it is infinite or there is none; ``decisive``
+    says whether it decided (None: the figure is exact). ``evidence`` says what the decision rests on.
+    ``corpus`` names the text where a case has several.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Check:
 
     @property
     def kind(self) -> CheckKind:
-        """What it has in common with all checks of its name."""
+        """What all checks of this name have in common."""
         return KINDS[self.name]
 
 
@@ -104,7 +104,7 @@ class Verdict:
 
     @property
     def status(self) -> Status:
-        """The gravest status among the checks; ``error`` when there is none, since nothing was decided."""
+        """The most severe status among the checks; ``error`` without checks, since nothing was decided."""
         order = list(Status)
         return max((check.status for check in self.checks), key=order.index, default=Status.ERROR)
 
@@ -114,11 +114,11 @@ class Verdict:
         return tuple(check for check in self.checks if check.status.failing)
 
     def answering(self, question: Question) -> tuple[Check, ...]:
-        """The checks that answer one question."""
+        """Return the checks that answer one question."""
         return tuple(check for check in self.checks if check.kind.question is question)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain form, status included for whoever reads it elsewhere."""
+        """Return the plain form, which for other programs includes the status and each check's question."""
         checks = [
             {**asdict(check), "kind": str(check.kind.question), "status": str(check.status)}
             for check in self.checks
@@ -127,6 +127,6 @@ class Verdict:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Verdict:
-        """The verdict that :meth:`to_dict` wrote."""
+        """Return the verdict that :meth:`to_dict` wrote."""
         rows = [{name: value for name, value in row.items() if name != "kind"} for row in plain["checks"]]
         return cls(tuple(Check(**{**row, "status": Status(row["status"])}) for row in rows))

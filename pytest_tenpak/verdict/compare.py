@@ -1,4 +1,4 @@
-"""Two questions, each with its own checks: is it good enough, and did it get worse than what we accepted?
+"""The verdict: is the checkpoint good enough, and did it get worse than the accepted figures?
 
 Pure: figures in, checks out. Unrounded values are compared.
 """
@@ -19,7 +19,7 @@ from .criteria import Criterion
 from .evidence import evidence_of, interval_of
 
 #: Nats per token that every quantization may lose, however little round-to-nearest loses: about 10 % of
-#: perplexity. Eight bits lose so little that multiples of it would be noise.
+#: perplexity. Eight bits lose so little that multiples of their loss would be noise.
 RTN_ALLOWANCE = 0.1
 
 
@@ -31,7 +31,7 @@ def compare(
 ) -> Verdict:
     """Decide one case from its measurement, the reference's, and what it is compared with.
 
-    ``rounded`` is the model rounded to nearest at the same bits, where :func:`needs_rounding` asked for it.
+    ``rounded`` is the model rounded to nearest at the same bits, if :func:`needs_rounding`.
     """
     faults = tuple(_sanity(measurement, reference))
     if any(check.status is Status.ERROR for check in faults):
@@ -58,15 +58,15 @@ def _noise_floor(comparison: Comparison) -> Iterator[Check]:
             f"ppl_tolerance={tolerances.ppl:g} is below the noise of this recipe: {noise.requantizations} "
             f"requantizations spread by {noise.spread:.3%} (standard deviation), so two of them differ by up "
             f"to {_rounded_up(floor, 4):.2%} with nothing worse; set ppl_tolerance to that or more, or "
-            f"calibrate with more requantizations, which makes the figure surer"
+            f"calibrate with more requantizations, which makes this estimate more precise"
         )
         yield Check("noise_floor", Status.INVALID, value=tolerances.ppl, bound=floor, evidence=evidence)
     floor = math.expm1(noise.runtime_floor)
     tight = tolerances.of_perplexity(same_weights=True)
     if tight < floor:
         evidence = (
-            f"{'same_weights' if tight < tolerances.ppl else 'ppl'}_tolerance={tight:g} is below what batch "
-            f"size and threads alone move where the weights are the same ({_rounded_up(floor, 5):.3%}); "
+            f"{'same_weights' if tight < tolerances.ppl else 'ppl'}_tolerance={tight:g} is below the effect "
+            f"of batch size and threads alone on the same weights ({_rounded_up(floor, 5):.3%}); "
             "set it to that or more"
         )
         yield Check(
@@ -79,13 +79,13 @@ def _noise_floor(comparison: Comparison) -> Iterator[Check]:
 
 
 def _rounded_up(share: float, decimals: int) -> float:
-    """As it is shown to whoever shall set no less: to so many decimals, never below itself."""
+    """Round up to so many decimals, so that the shown figure is enough as a tolerance."""
     scale = float(10**decimals)
     return math.ceil(share * scale) / scale
 
 
 def _sanity(measurement: Measurement, reference: Measurement) -> Iterator[Check]:
-    """Faults that no bound expresses: figures that are not finite, tokens that are not the same."""
+    """Check what no bound expresses: that figures are finite, and tokens the same."""
     for name, measured in (("reference", reference), ("checkpoint", measurement)):
         windows = measured.windows
         if not windows.tokens:
@@ -97,16 +97,17 @@ def _sanity(measurement: Measurement, reference: Measurement) -> Iterator[Check]
     broken = measurement.layers.nonfinite
     if broken:
         evidence = (
-            f"what decoder layer {broken[0]} of the checkpoint adds to the reference's inputs is not finite"
+            f"decoder layer {broken[0]} of the checkpoint has outputs that are not finite, "
+            "given the reference's inputs"
         )
         yield Check("finite", Status.ERROR, evidence=evidence)
     if measurement.windows.stream != reference.windows.stream:
-        evidence = "the checkpoint's tokenizer turns the corpus into other tokens than the model's own"
+        evidence = "the checkpoint's tokenizer gives other tokens for the corpus than the model's own"
         yield Check("tokenizer", Status.REGRESSED, evidence=evidence)
 
 
 def are_paired(measurement: Measurement, reference: Measurement) -> bool:
-    """Whether both scored the same tokens: figures of other tokens say nothing about one another."""
+    """Return whether both scored the same tokens, without which their figures are not comparable."""
     ours, theirs = measurement.windows, reference.windows
     return ours.stream == theirs.stream and ours.tokens == theirs.tokens and ours.total_tokens > 0
 
@@ -143,7 +144,7 @@ def _limit_check(criterion: Criterion, measurement: Measurement, reference: Meas
         }
         bound = math.expm1(criterion.bound)
     elif criterion.name == "min_top1":
-        # What is bounded from above is the share that disagrees; people ask for the share that agrees.
+        # The criterion bounds the share that disagrees; users ask for the share that agrees.
         shown = replace(sampled, value=1 - sampled.value, low=1 - sampled.high, high=1 - sampled.low)
         figures, bound = {"value": shown.value}, 1 - criterion.bound
     else:
@@ -152,16 +153,16 @@ def _limit_check(criterion: Criterion, measurement: Measurement, reference: Meas
     interval = interval_of(answer, shown)
     divergence = measurement.divergence
     if criterion.metric == "kld" and divergence and not divergence.is_exact:
-        # What can only be more than this figure breaks a limit surely, and keeps one never.
-        evidence += f"; {divergence.kind}, which cannot show that a limit is kept"
+        # A lower bound can show that a limit is broken, but never that it is met.
+        evidence += f"; {divergence.kind}, which cannot show that a limit is met"
         interval["decisive"] = answer.decisive and not answer.holds
     return Check(criterion.name, status, **figures, bound=bound, **interval, evidence=evidence)
 
 
 def needs_rounding(measurement: Measurement, reference: Measurement, limits: Limits) -> bool:
-    """Whether so much was lost that the verdict wants to know what round-to-nearest would have lost.
+    """Return whether the loss is so large that it has to be compared with that of round-to-nearest.
 
-    What is within the allowance cannot be worse than the bound, whatever that turns out to be.
+    A loss within the allowance is within the bound, whatever round-to-nearest loses.
     """
     if not limits.max_rtn_factor or not are_paired(measurement, reference):
         return False
@@ -173,12 +174,12 @@ def needs_rounding(measurement: Measurement, reference: Measurement, limits: Lim
 def _against_rounding(
     measurement: Measurement, reference: Measurement, rounded: Measurement | None, limits: Limits
 ) -> Iterator[Check]:
-    """The sanity floor, over the windows that were rounded: a prefix of the corpus."""
+    """Compare with round-to-nearest over the windows that it was measured on, a prefix of the corpus."""
     if rounded is None:
         return
     if not math.isfinite(rounded.perplexity):
         evidence = (
-            "the model rounded to nearest has no finite perplexity, so there is no floor to compare with"
+            "the model rounded to nearest has no finite perplexity, so there is nothing to compare with"
         )
         yield Check("max_rtn_factor", Status.ERROR, evidence=evidence)
         return

@@ -1,7 +1,7 @@
-"""What the checkpoint of one case is compared with, and by which rules: made once, shared by all who decide.
+"""What the checkpoint of one case is compared with, and by which rules: made once, used by every decision.
 
-The pipeline makes it before anything is measured, the process that measures is given the criteria that follow
-from it, the verdict decides by it, and ``tenpak accept`` decides again by it.
+The pipeline makes it before anything is measured. The process that measures gets the criteria derived from
+it; the verdict, and ``tenpak accept`` later, decide by it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ ROUNDING = 2e-6
 class Comparison:
     """Limits against the reference, and tolerances against a baseline entry.
 
-    ``identity`` and ``weights_digest`` are those of the checkpoint that is measured, ``entry`` is the
-    baseline entry to compare with, if there is one. ``entry_device`` names the device class of the entry
-    where it is not the run's own. ``calibrated`` is noise that this run measured: it counts in place of the
-    entry's.
+    ``identity`` and ``weights_digest`` are those of the measured checkpoint, ``entry`` is the baseline entry
+    to compare with, if there is one. ``entry_device`` names the device class of the entry where it is not
+    the run's own. ``calibrated`` is noise that this run measured; it replaces the entry's.
     """
 
     limits: Limits
@@ -44,34 +43,34 @@ class Comparison:
 
     @cached_property
     def changes(self) -> list[str]:
-        """How the identity differs from the entry's, a line for each field; empty where there is no entry."""
+        """How the identity differs from the entry's, one line per field; empty without an entry."""
         if self.entry is None:
             return []
         return question_changes(self.entry, self.identity, self.entry_device)
 
     @property
     def comparable(self) -> Entry | None:
-        """The entry, if it answers the same question."""
+        """The entry, if its identity agrees with that of the checkpoint."""
         return None if self.changes else self.entry
 
     @property
     def same_weights(self) -> bool:
-        """Whether the comparable entry accepted the very weights that are measured."""
+        """Whether the comparable entry was accepted for exactly the measured weights."""
         return self.comparable is not None and self.comparable.has_weights(self.weights_digest)
 
     @property
     def noise(self) -> Noise | None:
-        """How far figures of this recipe move with nothing worse, as far as that is known."""
+        """The noise of this recipe, if it was calibrated: how far figures move with nothing worse."""
         return self.calibrated or (self.comparable.noise if self.comparable else None)
 
     @property
     def tolerance(self) -> float:
-        """How far perplexity may rise, relative: less for the same weights on the same device class."""
+        """How far perplexity may rise, relative; tighter for the same weights on the same device class."""
         return self.tolerances.of_perplexity(self.same_weights and not self.entry_device)
 
     @property
     def spread(self) -> float:
-        """Half-width (ln perplexity) of the error against the entry that no number of windows removes."""
+        """Half-width (ln perplexity) of the error against the entry that no number of windows reduces."""
         if self.noise is None:
             return 0.0
         requantized = 0.0 if self.same_weights else self.noise.half_width(self.rule.alpha)
@@ -82,23 +81,23 @@ class Comparison:
         """How much further (ln perplexity) the entry may drift from its anchor; infinite without a limit."""
         if self.comparable is None or not self.tolerances.drift:
             return math.inf
-        # Drift is stored rounded: where no tolerance is left, that is no drift.
+        # Drift is stored rounded: where no tolerance is left, rounding must not count as drift.
         allowed = math.log1p(self.tolerances.drift * self.tolerances.ppl)
         return allowed - self.comparable.anchor.drift + ROUNDING
 
     @property
     def layers_bound(self) -> float:
-        """How far a decoder layer's gain or error may move: no less than noise moves it."""
+        """How far a decoder layer's gain or error may move: at least twice its calibrated noise."""
         return max(self.tolerances.layers, 2 * self.noise.layers) if self.noise else self.tolerances.layers
 
     # ------------------------------------------------------------ criteria
 
     def criteria(self, reference: Windows) -> list[Criterion]:
-        """All that the windows have to answer, in the order of the checks."""
+        """Return all criteria, in the order of the checks."""
         return [*self.limit_criteria(reference), *self.baseline_criteria()]
 
     def limit_criteria(self, reference: Windows) -> list[Criterion]:
-        """The limits, paired with the reference's windows where that makes them sharper."""
+        """Return the criteria of the limits, paired with the reference's windows where that is sharper."""
         limits, criteria = self.limits, []
         if limits.max_ppl_delta is not None:
             bound = math.log1p(limits.max_ppl_delta)
@@ -110,7 +109,7 @@ class Comparison:
         return criteria
 
     def baseline_criteria(self) -> list[Criterion]:
-        """The tolerance of perplexity, and what is left of the drift limit where that is tighter."""
+        """Return the criterion of the perplexity tolerance, and of the drift left where that is tighter."""
         if self.comparable is None:
             return []
         bounds = {"ppl_tolerance": math.log1p(self.tolerance)}

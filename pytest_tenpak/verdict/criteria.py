@@ -1,7 +1,7 @@
-"""What is asked of the windows, and whether those measured so far have answered it.
+"""Criteria on the measured windows, and whether the windows so far decide them.
 
-A verdict's bounds on means per token, as plain figures: the worker process that measures asks the same
-functions as the verdict, so it stops where the answer is clear, and both agree where that is.
+Criteria are a verdict's bounds on means per token, as plain figures. The worker process that measures calls
+the same functions as the verdict, so it stops as soon as the verdict is clear, and both agree when that is.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from ..metrics.intervals import Estimate, Rule, estimate, looks
 from ..metrics.measurement import Windows
 
 #: As a limit of windows: as many as a clear verdict takes.
-FIRST_STRETCH = 0
-#: A spread between requantizations this many times the error of sampling cannot be measured away.
+FIRST_SECTION = 0
+#: More windows cannot help against a spread between requantizations of this many times the sampling error.
 _DWARFED = 4
 
 
 class Answer(NamedTuple):
-    """What the windows say of a criterion: the estimate (with the error of sampling alone), and the decision.
+    """The decision on a criterion, with the estimate (sampling error alone) that it rests on.
 
-    ``decisive``: whether the interval made it. ``significant``: whether a value above
-    the bound differs significantly from no change.
+    ``decisive``: whether the interval decided. ``significant``: whether a value above the bound differs
+    significantly from no change.
     """
 
     sampled: Estimate
@@ -40,8 +40,9 @@ class Criterion:
     ``name`` is the check's. ``metric`` is ``nll`` (nats), ``kld`` (nats) or ``disagreement`` (share of
     tokens whose most likely next token is another). ``against`` holds window sums to pair with, and may
     cover fewer windows than were measured; ``ends`` says that there will never be more. ``spread`` is the
-    half-width, at the run's confidence, of an error that no number of windows removes. ``unchanged`` is the
-    mean where nothing changed, for criteria that know one: what cannot be told from it breaks no bound.
+    half-width, at the run's confidence, of an error that no number of windows reduces. ``unchanged`` is the
+    mean of an unchanged recipe, where there is one: a value that does not differ significantly from it
+    breaks no bound.
     """
 
     name: str
@@ -53,31 +54,31 @@ class Criterion:
     unchanged: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain form: travels to the worker."""
+        """Return the plain form, which is sent to the worker."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Criterion:
-        """The criterion that :meth:`to_dict` wrote."""
+        """Return the criterion that :meth:`to_dict` wrote."""
         return cls(**{**plain, "against": None if plain["against"] is None else tuple(plain["against"])})
 
     def sampled(self, windows: Windows, rule: Rule) -> Estimate:
-        """The estimate over the windows that both sides have, with the error of sampling alone."""
+        """Return the estimate over the windows that both sides have, with the sampling error alone."""
         sums: Sequence[float] = getattr(windows, self.metric)
         if self.against is not None:
             sums = [one - other for one, other in zip(sums, self.against, strict=False)]
         found = estimate(sums, windows.tokens[: len(sums)], rule, windows.units)
         if self.against is None and not found.error:
-            # Equal differences are the same model run twice; equal divergences may be rare ones yet unseen.
+            # Equal differences come from the same model run twice, but equal divergences may hide rare ones.
             return replace(found, low=-math.inf, high=math.inf)
         return found
 
     def answer(self, windows: Windows, rule: Rule) -> Answer:
-        """By the interval where it decides, else by the point estimate.
+        """Decide by the interval where it is decisive, else by the point estimate.
 
         A point estimate above the bound breaks it only if it also differs significantly, at this one
         look, from no change: so no more than a share ``rule.alpha`` of unchanged recipes ever fails.
-        Where there are too few windows for an interval of finite width, the point alone has to do.
+        Where there are too few windows for an interval of finite width, the point estimate alone decides.
         """
         sampled = self.sampled(windows, rule)
         decided = sampled.widened(self.spread).decides(self.bound)
@@ -90,7 +91,7 @@ class Criterion:
         return Answer(sampled, not significant, False, significant)
 
     def is_improvement(self, windows: Windows, rule: Rule) -> bool:
-        """Whether the mean is as far below ``unchanged`` as the bound is above, and significantly so."""
+        """Return whether the mean is significantly, and as far as the bound is above, below ``unchanged``."""
         once, unchanged = self._at_one_look(windows, rule), self.unchanged or 0.0
         below = once.value < 2 * unchanged - self.bound
         return below and (once.high < unchanged or math.isinf(once.half_width))
@@ -98,11 +99,11 @@ class Criterion:
     def _at_one_look(self, windows: Windows, rule: Rule) -> Estimate:
         return self.sampled(windows, Rule(rule.alpha, fixed=True)).widened(self.spread)
 
-    def is_settled(self, windows: Windows, rule: Rule) -> bool | None:
-        """True or False where the interval decides; None where more windows may still tell.
+    def is_decided(self, windows: Windows, rule: Rule) -> bool | None:
+        """Return True or False where the interval decides; None where more windows may decide.
 
-        Also True where more windows cannot tell more: the spread outweighs the error of sampling, or
-        ``against`` ends here.
+        Also True where more windows cannot help: the spread outweighs the sampling error, or ``against``
+        ends here.
         """
         sampled = self.sampled(windows, rule)
         decided = sampled.widened(self.spread).decides(self.bound)
@@ -123,11 +124,11 @@ def first_decisive_look(
     whole: bool = False,
     start: int = 0,
 ) -> int | None:
-    """The first look, of a plan of ``planned`` windows, at which all criteria are settled or one is broken.
+    """Return the first look, of a plan of ``planned`` windows, that decides all criteria or breaks one.
 
     ``whole``: the whole plan is wanted, and only a broken criterion ends it early. Looks at fewer than
-    ``start`` windows are left out, those at more than were measured cannot be asked. A token without a finite
-    figure settles everything. None where no look settles it, or the rule allows one look only: at the end.
+    ``start`` windows, or at more than were measured, are skipped. A token with a non-finite figure decides
+    at once. None where no look decides, or where the rule allows only one look: at the end.
     """
     if rule.fixed or not criteria:
         return None
@@ -139,18 +140,18 @@ def first_decisive_look(
         prefix = windows.prefix(count)
         if prefix.nonfinite:
             return count
-        answers = [criterion.is_settled(prefix, rule) for criterion in criteria]
+        answers = [criterion.is_decided(prefix, rule) for criterion in criteria]
         if False in answers or (None not in answers and not whole):
             return count
     return None
 
 
 def limit_of(planned: int, limit: int | None) -> int:
-    """How many windows of a plan to measure: all of them (None), so many, or a first stretch (0).
+    """Return how many windows of a plan to measure: all of them (None), so many, or a first section (0).
 
-    A first stretch is what a clear verdict takes: the last look within a quarter, or the first look.
+    The first section is what a clear verdict takes: up to the last look within a quarter, or the first look.
     """
-    if limit == FIRST_STRETCH:
+    if limit == FIRST_SECTION:
         grid = looks(planned)
         return max((count for count in grid if 4 * count <= planned), default=grid[0])
     return planned if limit is None else min(planned, limit)

@@ -1,4 +1,4 @@
-"""Estimates as decisions, and what a decision rests on, in figures and in words."""
+"""The evidence of a decision, in figures and in words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .criteria import Answer, Criterion
 
 
 def interval_of(answer: Answer, shown: Estimate) -> dict[str, Any]:
-    """``low``, ``high`` and ``decisive`` of a check."""
+    """Return ``low``, ``high`` and ``decisive`` of a check."""
     return {
         "low": shown.low if math.isfinite(shown.low) and math.isfinite(answer.sampled.low) else None,
         "high": shown.high if math.isfinite(shown.high) else None,
@@ -22,7 +22,7 @@ def interval_of(answer: Answer, shown: Estimate) -> dict[str, Any]:
 def evidence_of(
     answer: Answer, shown: Estimate, criterion: Criterion, measurement: Measurement, rule: Rule
 ) -> str:
-    """What a decision rests on, in words: interval, windows, tokens, and what would settle it.
+    """Describe what a decision rests on: interval, windows, tokens, and how many tokens would decide it.
 
     ``shown`` is the answer's estimate in the unit that people read.
     """
@@ -42,8 +42,8 @@ def evidence_of(
         interval = f"beyond the bound, but not significantly different from no change; {interval}"
     if sampled.decides(criterion.bound) is not None:
         return f"point estimate: within the spread of requantizations; {interval}; {size}"
-    needed = sampled.widened(criterion.spread).tokens_to_settle(criterion.bound)
-    more = f"about {needed:,.0f} tokens would settle it" if math.isfinite(needed) else "it is on the bound"
+    needed = sampled.widened(criterion.spread).tokens_to_decide(criterion.bound)
+    more = f"about {needed:,.0f} tokens would decide it" if math.isfinite(needed) else "it is on the bound"
     reach = _figure(shown.half_width, unit).lstrip("+")
     return f"point estimate: {interval}, {more}; with {size} the interval's half-width is {reach}"
 

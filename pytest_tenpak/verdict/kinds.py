@@ -1,4 +1,4 @@
-"""The kinds of checks, stated once: what each compares, in which unit, and what its bound bounds."""
+"""The kinds of checks, stated once: what each compares, in which unit, and what its bound applies to."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from types import MappingProxyType
 class Question(str, Enum):
     """Which of a verdict's questions a check answers."""
 
-    #: Is it good enough? Against the reference; no baseline settles a broken limit.
+    #: Is it good enough? Against the reference; no update of a baseline clears a broken limit.
     LIMIT = "limit"
-    #: Did it get worse than what was accepted? Against the baseline; an update settles it.
+    #: Did it get worse than the accepted figures? Against the baseline; an update clears it.
     TOLERANCE = "tolerance"
-    #: Could it be measured, and is what was asked for possible at all?
+    #: Could it be measured, and can its tolerances be met at all?
     SANITY = "sanity"
 
     def __str__(self) -> str:
@@ -23,7 +23,7 @@ class Question(str, Enum):
 
 
 class Unit(Enum):
-    """What a check's figures are, for whoever shows them."""
+    """The unit of a check's figures, for reports."""
 
     PERPLEXITY = "perplexity"
     RATIO = "times as small"
@@ -36,10 +36,10 @@ class Unit(Enum):
 class CheckKind:
     """What all checks of one name have in common.
 
-    ``subject`` is what is measured, ``comparison`` what with. ``unit`` is that of ``value`` and ``before``.
-    ``at_least``: the bound is the least that is accepted, where others name the most. ``relative``: it bounds
-    the relative difference, where others bound the value itself. ``names_evidence``: the evidence names what
-    was measured, and is part of the title. ``from_zero``: zero is the best value there is.
+    ``subject`` is what is measured, ``comparison`` what it is compared with. ``unit`` is that of ``value``
+    and ``before``. ``at_least``: the bound is a minimum instead of a maximum. ``relative``: it bounds the
+    relative difference instead of the value itself. ``names_evidence``: the evidence names what was measured,
+    and is part of the title. ``from_zero``: zero is the best possible value.
     """
 
     name: str
@@ -58,13 +58,13 @@ class CheckKind:
         return f"{self.subject} {self.comparison}".strip()
 
     @property
-    def is_settled_by_update(self) -> bool:
+    def is_cleared_by_update(self) -> bool:
         """Whether accepting the new figures turns the check green."""
         return self.question is Question.TOLERANCE
 
     @property
     def is_about_tolerance(self) -> bool:
-        """Whether it finds fault with a tolerance that was set, and with nothing that was measured."""
+        """Whether the check is about a tolerance that was set, and not about anything measured."""
         return self.name == "noise_floor"
 
 

@@ -153,7 +153,7 @@ def decide(
     stays red and writes nothing.
     """
     status = verdict.status
-    if status is Status.ERROR or any(not check.kind.is_settled_by_update for check in verdict.failing):
+    if status is Status.ERROR or any(not check.kind.is_cleared_by_update for check in verdict.failing):
         return Update(False, False)
     if status is Status.NEW:
         return _decide_new(request, in_ci)

@@ -76,7 +76,7 @@ def test_two_cases_cannot_share_a_baseline(project):
     )
     result = project.run()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*test_two[[]2[]]: the baseline 'mine' is that of *test_two[[]1[]] already"])
+    result.stderr.fnmatch_lines(["*test_two[[]2[]]: the baseline 'mine' is already used by *test_two[[]1[]]"])
 
 
 def test_markers_on_function_and_parameter_do_not_mix(project):
@@ -90,7 +90,7 @@ def test_markers_on_function_and_parameter_do_not_mix(project):
     )
     result = project.run()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*2 markers meet on one test"])
+    result.stderr.fnmatch_lines(["*2 markers apply to one test"])
 
 
 def test_accepting_without_an_update_is_a_usage_error(project):
@@ -205,12 +205,12 @@ def test_a_quantized_model_is_no_reference(project):
     """Its config says so; the error says where it belongs."""
     path = copied(project) / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": {"bits": 4}}))
-    fails_with(project, "the model in * is quantized already*", "*as checkpoint=")
+    fails_with(project, "the model in * is already quantized and cannot be the reference*", "*as checkpoint=")
 
 
 def test_a_context_longer_than_the_model_takes(project):
     """The model's maximum is named."""
-    said = "context=512 is longer than the model takes"
+    said = "context=512 exceeds the model's context"
     fails_with(project, said, "*at most 256 tokens*", marker="method='nf4', context=512")
 
 
@@ -282,7 +282,7 @@ def test_a_checkpoint_that_is_not_there_or_damaged(project):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
     said = "model.safetensors is truncated or damaged"
-    fails_with(project, said, "*where the header promises*", marker="checkpoint='theirs'")
+    fails_with(project, said, "*bytes on disk, but * by its header*", marker="checkpoint='theirs'")
 
 
 def test_a_perplexity_that_is_not_finite(project):
@@ -312,7 +312,7 @@ def test_a_model_fixture_of_another_kind(project):
     project.test(PLAIN.format("method='nf4'"))
     project.run().stdout.fnmatch_lines(
         [
-            "*the fixture tenpak_model gave int",
+            "*the fixture tenpak_model returned int",
             "*accepted: *a path, a hub id, or a (model, tokenizer) pair",
             "*error",
             "1 gate expected, 1 ran",

@@ -54,7 +54,7 @@ def test_each_fault_is_a_line_with_file_and_field(suite):  # noqa: F811
         "baselines/a.json: has a fault in entries.cpu: 'ledger' is a required property",
         "baselines/b.json: has a fault in entries.cpu.digest: the entry was changed after it was written",
         "baselines/c.json: has a fault in entries.cpu.figures.perplexity: perplexity 9.0 where the windows give 12.182494",
-        "baselines/e.json: is not valid JSON: it holds a merge conflict",
+        "baselines/e.json: is not valid JSON: it contains a merge conflict",
         "5 baselines, 4 faults",
     ]
 

@@ -182,7 +182,7 @@ def test_a_class_without_an_entry_is_new_or_borrows_the_nearest(project, distrib
     strict = project.run(*distributed, *borrowed, "--tenpak-ppl-tolerance=0", "--tenpak-json=out.json")
     checks = json.loads((project.path / "out.json").read_text())["outcomes"][0]["verdict"]["checks"]
     told = next(check["evidence"] for check in checks if check["name"] == "ppl_tolerance")
-    assert "compared with the entry of cuda-sm90, the nearest there is" in told
+    assert "compared with the entry of cuda-sm90, the nearest device class" in told
     assert strict.ret == 0
     project.run(*distributed, *borrowed, "--tenpak-update=new").assert_outcomes(passed=1)
     baseline = Baseline.read(path)

@@ -104,7 +104,7 @@ def test_a_fixed_look_spends_the_budget_and_says_so(project):
 
 
 def test_what_the_budget_cannot_tell_is_decided_by_the_point_estimate_and_said(project):
-    """A limit at the very figure: the report tells the interval and how many tokens would settle it."""
+    """A limit at the very figure: the report tells the interval and how many tokens would decide it."""
     project.test(PLAIN.format("max_ppl_delta=0.5"))
     figure = check(outcome(project), "max_ppl_delta")["difference"]
     project.test(PLAIN.format(f"max_ppl_delta={figure + 1e-6}"))
@@ -114,7 +114,7 @@ def test_what_the_budget_cannot_tell_is_decided_by_the_point_estimate_and_said(p
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "perplexity vs reference: point estimate: 99.9% interval * tokens would settle it; with 110 windows (6,930*"
+            "perplexity vs reference: point estimate: 99.9% interval * tokens would decide it; with 110 windows (6,930*"
         ]
     )
     assert (passed["status"], passed["decisive"]) == ("passed", False)

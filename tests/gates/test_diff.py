@@ -154,9 +154,9 @@ def test_faults_of_git_are_told(suite, monkeypatch):  # noqa: F811
     suite.commit()
     suite.tenpak("diff", "no-such")
     assert suite.code == 4
-    assert "git knows no revision 'no-such'" in suite.errors
+    assert "there is no git revision 'no-such'" in suite.errors
     suite.tenpak("diff", "--", "--output=x")
-    assert "git knows no revision '--output=x'" in suite.errors
+    assert "there is no git revision '--output=x'" in suite.errors
     assert not (suite.path / "x").exists()
     monkeypatch.setenv("PATH", str(suite.path))
     suite.tenpak("diff")

@@ -38,7 +38,7 @@ def test_the_doctor_asks_the_interpreter_that_was_named(project, tmp_path):
     project.ini(**project.settings, python=f"bitsandbytes={sys.executable}, auto-gptq={tmp_path}/none")
     lines = project.run("--tenpak-doctor").stdout
     lines.fnmatch_lines(
-        ["gptq *auto-gptq *no *the interpreter */none is not there*", "nf4 *bitsandbytes *yes*"]
+        ["gptq *auto-gptq *no *the interpreter */none does not exist*", "nf4 *bitsandbytes *yes*"]
     )
 
 

@@ -72,7 +72,7 @@ def test_calibrating_on_the_corpus_is_invalid(broken):
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines(
             [
-                "*test_it: the calibration text overlaps the corpus, which would flatter the figure",
+                "*test_it: the calibration text overlaps the evaluation corpus, so figures would look better than they are",
                 f"*calibration='{calibration}', corpus='text.txt': 100% of the passages*",
                 "*calibrate on another text*",
                 "*learner * invalid",

@@ -91,7 +91,7 @@ def fill(file: Path) -> None:
 def test_what_the_system_says_about_a_file():
     """A full disk and other faults each have their way out."""
     full = str(file_error(OSError(errno.ENOSPC, "No space left on device", "/x/y")))
-    assert "no room left on the disk" in full
+    assert "no space is left on the disk" in full
     assert "'/x/y'" in full
     assert "--tenpak-cache-dir" in full
     assert "permissions" in str(file_error(PermissionError(errno.EACCES, "Permission denied", "/x/y")))

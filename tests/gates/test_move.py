@@ -95,7 +95,7 @@ def test_further_texts_come_along(suite, tenpak):
     [
         ("test_a/test_odl", NEW, ["there is no baseline 'test_a/test_odl'", "accepted:   test_a/test_old"]),
         (OLD, "test_a/test_old.json", ["cannot be moved to itself"]),
-        (OLD, "taken", ["there is a baseline", "remove one of the two"]),
+        (OLD, "taken", ["the baseline ", "already exists", "remove one of the two"]),
         (OLD, "../out", ["'../out' is no baseline's name", "accepted:"]),
         (OLD, "/out", ["'/out' is no baseline's name"]),
         (OLD, "baselines", ["'baselines' is no baseline's name"]),

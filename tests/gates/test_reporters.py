@@ -71,7 +71,7 @@ def test_a_file_that_cannot_be_collected_is_a_problem_of_the_report(suite, distr
         "--tenpak-json=run.json",
     )
     run = read_document(suite.path / "run.json")
-    assert run.problems == ("test_broken.py could not be collected: gates in it were not counted",)
+    assert run.problems == ("test_broken.py could not be collected: its gates are not counted",)
     assert not run.ran_well
 
 

@@ -56,9 +56,9 @@ def run(
     if beside is not None:
         observer = divergence.Comparer(beside, scorer.device)
     elif kind:
-        observer = divergence.Keeper(kind)
+        observer = divergence.ReferenceRecorder(kind)
         if kind == divergence.EXACT:
-            trace.keep_head(scorer.head)
+            trace.save_head(scorer.head)
     for stop in (*stops, len(windows)):
         first = trace.count
         if first < stop:

@@ -1,1 +1,1 @@
-"""One module a library: what speaks to it, inside a worker process."""
+"""Adapters that call the backend libraries inside a worker process, one module per library."""

@@ -1,8 +1,8 @@
-"""What the adapters of AutoGPTQ and AutoAWQ, both archived upstream, have in common.
+"""The common part of the adapters of AutoGPTQ and AutoAWQ, both archived upstream.
 
-Neither library will follow torch or transformers any further, so the adapters patch names into them and mend
-what they do. Every patch is undone when the library has returned, wherever that is possible, and is applied
-only where something is missing.
+Neither library will be updated for newer versions of torch or transformers, so the adapters patch missing
+names into them and fix their results. Every patch is undone when the library has returned, wherever that is
+possible, and is applied only where something is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ABSENT = object()
 
 @contextmanager
 def patched(owner: Any, **names: Any) -> Iterator[None]:
-    """Set attributes of a module or object for a while; what was there before comes back."""
+    """Set attributes of a module or object inside the context; restore them after it."""
     before = {name: vars(owner).get(name, _ABSENT) for name in names}
     for name, value in names.items():
         setattr(owner, name, value)
@@ -35,15 +35,15 @@ def patched(owner: Any, **names: Any) -> Iterator[None]:
 
 @contextmanager
 def patched_if_missing(owner: Any, **names: Any) -> Iterator[None]:
-    """Set, for a while, those of the names that ``owner`` lacks."""
+    """Set, inside the context, those of the names that ``owner`` lacks."""
     with patched(owner, **{name: value for name, value in names.items() if not hasattr(owner, name)}):
         yield
 
 
 def restore_dtype(model: Any, source: Path) -> None:
-    """Give everything that was not quantized the type in which ``source`` stores it.
+    """Give all unquantized tensors the type in which ``source`` stores them.
 
-    Quantizing ran in a type of its own.
+    Quantizing used a type of its own.
     """
     import torch
 
@@ -52,7 +52,7 @@ def restore_dtype(model: Any, source: Path) -> None:
 
 
 def set_dtype(model: Any, dtype: Any) -> None:
-    """Change the type of everything but the quantized layers: these hold buffers, and no parameters."""
+    """Change the type of everything but the quantized layers, which hold buffers and no parameters."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype
@@ -70,7 +70,7 @@ def halve_scales(model: Any) -> None:
 
 
 def copy_generation(source: Path, checkpoint: Path) -> None:
-    """Keep the model's own generation settings: the backends drop them, or change them."""
+    """Copy the model's own generation settings, which the backends drop or change."""
     name = "generation_config.json"
     (checkpoint / name).unlink(missing_ok=True)
     if (source / name).is_file():
@@ -78,7 +78,7 @@ def copy_generation(source: Path, checkpoint: Path) -> None:
 
 
 def adopt_generation(model: Any, checkpoint: Path) -> None:
-    """Make a loaded model generate as its checkpoint says; the backends build it from config.json alone."""
+    """Set a loaded model's generation settings from its checkpoint; the backends read config.json alone."""
     from transformers import GenerationConfig
 
     if (checkpoint / "generation_config.json").is_file():

@@ -1,7 +1,7 @@
-"""GPTQ through AutoGPTQ 0.7.1, on CPU and CUDA, with what it lacks beside today's libraries.
+"""GPTQ through AutoGPTQ 0.7.1, on CPU and CUDA, patched to work with today's libraries.
 
 GPTQ: Frantar et al. (arXiv 2210.17323). AutoGPTQ is archived. It was written for CUDA and for
-transformers 4; each function below whose comment begins with "Upstream:" names what goes wrong without it.
+transformers 4; each comment below that begins with "Upstream:" says what goes wrong without the function.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .archived import (
 
 NAME = "auto-gptq"
 
-#: ``auto`` is ``torch`` on CPU, and on CUDA what AutoGPTQ picks by itself.
+#: ``auto`` is ``torch`` on CPU, and AutoGPTQ's own choice on CUDA.
 KERNELS = {
     "torch": Kernel((2, 3, 4, 8), ("cpu", "cuda"), ("float32", "float16", "bfloat16")),
     "exllama": Kernel((4,)),
@@ -47,15 +47,15 @@ def quantize(job: Job) -> None:
     """Quantize every decoder layer's linear layers with GPTQ and save, weights in ``model.safetensors``.
 
     The same spec and the same number of threads give the same bytes. Raises SpecError, before any layer
-    is touched, for an architecture or a group size that cannot be.
+    is changed, for an architecture or a group size that is not possible.
     """
     backend = _import()
     options = job.spec.options
     architecture = architecture_of(job.model, backend.modeling._const.SUPPORTED_MODELS, NAME)
     kind = backend.modeling.auto.GPTQ_CAUSAL_LM_MODEL_MAP[architecture]
-    # Error feedback wants precision; AutoGPTQ itself works in float16 on CUDA.
+    # Error feedback needs precision; AutoGPTQ itself works in float16 on CUDA.
     model = load_pretrained(job.model, job.device, "float32" if job.device == "cpu" else "float16")
-    # AutoGPTQ takes a device map, which transformers leaves behind, for a wish to offload.
+    # AutoGPTQ mistakes the device map that transformers sets for a request to offload.
     vars(model).pop("hf_device_map", None)
     _require_keywords(model, architecture)
     _require_widths(model, kind, options["group_size"])
@@ -71,25 +71,25 @@ def quantize(job: Job) -> None:
     adapter = kind(model, False, recipe)
     samples = draw_samples(job)
     examples = [{"input_ids": sample, "attention_mask": [1] * len(sample)} for sample in samples]
-    with ExitStack() as mends:
+    with ExitStack() as patches:
         if job.device == "cpu":
-            mends.enter_context(_cpu_for_cuda(backend))
-            mends.enter_context(_nothing_to_synchronize())
-        mends.enter_context(_layers_return_tuples(model))
-        mends.enter_context(follow(model, job.progress))
+            patches.enter_context(_cpu_for_cuda(backend))
+            patches.enter_context(_nothing_to_synchronize())
+        patches.enter_context(_layers_return_tuples(model))
+        patches.enter_context(follow(model, job.progress))
         adapter.quantize(examples, batch_size=1)
     _save(adapter, job)
 
 
 def load(spec: QuantizeSpec, checkpoint: Path, device: str, dtype: str) -> Any:
-    """The checkpoint as transformers' own model with AutoGPTQ's layers, in evaluation mode."""
+    """Load the checkpoint as transformers' own model with AutoGPTQ's layers, in evaluation mode."""
     import torch
 
     backend = _import()
     kernel = spec.options.get("kernel", AUTO)
-    # What it would choose by itself on CUDA computes in float16, whatever was asked for.
+    # Its own choice on CUDA computes in float16, whatever was requested.
     kernel = "torch" if kernel == AUTO and (device == "cpu" or dtype != "float16") else kernel
-    with _init_functions_kept():
+    with _init_functions_restored():
         adapter = backend.AutoGPTQForCausalLM.from_quantized(
             str(checkpoint),
             device=device,
@@ -109,9 +109,9 @@ def load(spec: QuantizeSpec, checkpoint: Path, device: str, dtype: str) -> Any:
 
 
 def _switches(backend: Any, kernel: str) -> dict[str, bool]:
-    """The arguments of from_quantized that select a kernel.
+    """Return the arguments of from_quantized that select a kernel.
 
-    Raises UnavailableError for one that is not built: AutoGPTQ would log a line and take another.
+    Raises UnavailableError for one that is not built: AutoGPTQ would log a line and use another.
     """
     built = backend.utils.import_utils
     present = {
@@ -124,7 +124,7 @@ def _switches(backend: Any, kernel: str) -> dict[str, bool]:
             f"this AutoGPTQ has no kernel {kernel!r}: its extension is missing or built for another torch",
             given=f"kernel={kernel!r}",
             accepted=", ".join([AUTO, "torch", *(name for name, there in present.items() if there)]),
-            remedy="build AutoGPTQ from source beside this torch, or choose another kernel",
+            remedy="build AutoGPTQ from source with this torch installed, or choose another kernel",
         )
     if kernel == AUTO:
         return {}
@@ -136,7 +136,7 @@ def _switches(backend: Any, kernel: str) -> dict[str, bool]:
 
 
 def _require_keywords(model: Any, architecture: str) -> None:
-    """Refuse a model whose layers are called in a way that AutoGPTQ cannot follow, as GPT-2's are today."""
+    """Refuse a model whose layers are called in a way that AutoGPTQ does not support, such as GPT-2."""
     # Upstream: "LayerHijacker.forward() takes from 1 to 2 positional arguments but 5 were given".
     import torch
 
@@ -151,22 +151,22 @@ def _require_keywords(model: Any, architecture: str) -> None:
     hook.remove()
     if not all(calls):
         raise SpecError(
-            f"backend {NAME!r} cannot follow how this transformers calls the layers of {architecture!r}",
+            f"backend {NAME!r} does not support how this transformers calls the layers of {architecture!r}",
             given=f"model_type {architecture!r}",
-            accepted="models that hand their layers everything but the hidden states by keyword",
+            accepted="models that pass their layers everything but the hidden states by keyword",
             remedy="use another backend; this one is archived",
         )
 
 
 def _require_widths(model: Any, kind: Any, group_size: int) -> None:
-    """Refuse layers that AutoGPTQ would quantize without a word and then fail to multiply, or to pack."""
+    """Refuse layers that AutoGPTQ would quantize without a warning and then fail to multiply or to pack."""
     named = dict(decoder_layers(model).named_modules())
     for names in kind.inside_layer_modules:
         if not any(name.endswith("." + inside) for name in named for inside in names):
             raise SpecError(
-                f"backend {NAME!r} does not find layers that it should quantize, and would leave them out",
+                f"backend {NAME!r} does not find layers that it should quantize, and would skip them",
                 given=", ".join(names),
-                accepted="models whose layers have the names that they had in transformers 4",
+                accepted="models whose layers have the same names as in transformers 4",
                 remedy="use another backend; this one is archived",
             )
     suffixes = tuple("." + name for names in kind.inside_layer_modules for name in names)
@@ -182,20 +182,20 @@ def _require_widths(model: Any, kind: Any, group_size: int) -> None:
 
 
 def _save(adapter: Any, job: Job) -> None:
-    """Save what AutoGPTQ's and transformers' loaders both read."""
+    """Save the checkpoint as AutoGPTQ's and transformers' loaders both read it."""
     model = adapter.model
-    # The type of AutoGPTQ's own scales, when it quantizes in its own type.
+    # float16 is the type of AutoGPTQ's scales when it quantizes in its own type.
     halve_scales(model)
     restore_dtype(model, job.model)
     # Upstream: a tied output head is stored a second time (57 MB of SmolLM2's file). It has to be: AutoGPTQ
     # loads through accelerate, which ties everything to the head again, and a head that is not in the file
-    # is whatever lay in memory. The file is what its users ship, so it stays, and the ledger counts it.
+    # is uninitialized memory. The file is what AutoGPTQ's users ship, so it stays, and the ledger counts it.
     adapter.save_quantized(str(job.out), use_safetensors=True)
     copy_generation(job.model, job.out)
 
 
 def _import() -> Any:
-    """AutoGPTQ, imported beside newer libraries than it knows."""
+    """Import AutoGPTQ together with newer libraries than it was written for."""
     with _moved_names(), _peft_mapping():
         import auto_gptq
         import auto_gptq.modeling.auto
@@ -205,7 +205,7 @@ def _import() -> Any:
 
 @contextmanager
 def _moved_names() -> Iterator[None]:
-    """Names of transformers 4 where AutoGPTQ looks for them, while it is imported."""
+    """Provide names of transformers 4 where AutoGPTQ looks for them, while it is imported."""
     # Upstream: "cannot import name 'no_init_weights' from 'transformers.modeling_utils'", and then
     # 'create_commit', 'create_repo' from 'transformers.utils.hub'.
     import huggingface_hub
@@ -226,7 +226,7 @@ def _moved_names() -> Iterator[None]:
 
 @contextmanager
 def _peft_mapping() -> Iterator[None]:
-    """The table of peft in which AutoGPTQ registers its own adapters, while it is imported."""
+    """Provide the table of peft in which AutoGPTQ registers its own adapters, while it is imported."""
     # Upstream: "cannot import name 'PEFT_TYPE_TO_MODEL_MAPPING' from 'peft.peft_model'".
     import peft.peft_model
 
@@ -236,8 +236,8 @@ def _peft_mapping() -> Iterator[None]:
 
 @contextmanager
 def _cpu_for_cuda(backend: Any) -> Iterator[None]:
-    """The CPU where AutoGPTQ says the first GPU."""
-    # Upstream: it moves every layer that lies on the CPU to cuda:0, "Torch not compiled with CUDA enabled".
+    """Replace the first GPU by the CPU in AutoGPTQ."""
+    # Upstream: it moves every layer on the CPU to cuda:0, "Torch not compiled with CUDA enabled".
     base, parts = backend.modeling._base, backend.modeling._utils
     with patched(base, CUDA_0=base.CPU), patched(parts, CUDA_0=parts.CPU):
         yield
@@ -245,7 +245,7 @@ def _cpu_for_cuda(backend: Any) -> Iterator[None]:
 
 @contextmanager
 def _nothing_to_synchronize() -> Iterator[None]:
-    """A torch.cuda.synchronize that returns."""
+    """Make torch.cuda.synchronize return without a GPU."""
     # Upstream: called after every layer, with or without a GPU: "Torch not compiled with CUDA enabled".
     import torch
 
@@ -255,8 +255,8 @@ def _nothing_to_synchronize() -> Iterator[None]:
 
 @contextmanager
 def _layers_return_tuples(model: Any) -> Iterator[None]:
-    """Decoder layers that return tuples, as they did before transformers 4.54."""
-    # Upstream: it takes layer(...)[0], which of a tensor is the first sample without its batch dimension;
+    """Make decoder layers return tuples, as they did before transformers 4.54."""
+    # Upstream: it uses layer(...)[0], which for a tensor is the first sample without its batch dimension;
     # the next layer then fails, or worse, does not.
     hooks = [
         layer.register_forward_hook(lambda _layer, _inputs, out: out if isinstance(out, tuple) else (out,))
@@ -270,10 +270,10 @@ def _layers_return_tuples(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _init_functions_kept() -> Iterator[None]:
-    """torch.nn.init as it was before."""
-    # Upstream: from_quantized leaves three of its functions as no-ops behind, and whatever model is built
-    # afterwards in the process has whatever lay in memory for weights.
+def _init_functions_restored() -> Iterator[None]:
+    """Restore the functions of torch.nn.init after the context."""
+    # Upstream: from_quantized leaves three of these functions as no-ops, and every model that the process
+    # builds afterwards has uninitialized memory for weights.
     import torch
     import transformers.modeling_utils as modeling
 

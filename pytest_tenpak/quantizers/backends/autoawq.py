@@ -1,8 +1,8 @@
-"""AWQ through AutoAWQ 0.2.9, on CPU and CUDA, with what it lacks beside today's libraries.
+"""AWQ through AutoAWQ 0.2.9, on CPU and CUDA, patched to work with today's libraries.
 
 AWQ: Lin et al. (arXiv 2306.00978). AutoAWQ is archived; its last release was tested with torch 2.6 and
-transformers 4.51, and on CUDA. Each function below whose comment begins with "Upstream:" names what goes
-wrong without it. Its layers multiply in float16, whatever type the rest of the model has.
+transformers 4.51, and on CUDA. Each comment below that begins with "Upstream:" says what goes wrong without
+the function. AutoAWQ's layers multiply in float16, whatever type the rest of the model has.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .archived import (
 
 NAME = "autoawq"
 
-#: ``auto`` is ``torch`` on CPU, and on CUDA what AutoAWQ picks by itself.
+#: ``auto`` is ``torch`` on CPU, and AutoAWQ's own choice on CUDA.
 KERNELS = {
     "torch": Kernel((4,), ("cpu", "cuda"), ("float32", "float16", "bfloat16")),
     "triton": Kernel((4,), ("cuda",), ("float32", "float16", "bfloat16")),
@@ -44,15 +44,15 @@ KERNELS = {
 #: Layouts of the packed weights, and the families of devices that can multiply them.
 VERSIONS = {"gemm": ("cpu", "cuda"), "gemv": ("cuda",), "gemv_fast": ("cuda",)}
 
-#: Codes in a packed word, and rows that the clipping search takes at once.
+#: Codes in a packed word, and rows that the clipping search processes at once.
 _PACKED, _CLIPPED = 8, 64
 
 
 def quantize(job: Job) -> None:
     """Quantize every decoder layer's linear layers with AWQ and save, weights as safetensors.
 
-    The same spec gives the same bytes. Raises SpecError, before any layer is touched, for an
-    architecture, a version, a kernel or a group size that cannot be.
+    The same spec gives the same bytes. Raises SpecError, before any layer is changed, for an
+    architecture, a version, a kernel or a group size that is not possible.
     """
     awq = _import()
     options = job.spec.options
@@ -60,7 +60,7 @@ def quantize(job: Job) -> None:
     architecture = architecture_of(job.model, kinds, NAME)
     require_options(job.spec, job.device)
     model = load_pretrained(job.model, job.device, "float32" if job.device == "cpu" else "float16")
-    # A key-value cache would be handed to every call of every layer, and grow.
+    # A key-value cache would be passed to every call of every layer, and grow.
     model.config.use_cache, use_cache = False, model.config.use_cache
     _require_widths(model, options, getattr(kinds[architecture], "modules_to_not_convert", None) or ())
     adapter = kinds[architecture](
@@ -76,7 +76,7 @@ def quantize(job: Job) -> None:
                 "zero_point": options["zero_point"],
                 "version": options["version"],
             },
-            # It joins the samples and cuts them again: where all are as long as it cuts, into the same.
+            # AutoAWQ joins the samples and cuts them again at this length, which gives the same samples.
             calib_data=samples,
             max_calib_samples=len(samples),
             max_calib_seq_len=options["sample_length"],
@@ -90,7 +90,7 @@ def quantize(job: Job) -> None:
 
 
 def load(spec: QuantizeSpec, checkpoint: Path, device: str, dtype: str) -> Any:
-    """The checkpoint as transformers' own model with AutoAWQ's layers, in evaluation mode."""
+    """Load the checkpoint as transformers' own model with AutoAWQ's layers, in evaluation mode."""
     import torch
 
     awq = _import()
@@ -100,13 +100,13 @@ def load(spec: QuantizeSpec, checkpoint: Path, device: str, dtype: str) -> Any:
     _require_built(kernel)
     kinds = _language_models(awq)
     architecture = architecture_of(checkpoint, kinds, NAME)
-    with ExitStack() as mends:
+    with ExitStack() as patches:
         if device == "cpu":
-            mends.enter_context(_no_ipex())
+            patches.enter_context(_no_ipex())
         adapter = kinds[architecture].from_quantized(
             str(checkpoint),
             architecture,
-            # The type that loses nothing; loading makes it that of everything, the layers' scales too.
+            # The exact type: loading casts everything to it, the layers' scales included.
             torch_dtype=torch.float32,
             trust_remote_code=False,
             fuse_layers=False,
@@ -123,14 +123,14 @@ def load(spec: QuantizeSpec, checkpoint: Path, device: str, dtype: str) -> Any:
 
 
 def _language_models(awq: Any) -> dict[str, Any]:
-    """AutoAWQ's classes by model type, without those of images and sound."""
+    """Return AutoAWQ's classes by model type, without those of images and sound."""
     loaders = awq.models.base.TRANSFORMERS_AUTO_MAPPING_DICT
     kinds = awq.models.auto.AWQ_CAUSAL_LM_MODEL_MAP
     return {name: kind for name, kind in kinds.items() if loaders.get(name) == "AutoModelForCausalLM"}
 
 
 def require_options(spec: QuantizeSpec, device: str) -> None:
-    """Refuse combinations of options that AutoAWQ would fail on, or change, after minutes."""
+    """Refuse combinations of options that AutoAWQ would fail on, or change, only after minutes."""
     options = spec.options
     version, kernel = options["version"], options.get("kernel", AUTO)
     family = device.partition(":")[0]
@@ -143,7 +143,7 @@ def require_options(spec: QuantizeSpec, device: str) -> None:
         )
     if kernel != AUTO and version != "gemm":
         raise SpecError(
-            f"version {version!r} of backend {NAME!r} has one kernel, its own",
+            f"version {version!r} of backend {NAME!r} has only its own kernel",
             given=f"kernel={kernel!r}",
             accepted=f"kernel={AUTO!r}",
             remedy="leave kernel out, or use version='gemm'",
@@ -157,7 +157,7 @@ def require_options(spec: QuantizeSpec, device: str) -> None:
         )
     if options["group_size"] < 1:
         raise SpecError(
-            f"backend {NAME!r} has no groups as wide as a row",
+            f"backend {NAME!r} does not support groups of a whole row",
             given=f"group_size={options['group_size']}",
             accepted="a number that divides every input width",
             remedy="choose a group_size such as 128 or 64",
@@ -183,7 +183,7 @@ def _require_built(kernel: str) -> None:
 
 
 def _require_widths(model: Any, options: Any, skipped: Sequence[str]) -> None:
-    """Refuse layers on which AutoAWQ would fail in the middle, with an assertion."""
+    """Refuse layers on which AutoAWQ would fail halfway, with an assertion."""
     from torch.nn import Linear
 
     layers = decoder_layers(model).named_modules()
@@ -203,11 +203,11 @@ def _require_widths(model: Any, options: Any, skipped: Sequence[str]) -> None:
 
 
 def _import() -> Any:
-    """AutoAWQ, imported beside newer libraries than it knows."""
+    """Import AutoAWQ together with newer libraries than it was written for."""
     import warnings
 
     with _moved_names(), warnings.catch_warnings():
-        # Its farewell, which tells users to move on; tenpak's documentation says so too.
+        # Its deprecation notice, which recommends other libraries; tenpak's documentation does so too.
         warnings.simplefilter("ignore", DeprecationWarning)
         import awq
         import awq.models.auto
@@ -217,7 +217,7 @@ def _import() -> Any:
 
 @contextmanager
 def _moved_names() -> Iterator[None]:
-    """An activation under its old name, while AutoAWQ is imported."""
+    """Provide an activation under its old name, while AutoAWQ is imported."""
     # Upstream: "cannot import name 'PytorchGELUTanh' from 'transformers.activations'", with transformers
     # from 4.57 until the version that took the old name back for AutoAWQ's sake.
     import transformers.activations as activations
@@ -227,7 +227,7 @@ def _moved_names() -> Iterator[None]:
 
 
 def _quantizer(model: Any, device: str) -> Any:
-    """The class that searches scales: AutoAWQ's own, mended where this device or this model needs it."""
+    """Return the class that searches scales: AutoAWQ's own, fixed where this device or model needs it."""
     from awq.quantize.quantizer import AwqQuantizer
 
     quantizer = AwqQuantizer
@@ -239,7 +239,7 @@ def _quantizer(model: Any, device: str) -> Any:
 
 
 def _is_its_own_cpu_copy(device: str) -> bool:
-    """Whether ``tensor.cpu()`` gives the tensor itself, as it does on CPU."""
+    """Return whether ``tensor.cpu()`` gives the tensor itself, as it does on CPU."""
     import torch
 
     tensor = torch.zeros(1, device=device)
@@ -247,11 +247,11 @@ def _is_its_own_cpu_copy(device: str) -> bool:
 
 
 def _with_copies(base: Any) -> Any:
-    """A quantizer whose search starts every trial from the weights as they were."""
+    """Return a quantizer whose search starts every trial from the original weights."""
 
-    # Upstream: _compute_best_scale keeps the state to go back to as `v.cpu()`, which on CPU is the weight
+    # Upstream: _compute_best_scale saves the state to restore as `v.cpu()`, which on CPU is the weight
     # itself, and then scales the weight in place. Every layer ends up multiplied by its first trial's
-    # scales, without a word: a perplexity of 15.47 became 798,046.
+    # scales, without a warning: a perplexity of 15.47 became 798,046.
     class CopyingQuantizer(base):  # type: ignore[misc]
         def _compute_best_scale(self, *given: Any, **named: Any) -> Any:
             inspected = named["module2inspect"] if "module2inspect" in named else given[3]
@@ -271,11 +271,11 @@ def _clone_state(_module: Any, tensors: dict[str, Any], prefix: str, _metadata: 
 
 
 def _without_rotation(base: Any) -> Any:
-    """A quantizer for models whose positions are not rotated into their layers, such as OPT."""
+    """Return a quantizer for models without rotary position embeddings, such as OPT."""
 
-    # Upstream: beside transformers from 4.48 it asks every model for rotary embeddings: "'OPTModel' object
-    # has no attribute 'rotary_emb'". It does not ask where there are some, and hands layers only what they
-    # take.
+    # Upstream: with transformers from 4.48 on it requires rotary embeddings of every model: "'OPTModel'
+    # object has no attribute 'rotary_emb'". It does not compute them where the layers' arguments have some,
+    # and passes to layers only arguments that they have.
     class UnrotatedQuantizer(base):  # type: ignore[misc]
         def init_quant(self, *given: Any, **named: Any) -> Any:
             modules, arguments, inputs = super().init_quant(*given, **named)
@@ -288,7 +288,7 @@ def _without_rotation(base: Any) -> Any:
 
 @contextmanager
 def _no_ipex() -> Iterator[None]:
-    """Keep AutoAWQ from demanding Intel's extension of torch on CPU."""
+    """Prevent AutoAWQ from requiring Intel's extension of torch on CPU."""
     # Upstream: "Please install intel_extension_for_pytorch", which has no release for today's torch. It
     # compares the device with exactly "cpu"; "cpu:0" is the same device to torch.
     import awq.models.base as base
@@ -298,8 +298,8 @@ def _no_ipex() -> Iterator[None]:
 
 
 def _choose_product(kernel: str) -> None:
-    """Choose what multiplies, for the life of the process: the flags are read at every forward pass."""
-    # Upstream: Triton is taken wherever it is installed, and on CPU fails at the first forward pass.
+    """Select the kernel of the whole process: its flags are read at every forward pass."""
+    # Upstream: Triton is used wherever it is installed, and on CPU fails at the first forward pass.
     from awq.modules.linear import gemm
 
     if kernel in ("torch", "triton"):
@@ -308,7 +308,7 @@ def _choose_product(kernel: str) -> None:
 
 
 def _halve_layers(model: Any) -> None:
-    """Give the quantized layers their float16 scales back."""
+    """Convert the scales of the quantized layers back to float16."""
     # Upstream: loading casts every buffer to the type of the model, and outside float16 the first product
     # fails: "expected m1 and m2 to have the same dtype".
     halve_scales(model)

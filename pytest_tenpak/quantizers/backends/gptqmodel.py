@@ -21,7 +21,7 @@ _ANY = ("float32", *_HALF)
 _SMALL = (-1, 16, 32, 64, 128)
 _LARGE = (*_SMALL, 256, 512, 1024)
 _FEW = (-1, 32, 64, 128)
-#: What the kernels of GPTQModel 7.6 say of themselves.
+#: Kernels as GPTQModel 7.6 declares them.
 GPTQ_KERNELS: Mapping[str, Kernel] = {
     "torch": Kernel((2, 3, 4, 8), ("cpu", "cuda"), _HALF, _LARGE),
     "torch_fused": Kernel((4,), ("cpu",), _ANY, _SMALL),
@@ -46,7 +46,7 @@ AWQ_KERNELS: Mapping[str, Kernel] = {
 
 def quantize(job: Job) -> None:
     """Quantize by the method of ``job.spec`` and save."""
-    _settle_environment()
+    _set_environment()
     import torch
     from gptqmodel import GPTQModel
     from gptqmodel.models.auto import MODEL_MAP
@@ -61,15 +61,15 @@ def quantize(job: Job) -> None:
     total = len(decoder_layers(wrapped.model))
     wrapped.subset_callback = _watch(job.progress, total)
     packing = {"backend": "awq_torch"} if job.spec.method == "awq" and job.device == "cpu" else {}
-    # In their own order: sorted by length, the backend's default, equal lengths may fall either way.
+    # In their own order: the backend's default, sorting by length, leaves the order of equal lengths open.
     wrapped.quantize(samples, batch_size=1, calibration_sort=None, **packing)
     job.progress(total, total, "layers")
     wrapped.save(str(job.out))
 
 
 def load(spec: QuantizeSpec, checkpoint: Path, device: str, dtype: str) -> Any:
-    """The checkpoint with the spec's kernel, without GPTQModel's wrapper."""
-    _settle_environment()
+    """Load the checkpoint with the spec's kernel, without GPTQModel's wrapper."""
+    _set_environment()
     import torch
     from gptqmodel import GPTQModel
 
@@ -78,17 +78,17 @@ def load(spec: QuantizeSpec, checkpoint: Path, device: str, dtype: str) -> Any:
     return GPTQModel.load(str(checkpoint), device=device, dtype=getattr(torch, dtype), backend=chosen).model
 
 
-def _settle_environment() -> None:
-    """A setting that GPTQModel reads when it is imported.
+def _set_environment() -> None:
+    """Set a variable that GPTQModel reads when it is imported.
 
-    It counts its pool of CPU workers before it knows the machine, and raises on one with few cores
+    GPTQModel sizes its pool of CPU workers without regard to the machine, and raises on one with few cores
     ("virtual pool …").
     """
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(1, min(4, os.cpu_count() or 1))))
 
 
 def _recipe(job: Job) -> Any:
-    """GPTQModel's own description of the spec."""
+    """Return the spec as GPTQModel's own configuration."""
     from gptqmodel import QuantizeConfig
     from gptqmodel.quantization import AWQConfig
 
@@ -99,7 +99,7 @@ def _recipe(job: Job) -> Any:
     return QuantizeConfig(
         sym=options["sym"],
         desc_act=options["desc_act"],
-        # Its own default, but for whole rows, where it would raise: there are no groups to be aware of.
+        # Its own default, except for whole rows, where it would raise: there are no groups to be aware of.
         act_group_aware=not options["desc_act"] and options["group_size"] != -1,
         damp_percent=options["damp_percent"],
         **shared,
@@ -107,11 +107,11 @@ def _recipe(job: Job) -> Any:
 
 
 def _dtype(job: Job) -> str:
-    """The type to quantize in: exact where that is fast, and 16 bit where it has to be.
+    """Return the type to quantize in: exact where that is fast, and 16 bit where it has to be.
 
-    AWQ's packing kernel takes 16 bit only. That must not be talked into float32: GPTQModel's search
-    copies tensors by converting them, which in float32 copies nothing, and what it then scales in place
-    are the weights themselves. CPUs are slow in float16.
+    AWQ's packing kernel takes 16 bit only, and float32 would be wrong even with another kernel: GPTQModel's
+    search copies tensors by converting them to float32, which copies nothing if that is their type, and then
+    scales the weights themselves in place. CPUs are slow in float16.
     """
     from transformers import AutoConfig
 
@@ -127,15 +127,15 @@ def _leave_out_clipping() -> None:
 
     if not hasattr(AWQProcessor, "_search_best_clip"):
         raise SpecError(
-            "this GPTQModel has no search for clipping that could be left out",
+            "the clipping search of this GPTQModel cannot be left out",
             given="clip=False",
-            remedy="leave clip out, or install the GPTQModel that pytest-tenpak names (>=7.6)",
+            remedy="leave clip out, or install the GPTQModel that pytest-tenpak requires (>=7.6)",
         )
     AWQProcessor._search_best_clip = lambda *_, **__: []
 
 
 def _watch(progress: Progress, total: int) -> Any:
-    """Layers done, from the events that GPTQModel sends when it begins a part of a layer."""
+    """Report finished layers, from the events that GPTQModel sends when it begins a part of a layer."""
 
     def subset_event(layer_idx: int, **_: Any) -> None:
         progress(layer_idx, total, "layers")

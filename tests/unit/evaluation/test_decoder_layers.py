@@ -6,7 +6,7 @@ from tiny import FAMILIES, random_model
 from traces import TOKENS
 
 from pytest_tenpak.evaluation.decoder_layers import TOKENS as RUN
-from pytest_tenpak.evaluation.decoder_layers import compare_layers, keep_layers
+from pytest_tenpak.evaluation.decoder_layers import compare_layers, save_layers
 from pytest_tenpak.metrics.measurement import Layers
 from pytest_tenpak.models.decoder import decoder_layers
 
@@ -18,7 +18,7 @@ def kept(tmp_path):
     """A Llama of four layers, and the file of its layers' inputs and outputs."""
     model = random_model("llama", num_hidden_layers=DEEP)
     file = tmp_path / "layers.safetensors"
-    keep_layers(model, TOKENS, file)
+    save_layers(model, TOKENS, file)
     return model, file
 
 
@@ -34,7 +34,7 @@ def test_a_model_beside_itself(tmp_path, family):
     """Gain exactly 1 and error exactly 0 for every layer, in every family; nothing half-written is left."""
     model = random_model(family)
     file = tmp_path / "layers.safetensors"
-    keep_layers(model, TOKENS, file)
+    save_layers(model, TOKENS, file)
     assert compare_layers(model, TOKENS, file) == {"gain": [1.0, 1.0], "error": [0.0, 0.0]}
     assert [path.name for path in tmp_path.iterdir()] == ["layers.safetensors"]
 
@@ -43,7 +43,7 @@ def test_a_model_beside_itself(tmp_path, family):
 def test_another_model_is_another(tmp_path, family):
     """Random layers of another seed have nothing in common with the reference's: errors are of their size."""
     file = tmp_path / "layers.safetensors"
-    keep_layers(random_model(family), TOKENS, file)
+    save_layers(random_model(family), TOKENS, file)
     figures = compare_layers(random_model(family, seed=1), TOKENS, file)
     assert len(figures["gain"]) == len(figures["error"]) == 2
     assert all(error > 0.5 for error in figures["error"])
@@ -57,7 +57,7 @@ def test_the_model_is_left_as_it_was(kept):
         before = model(ids).logits
     compare_layers(random_model("llama", seed=1, num_hidden_layers=DEEP), TOKENS, file)
     with pytest.raises(IndexError):
-        keep_layers(model, [10**6] * 3, file.with_name("never.safetensors"))
+        save_layers(model, [10**6] * 3, file.with_name("never.safetensors"))
     assert not file.with_name("never.safetensors").exists()
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in decoder_layers(model))
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_a_layer_of_double_size_has_gain_two(kept):
     layer = model.model.layers[1]
     # The MLP alone adds: it is doubled without changing what it is given.
     layer.self_attn.o_proj.weight.data.zero_()
-    keep_layers(model, TOKENS, file)
+    save_layers(model, TOKENS, file)
     layer.mlp.down_proj.weight.data *= 2
     figures = compare_layers(model, TOKENS, file)
     assert figures["gain"] == pytest.approx([1, 2, 1, 1], abs=1e-4)
@@ -128,8 +128,8 @@ def test_figures_agree_with_the_definition(tmp_path):
     """Layer by layer in float64 from the stored states: means over tokens, the first one left out."""
     reference, checkpoint = random_model("gpt2"), random_model("gpt2", seed=1)
     file, other = tmp_path / "r.safetensors", tmp_path / "q.safetensors"
-    keep_layers(reference, TOKENS, file)
-    keep_layers(checkpoint, TOKENS, other)
+    save_layers(reference, TOKENS, file)
+    save_layers(checkpoint, TOKENS, other)
     from safetensors.torch import load_file
 
     kept = load_file(file)
@@ -159,7 +159,7 @@ def test_a_model_in_sixteen_bits_is_itself(tmp_path, dtype):
     """What is kept in float32 goes through the layers in the type that they run in."""
     model = random_model("llama").to(dtype)
     file = tmp_path / "layers.safetensors"
-    keep_layers(model, TOKENS, file)
+    save_layers(model, TOKENS, file)
     assert compare_layers(model, TOKENS, file) == {"gain": [1.0, 1.0], "error": [0.0, 0.0]}
 
 
@@ -167,7 +167,7 @@ def test_a_short_corpus_is_enough(tmp_path):
     """Fewer tokens than are usually run are run as they are."""
     model = random_model("llama")
     file = tmp_path / "layers.safetensors"
-    keep_layers(model, TOKENS[:5], file)
+    save_layers(model, TOKENS[:5], file)
     figures = compare_layers(model, TOKENS[:5], file)
     assert figures == {"gain": [1.0, 1.0], "error": [0.0, 0.0]}
 

@@ -204,7 +204,7 @@ def test_soft_caps_leave_only_the_bound(tmp_path):
 def test_exactness_that_cannot_be_had_is_refused():
     """The error says why, what is accepted, and what to do."""
     scorer = Scorer(sharp("gemma2", 0, 400), TOKENS)
-    with pytest.raises(MeasurementError, match="cannot be kept") as caught:
+    with pytest.raises(MeasurementError, match="cannot be computed") as caught:
         kind_of(scorer, "exact")
     assert "soft caps" in str(caught.value)
     assert "--tenpak-divergence=auto" in str(caught.value)

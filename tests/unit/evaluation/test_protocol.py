@@ -97,9 +97,9 @@ def test_the_figures_of_the_named_protocols():
 @pytest.mark.parametrize(
     ("name", "context", "stride", "said"),
     [
-        ("gptq", 4096, None, "longer than the model takes"),
-        ("gptq", 64, 32, "takes no stride"),
-        ("rolling", 64, 32, "takes no stride"),
+        ("gptq", 4096, None, "exceeds the model's context"),
+        ("gptq", 64, 32, "has adjacent windows and no stride"),
+        ("rolling", 64, 32, "has adjacent windows and no stride"),
         ("sliding", 64, 65, "would leave tokens out"),
     ],
 )

@@ -176,7 +176,7 @@ def test_few_windows_decide_nothing(fixed):
     few = estimate([1.0, 1.001, 0.999], [100] * 3, Rule(fixed=fixed))
     assert (few.low, few.high) == (-math.inf, math.inf)
     assert few.decides(1e9) is None
-    assert few.tokens_to_settle(0.5) == math.inf
+    assert few.tokens_to_decide(0.5) == math.inf
 
 
 @pytest.mark.parametrize("fixed", [False, True])
@@ -207,16 +207,16 @@ def test_another_error_widens_both_arms(rows, spread):
     assert found.widened(0) == found
 
 
-def test_tokens_to_settle_settle_it():
+def test_tokens_to_decide_decide_it():
     """With so many tokens and the same mean, the interval just reaches the bound; spread does not shrink."""
     found = Estimate(0.01, 20, 1000, 20, low=-0.01, high=0.03)
-    assert found.tokens_to_settle(0.0) == pytest.approx(4000)
-    assert found.tokens_to_settle(0.02) == pytest.approx(4000)
-    assert found.tokens_to_settle(0.01) == math.inf
+    assert found.tokens_to_decide(0.0) == pytest.approx(4000)
+    assert found.tokens_to_decide(0.02) == pytest.approx(4000)
+    assert found.tokens_to_decide(0.01) == math.inf
     wide = found.widened(0.005)
-    assert wide.tokens_to_settle(0.0) == pytest.approx(1000 * 0.02**2 / (0.01**2 - 0.005**2))
-    assert found.widened(0.01).tokens_to_settle(0.0) == math.inf
-    assert wide.relative().tokens_to_settle(0.0) == pytest.approx(wide.tokens_to_settle(0.0), rel=0.03)
+    assert wide.tokens_to_decide(0.0) == pytest.approx(1000 * 0.02**2 / (0.01**2 - 0.005**2))
+    assert found.widened(0.01).tokens_to_decide(0.0) == math.inf
+    assert wide.relative().tokens_to_decide(0.0) == pytest.approx(wide.tokens_to_decide(0.0), rel=0.03)
 
 
 def test_arms_of_a_fixed_interval_follow_the_skew():
@@ -337,4 +337,4 @@ def test_an_absurd_loss_is_infinite_not_a_crash():
     ruined = estimate([1e6, 1.1e6, 0.9e6, 1e6, 1.05e6, 1e6, 1e6, 1e6], [1] * 8, Rule(0.05)).relative()
     assert ruined.value == ruined.low == math.inf
     assert ruined.decides(0.005) is False
-    assert ruined.tokens_to_settle(0.005) == math.inf
+    assert ruined.tokens_to_decide(0.005) == math.inf

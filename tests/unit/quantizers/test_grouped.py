@@ -62,7 +62,7 @@ def test_a_group_that_does_not_divide_a_width_is_refused_with_what_does(method):
 
 def test_samples_longer_than_the_model_takes_are_refused():
     """A backend would run it beyond its positions, and learn from nonsense."""
-    with pytest.raises(SpecError, match="sample_length=2048 is longer than the model takes"):
+    with pytest.raises(SpecError, match="sample_length=2048 exceeds the model's context"):
         check("awq", sample_length=2048)
 
 
@@ -118,10 +118,10 @@ def test_what_a_kernel_computes_is_let_through(given):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"backend": "gptqmodel", "version": "gemv"}, "read version 'gemm' only"),
+        ({"backend": "gptqmodel", "version": "gemv"}, "read only version 'gemm'"),
         ({"backend": "autoawq", "version": "gemv"}, "cannot run version 'gemv' on cpu"),
         ({"backend": "autoawq", "zero_point": False}, "cannot store symmetric weights"),
-        ({"backend": "autoawq", "group_size": -1}, "has no groups as wide as a row"),
+        ({"backend": "autoawq", "group_size": -1}, "does not support groups of a whole row"),
         ({"backend": "gptqmodel", "group_size": 256, "dtype": "float16"}, "set backend='autoawq'"),
     ],
 )
@@ -162,7 +162,7 @@ class Installed(Interpreters):
 
     def versions(self, backend, *names):
         if f"broken {backend}" in self.there:
-            raise UnavailableError("the interpreter is not there")
+            raise UnavailableError("the interpreter does not exist")
         return {name: "1" for name in names if name in self.there}
 
 

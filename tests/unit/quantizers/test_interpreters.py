@@ -124,9 +124,9 @@ def script(folder, body):
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("exit 3", "is no working Python"),
-        ("echo hello", "is no working Python"),
-        ("echo 7", "is no working Python"),
+        ("exit 3", "is not a working Python"),
+        ("echo hello", "is not a working Python"),
+        ("echo 7", "is not a working Python"),
         ("""echo '{"python": "3.9.18"}'""", "is Python 3.9.18, which is too old"),
         ("""echo '{"python": "2.7.18"}'""", "is Python 2.7.18, which is too old"),
     ],
@@ -140,10 +140,10 @@ def test_what_is_no_fit_interpreter(tmp_path, body, said):
 
 def test_an_interpreter_that_is_not_there(tmp_path):
     """Missing: unavailable, like a library. A folder or a plain file: a mistake."""
-    with pytest.raises(UnavailableError, match="is not there"):
+    with pytest.raises(UnavailableError, match="does not exist"):
         installed_in(tmp_path / "python")
     (tmp_path / "link").symlink_to(tmp_path / "gone")
-    with pytest.raises(UnavailableError, match="a link that leads nowhere"):
+    with pytest.raises(UnavailableError, match="a broken symbolic link"):
         installed_in(tmp_path / "link")
     with pytest.raises(SpecError, match="is a folder"):
         installed_in(tmp_path)

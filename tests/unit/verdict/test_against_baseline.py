@@ -46,7 +46,7 @@ def test_steps_inside_their_tolerance_regress_once_they_add_up():
     assert found["drift"].difference == pytest.approx(0.036, abs=1e-4)
     assert found["drift"].bound == pytest.approx(0.03)
     assert found["drift"].low < found["drift"].difference < found["drift"].high
-    assert "+2.70% were accepted on the way" in found["drift"].evidence
+    assert "+2.70% accepted since the anchor" in found["drift"].evidence
 
 
 @pytest.mark.parametrize(("limit", "status"), [(3, Status.REGRESSED), (4, Status.PASSED), (0, None)])
@@ -110,7 +110,7 @@ def test_accepted_figures_that_are_past_the_limit_themselves_regress():
     found = checks(worse_by(0.027), entry_at(0, 0.027), Tolerances(ppl=0.005))
     assert found["ppl_tolerance"].status is Status.PASSED
     assert found["drift"].status is Status.REGRESSED
-    assert "+2.70% were accepted on the way" in found["drift"].evidence
+    assert "+2.70% accepted since the anchor" in found["drift"].evidence
     assert checks(worse_by(0.001), entry_at(0, 0.027), Tolerances(ppl=0.005))["drift"].status is Status.PASSED
 
 

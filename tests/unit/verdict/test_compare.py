@@ -211,4 +211,4 @@ def test_a_floor_that_is_not_finite_is_an_error():
     ours = measured(tuple(n + 4 for n in reference().windows.nll))
     verdict = judged(ours, reference(), None, Limits(), DEFAULT, measured(nonfinite=2))
     assert verdict.status is Status.ERROR
-    assert "no floor to compare with" in verdict.failing[0].evidence
+    assert "so there is nothing to compare with" in verdict.failing[0].evidence

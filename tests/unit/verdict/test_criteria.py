@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_tenpak.metrics.intervals import Rule, estimate, looks
 from pytest_tenpak.metrics.measurement import Windows
-from pytest_tenpak.verdict.criteria import FIRST_STRETCH, Criterion, first_decisive_look, limit_of
+from pytest_tenpak.verdict.criteria import FIRST_SECTION, Criterion, first_decisive_look, limit_of
 
 PLANNED = 100
 GRID = looks(PLANNED)
@@ -67,7 +67,7 @@ def test_the_first_decisive_look_is_the_last(mean):
     assert found == by_hand(criteria, measured)
     assert found is not None
     for count in GRID:
-        answer = criteria[0].is_settled(measured.prefix(count), SURE)
+        answer = criteria[0].is_decided(measured.prefix(count), SURE)
         if count < found:
             assert answer is None
         if count == found:
@@ -160,14 +160,14 @@ def test_what_a_baseline_has_no_windows_for_is_settled_where_it_ends():
 def test_a_spread_that_dwarfs_the_sampling_error_ends_it():
     """What no window can remove is not waited for; what is broken beyond it is still broken."""
     measured = windows(noisy(mean=0.0, spread=1e-4))
-    assert criterion(0.005).is_settled(measured, SURE) is True
-    assert criterion(0.005, spread=0.02).is_settled(measured, SURE) is True
-    assert criterion(-0.005, spread=0.02).is_settled(measured, SURE) is True  # nothing more to learn
-    assert criterion(-0.005).is_settled(measured, SURE) is False
-    assert criterion(-0.5, spread=0.02).is_settled(measured, SURE) is False
+    assert criterion(0.005).is_decided(measured, SURE) is True
+    assert criterion(0.005, spread=0.02).is_decided(measured, SURE) is True
+    assert criterion(-0.005, spread=0.02).is_decided(measured, SURE) is True  # nothing more to learn
+    assert criterion(-0.005).is_decided(measured, SURE) is False
+    assert criterion(-0.5, spread=0.02).is_decided(measured, SURE) is False
     # Where the sampling error is the larger one, windows can still tell.
     loose = windows(noisy(20, mean=0.0, spread=0.05))
-    assert criterion(0.1, spread=0.1).is_settled(loose, SURE) is None
+    assert criterion(0.1, spread=0.1).is_decided(loose, SURE) is None
 
 
 def test_one_token_that_is_not_finite_settles_everything():
@@ -216,7 +216,7 @@ def test_a_first_stretch_is_a_look_within_a_quarter(planned):
     """The last such look, or the first look where a quarter holds none; None is all, others are caps."""
     grid = looks(planned)
     within = [look for look in grid if look <= planned / 4]
-    assert limit_of(planned, FIRST_STRETCH) == (within[-1] if within else grid[0])
+    assert limit_of(planned, FIRST_SECTION) == (within[-1] if within else grid[0])
     assert limit_of(planned, None) == planned
     for limit in (1, 7, planned, planned + 1):
         assert limit_of(planned, limit) == min(limit, planned)

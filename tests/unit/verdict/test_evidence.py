@@ -105,7 +105,7 @@ def test_a_point_estimate_says_what_would_settle_it(worse, status):
     differences = [a - b for a, b in zip(*(one.windows.nll for one in pair), strict=True)]
     sampled = estimate(differences, (TOKENS,) * 40)
     assert check.evidence.startswith("point estimate: 99.9% interval ")
-    assert f"about {sampled.tokens_to_settle(0.02):,.0f} tokens would settle it; " in check.evidence
+    assert f"about {sampled.tokens_to_decide(0.02):,.0f} tokens would decide it; " in check.evidence
     assert check.evidence.endswith(
         f"with 40 windows (4,000 of 8,000 tokens) the interval's half-width is {sampled.relative().half_width:.2%}"
     )
@@ -117,7 +117,7 @@ def test_what_lies_on_the_bound_is_never_settled():
     mean = estimate(pair[0].windows.kld, pair[0].windows.tokens).value
     check = check_of(pair, "max_kld", Limits(max_kld=mean))
     assert "it is on the bound" in check.evidence
-    assert "would settle it" not in check.evidence
+    assert "would decide it" not in check.evidence
 
 
 @pytest.mark.parametrize("name", ["max_ppl_delta", "max_kld", "min_top1", "ppl_tolerance"])
@@ -153,7 +153,7 @@ def test_within_the_spread_of_requantizations_the_point_decides():
         check = check_of(beside(worse * bound), "ppl_tolerance", tolerances=tolerances, entry=accepted(one))
         assert (check.status, check.decisive) == (status, False)
         assert "point estimate: within the spread of requantizations; 99.9% interval" in check.evidence
-        assert "would settle" not in check.evidence
+        assert "would decide" not in check.evidence
         assert check.evidence.endswith("other quantized weights; requantizations spread by 0.400%")
     for worse, status in ((0.0, Status.PASSED), (4.0, Status.REGRESSED)):
         check = check_of(beside(worse * bound), "ppl_tolerance", tolerances=tolerances, entry=accepted(one))
@@ -269,7 +269,7 @@ def test_a_tight_gate_below_what_the_runtime_moves_is_invalid_too(moved, name):
     )
     assert (refused.status, refused.bound) == (Status.INVALID, floor)
     assert "same_weights_tolerance=" in refused.evidence
-    said = float(re.search(r"the same \(([\d.]+)%\)", refused.evidence).group(1)) / 100
+    said = float(re.search(r"the same weights \(([\d.]+)%\)", refused.evidence).group(1)) / 100
     tolerances = Tolerances(ppl=1, same_weights=said)
     assert check_of(beside(), "noise_floor", tolerances=tolerances, known=known) is None
 
@@ -418,7 +418,7 @@ def test_a_lower_bound_is_named_where_it_counts():
         pair = beside(kld=ripple(40, 0.1, 0.01), kind=kind)
         limits = Limits(max_kld=0.15, min_top1=0.9)
         check = check_of(pair, "max_kld", limits)
-        assert ("; top-k lower bound, which cannot show that a limit is kept" in check.evidence) is said
+        assert ("; top-k lower bound, which cannot show that a limit is met" in check.evidence) is said
         assert check.decisive is not said
         assert "lower bound" not in check_of(pair, "min_top1", limits).evidence
 

@@ -166,7 +166,7 @@ loaded = auto_gptq.load(job.spec, job.out, "cpu", "float32")
 left = [a == b for a, b in zip(before, names())]
 good = initialised()
 normal = torch.nn.init.normal_
-without("_init_functions_kept", lambda: auto_gptq.load(job.spec, job.out, "cpu", "float32"))
+without("_init_functions_restored", lambda: auto_gptq.load(job.spec, job.out, "cpu", "float32"))
 bad = initialised()
 torch.nn.init.normal_ = normal
 archived.without_tensor(job.out, "lm_head.weight")
