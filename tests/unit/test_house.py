@@ -1,20 +1,14 @@
-"""The house itself: imports point down, nothing heavy is imported unasked, the documents are complete."""
+"""The house itself: imports point down, and nothing heavy is imported unasked."""
 
 import ast
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from graphlib import TopologicalSorter
-from importlib import metadata
 from typing import NamedTuple
 
 import pytest
 from places import ROOT
-
-from pytest_tenpak.cli.main import COMMANDS
-from pytest_tenpak.gate.arguments import ARGUMENTS
-from pytest_tenpak.plugin import options
-from pytest_tenpak.quantizers.registry import Registry
 
 SOURCE = ROOT / "pytest_tenpak"
 
@@ -202,17 +196,3 @@ def test_faces_of_packages_import_nothing():
 def test_no_private_modules_of_others(module):
     """pytest's public names only."""
     assert not [one for one in imports() if one.imported == module]
-
-
-def test_the_reference_names_every_marker_argument_option_and_method():
-    """Its tables are complete: arguments, each method's options, options, subcommands and extras."""
-    reference = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
-    registry = Registry()
-    names = [*ARGUMENTS]
-    names += [option.name for method in registry for option in registry[method].options]
-    names += [*registry, *(setting.flag for setting in (options.MODEL, *options.DEFAULTS, *options.RUN))]
-    missing = [name for name in names if f"`{name}`" not in reference]
-    missing += [name for name in COMMANDS if f"`tenpak {name}" not in reference]
-    extras = metadata.metadata("pytest-tenpak").get_all("Provides-Extra")
-    missing += [extra for extra in extras if f"`{extra}`" not in reference]
-    assert missing == []
