@@ -127,7 +127,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_compared(suite):  # noq
     assert suite.code == 0
     assert "in HEAD, the baseline c.json is not valid JSON" in out
     assert "in HEAD, the baseline d.json cannot be read" in out
-    assert "in the working tree, the baseline a.json has no schema_version" in out
+    assert "in the working tree, the baseline a.json has no known schema_version" in out
     assert "gone" not in out
     assert "1 changed since HEAD" in out
 

@@ -155,10 +155,12 @@ def test_the_action_is_whole():
 
 
 def documented():
-    """The YAML in the documents that uses the action."""
-    for page in ("README.md", "docs/github-actions.md"):
-        for block in re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL):
-            yield page, yaml.safe_load(block)
+    """The YAML that the documents show, and the workflow among the examples."""
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            yield str(page.relative_to(ROOT)), yaml.safe_load(block)
+    for path in (ROOT / "examples" / "workflow").glob("*.yml"):
+        yield str(path.relative_to(ROOT)), read(path)
 
 
 def calls(tree):
@@ -173,11 +175,12 @@ def calls(tree):
 
 
 def test_whoever_uses_the_action_gives_it_inputs_that_it_has():
-    """Our workflows, and the examples in README and docs."""
+    """Our workflows, and those that documents and examples show."""
     inputs = set(read(ACTION)["inputs"])
     found = [(str(path), call) for path in WORKFLOWS.values() for call in calls(read(path))]
     found += [(page, call) for page, tree in documented() for call in calls(tree)]
-    assert {"README.md", "docs/github-actions.md"} < {place for place, _ in found}
+    shown = {"docs/github-actions.md", "docs/tutorial-ci.md"}
+    assert shown < {place for place, _ in found}
     for place, call in found:
         assert set(call.get("with", {})) <= inputs, place
 
