@@ -43,7 +43,7 @@ def test_the_reporter_appends_a_row_for_each_gate(example, project):
     for _ in range(2):
         example("reporter").assert_outcomes(passed=1)
     assert [row[:3] for row in rows(project)] == [
-        ["test_model.py::test_unquantized", "text", status] for status in ("new", "passed")
+        ["test_model.py::test_unquantized", "text.txt", status] for status in ("new", "passed")
     ]
     for row in rows(project):
         reference, measured = map(float, row[3:])

@@ -5,6 +5,7 @@ import re
 from importlib import import_module, metadata
 
 import pytest
+import yaml
 from places import ROOT
 
 from pytest_tenpak.cli.main import COMMANDS
@@ -133,3 +134,13 @@ def test_every_page_is_named_by_the_readme():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     pages = [page.relative_to(ROOT) for page in PAGES if page.parent.name == "docs" or page.parent == ROOT]
     assert [str(page) for page in pages if str(page) != "README.md" and f"({page})" not in readme] == []
+
+
+def test_the_pre_commit_hook_of_this_repository_checks_its_baselines_and_nothing_else():
+    """``baselines/`` is also the name of a package here, and its schemas are no baselines."""
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    hooks = {hook["id"]: hook for repo in config["repos"] for hook in repo["hooks"]}
+    pattern = re.compile(hooks["tenpak-check"]["files"])
+    paths = [*(ROOT / "baselines").rglob("*.json"), *(ROOT / "pytest_tenpak").rglob("*.json")]
+    checked = {path for path in paths if pattern.search(path.relative_to(ROOT).as_posix())}
+    assert checked == set((ROOT / "baselines").rglob("*.json")) != set()
