@@ -1,15 +1,14 @@
 """Shards of a CI matrix become one report with one exit code."""
 
 import json
-import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from made_up import outcome, summary, unmeasured
 
+from pytest_tenpak.cli.main import main
 from pytest_tenpak.metrics.intervals import Rule
 from pytest_tenpak.reports.merge import merge, shard_names
 from pytest_tenpak.reports.run_document import read_document, render
@@ -126,12 +125,19 @@ def test_a_run_without_a_gate_is_no_pass():
 # ---------------------------------------------------------------- the command
 
 
-def tenpak_merge(folder: Path, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def tenpak_merge(monkeypatch, capsys):
+    """Run ``tenpak merge`` in a folder, in this process."""
 
-    command = [sys.executable, "-m", "pytest_tenpak", "merge", *args]
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env={**os.environ, **environment}, check=False
-    )
+    def run(folder: Path, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(folder)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        code = main(["merge", *args])
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(args, code, printed.out, printed.err)
+
+    return run
 
 
 @pytest.fixture
@@ -142,7 +148,7 @@ def shards(tmp_path):
     return tmp_path
 
 
-def test_the_command_prints_and_writes_one_report(shards):
+def test_the_command_prints_and_writes_one_report(tenpak_merge, shards):
     """The table, the counts, what is missing; files of every kind that was asked for; exit code 1."""
     ran = tenpak_merge(shards, "one.json", "two.json", "--json=all.json", "--md=all.md", "--md-comment=c.md")
     assert ran.returncode == 1, ran.stderr
@@ -157,12 +163,12 @@ def test_the_command_prints_and_writes_one_report(shards):
     assert "::error" not in ran.stdout
 
 
-def test_the_command_passes_when_all_is_well(shards):
+def test_the_command_passes_when_all_is_well(tenpak_merge, shards):
     """Exit code 0."""
     assert tenpak_merge(shards, "one.json").returncode == 0
 
 
-def test_the_command_tells_github(shards):
+def test_the_command_tells_github(tenpak_merge, shards):
     """Annotations, and the summary of the step."""
     (shards / "two.json").write_text(render(summary(outcome("t::b", 1.2))))
     step = shards / "step.md"
@@ -180,7 +186,7 @@ def test_the_command_tells_github(shards):
         (None, "the report bad.json cannot be read"),
     ],
 )
-def test_a_report_that_cannot_be_read(shards, content, said):
+def test_a_report_that_cannot_be_read(tenpak_merge, shards, content, said):
     """A usage error that names the file; never a traceback."""
     if content is not None:
         (shards / "bad.json").write_text(content)
@@ -190,7 +196,7 @@ def test_a_report_that_cannot_be_read(shards, content, said):
     assert "Traceback" not in ran.stdout + ran.stderr
 
 
-def test_a_report_that_cannot_be_written_costs_no_other(shards):
+def test_a_report_that_cannot_be_written_costs_no_other(tenpak_merge, shards):
     """It is named in those after it, and the exit code is that of a red run, not of a usage error."""
     ran = tenpak_merge(shards, "one.json", "--html=/proc/none/x.html", "--md=all.md", "--json=all.json")
     assert ran.returncode == 1, ran.stderr
