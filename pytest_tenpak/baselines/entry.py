@@ -44,6 +44,11 @@ class Figures:
         """Nats per token lost to quantization: ln of perplexity over the reference's."""
         return math.log(self.perplexity / self.reference_perplexity)
 
+    @property
+    def kld_is_bound(self) -> bool:
+        """Whether ``kld`` is a lower bound, and the true divergence may be larger."""
+        return self.divergence not in (None, "exact")
+
     @classmethod
     def of(cls, measurement: Measurement, reference: Measurement) -> Figures:
         """Return the figures of a measurement, unrounded."""

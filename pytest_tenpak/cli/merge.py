@@ -13,6 +13,7 @@ import pytest
 
 from ..errors import TenpakError
 from ..gate.summary import Summary
+from ..plugin.gate_failure import terminal_width
 from ..reports.escaping import visible_lines
 from ..reports.files import REPORTS, write_report
 from ..reports.github import Actions
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     """Print and write the joint report; 1 unless every gate ran and passed, and every report was written."""
     summary = merge({shard: read_document(path) for shard, path in shard_names(arguments.files).items()})
-    print(*summary_lines(summary), sep="\n")
+    print(*summary_lines(summary, width=terminal_width(config)), sep="\n")
     merged = summary
     actions = Actions.of(os.environ)
     if actions is not None:

@@ -12,20 +12,10 @@ from tabulate import tabulate
 from ..baselines.entry import Baseline, Entry, baseline_files
 from ..errors import BaselineError
 from ..plugin import options
-from ..reports.columns import BITS, COMPRESSION, DELTA, KLD, PERPLEXITY
+from ..reports.columns import BITS, COMPRESSION, DELTA, KLD, PERPLEXITY, perplexities
 
-_HEADERS = (
-    *(
-        "baseline",
-        "device",
-        "method",
-        BITS.title,
-        COMPRESSION.title,
-        PERPLEXITY.title,
-        DELTA.title,
-        KLD.title,
-    ),
-)
+_QUANTITIES = (BITS, COMPRESSION, PERPLEXITY, DELTA, KLD)
+_HEADERS = ("baseline", "device", "method", *(quantity.title for quantity in _QUANTITIES))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,9 +57,5 @@ def _figures(entry: Entry) -> list[str]:
     figures = entry.figures
     return [
         (entry.identity.get("spec") or {}).get("method", ""),
-        BITS.show(figures),
-        COMPRESSION.show(figures),
-        f"{figures.reference_perplexity:.3f} → {PERPLEXITY.show(figures)}",
-        DELTA.show(figures),
-        KLD.show(figures),
+        *(perplexities(figures) if one is PERPLEXITY else one.show(figures) for one in _QUANTITIES),
     ]

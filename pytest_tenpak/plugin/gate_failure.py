@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,12 +16,12 @@ def terminal_width(config: pytest.Config) -> int | None:
     """Return the number of columns to wrap lines at; None where they stay whole.
 
     That is the width of a terminal, or COLUMNS anywhere. Other output, such as the log of a CI system, is not
-    wrapped at the 80 columns that pytest assumes there.
+    wrapped at the 80 columns that pytest assumes there: such logs are searched, and as wide as their lines.
     """
     reporter = config.pluginmanager.getplugin("terminalreporter")
-    if reporter is None or not (reporter.isatty or os.environ.get("COLUMNS")):
-        return None
-    return int(config.get_terminal_writer().fullwidth)
+    # A command of ``tenpak`` has no reporter, and nothing captures what it prints.
+    is_terminal = reporter.isatty if reporter else sys.stdout.isatty()
+    return int(config.get_terminal_writer().fullwidth) if is_terminal or os.environ.get("COLUMNS") else None
 
 
 def fit_to_terminal(report: pytest.TestReport, outcome: Outcome, config: pytest.Config) -> None:
@@ -56,4 +57,6 @@ class _Fitted:
         return str(self._whole)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_whole":  # before __init__ has run, as in a copy
+            raise AttributeError(name)
         return getattr(self._whole, name)

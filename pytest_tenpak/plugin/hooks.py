@@ -289,10 +289,10 @@ def _fixture_model(request: pytest.FixtureRequest) -> str | None:
 
 def _properties(outcome: Outcome) -> list[tuple[str, object]]:
     """Return scalars for JUnit and other readers of ``user_properties``."""
+    from ..metrics.measurement import HEADLINE
     from ..reports.run_document import figures_of
 
     figures = (figures_of(outcome, outcome.parts[0]) if outcome.parts else None) or {}
-    compression = figures.get("compression", {}).get("whole_vs_16bit")
     named = {
         "tenpak.status": str(outcome.status),
         "tenpak.method": outcome.case.spec.method,
@@ -303,7 +303,7 @@ def _properties(outcome: Outcome) -> list[tuple[str, object]]:
         "tenpak.kld": figures.get("kld"),
         "tenpak.top1": figures.get("top1"),
         "tenpak.bits_per_weight": figures.get("bits_per_weight"),
-        "tenpak.compression": compression,
+        "tenpak.compression": figures.get("compression", {}).get(HEADLINE),
     }
     return [(name, value) for name, value in named.items() if value is not None]
 

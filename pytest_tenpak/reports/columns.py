@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
 
 from ..baselines.entry import Figures
 from ..gate.outcome import Outcome, Part
 from ..metrics.measurement import HEADLINE, RATIOS
+from ..verdict.kinds import VS_BASELINE
 
 #: Relative differences below this are the rounding of stored figures, and shown as none.
 _NO_DIFFERENCE = 1e-7
@@ -32,11 +33,13 @@ def percent(value: float | None) -> str:
 class Quantity:
     """One headline figure of a checkpoint.
 
-    ``brief`` is its format in a table, ``exact`` where two values are compared. ``is_share``: its change is a
-    difference, where that of others is relative. ``is_size``: it says nothing of quality. ``legend`` explains
-    the title, where that does not do so itself.
+    ``name`` is its field in the JSON report. ``brief`` is its format in a table, ``exact`` where two values
+    are compared. ``is_share``: its change is a difference, where that of others is relative. ``is_size``: it
+    says nothing of quality. ``is_bound(figures)``: the true value may be larger. ``legend`` explains the
+    title, where that does not do so itself.
     """
 
+    name: str
     title: str
     value: Callable[[Figures], float | None]
     brief: str
@@ -44,21 +47,25 @@ class Quantity:
     less_is_better: bool = True
     is_share: bool = False
     is_size: bool = False
+    is_bound: Callable[[Figures], bool] = lambda _: False
     legend: str = ""
 
     def show(self, figures: Figures, exact: bool = False) -> str:
         """The figure as text; empty where there is none."""
         value = self.value(figures)
-        return "" if value is None else (self.exact if exact else self.brief).format(value)
+        if value is None:
+            return ""
+        return ("≥ " if self.is_bound(figures) else "") + (self.exact if exact else self.brief).format(value)
 
     def is_better(self, new: float, old: float) -> bool:
         """Whether ``new`` is the better of two different values."""
         return (new < old) == self.less_is_better
 
 
-PERPLEXITY = Quantity("perplexity", lambda f: f.perplexity, "{:.3f}", "{:.4f}")
-DELTA = Quantity("Δ reference", lambda f: f.ppl_delta, "{:+.2%}", "{:+.2%}", is_share=True)
+PERPLEXITY = Quantity("perplexity", "perplexity", lambda f: f.perplexity, "{:,.3f}", "{:.4f}")
+DELTA = Quantity("ppl_delta", "Δ reference", lambda f: f.ppl_delta, "{:+.2%}", "{:+.2%}", is_share=True)
 COMPRESSION = Quantity(
+    "compression",
     "compression",
     lambda f: f.compression,
     "{:.2f}×",
@@ -68,10 +75,25 @@ COMPRESSION = Quantity(
     legend=RATIOS[HEADLINE],
 )
 BITS = Quantity(
-    "bits/weight", lambda f: f.bits_per_weight, "{:.3f}", "{:.3f}", is_size=True, legend="quantized layers"
+    "bits_per_weight",
+    "bits/weight",
+    lambda f: f.bits_per_weight,
+    "{:.3f}",
+    "{:.3f}",
+    is_size=True,
+    legend="quantized layers",
 )
-KLD = Quantity("KLD", lambda f: f.kld, "{:.4f}", "{:.4f}", legend="nats per token from the reference")
+KLD = Quantity(
+    "kld",
+    "KLD",
+    lambda f: f.kld,
+    "{:.4f}",
+    "{:.4f}",
+    is_bound=lambda f: f.kld_is_bound,
+    legend="nats per token from the reference",
+)
 TOP1 = Quantity(
+    "top1",
     "top-1",
     lambda f: f.top1,
     "{:.1%}",
@@ -92,13 +114,14 @@ def quantity_legend(quantities: Iterable[Quantity]) -> str:
 # ---------------------------------------------------------------- the table of a run
 
 
-class Measured(NamedTuple):
+@dataclass(frozen=True)
+class Measured:
     """What one row of a run's table shows: a case on one corpus."""
 
     outcome: Outcome
     part: Part
 
-    @property
+    @cached_property
     def figures(self) -> Figures:
         """The headline figures, unrounded."""
         return Figures.of(self.part.measurement, self.part.reference)
@@ -107,7 +130,7 @@ class Measured(NamedTuple):
     def moved(self) -> float | None:
         """Perplexity over the baseline's, relative, where it was compared."""
         checks = (one for one in self.outcome.verdict.checks if one.corpus in ("", self.part.corpus))
-        return next((one.difference for one in checks if one.name == "ppl_tolerance"), None)
+        return next((one.difference for one in checks if one.kind is VS_BASELINE), None)
 
 
 @dataclass(frozen=True)
@@ -139,14 +162,9 @@ def _column(quantity: Quantity, rank: int, text: Callable[[Measured], str] | Non
     )
 
 
-def _perplexities(row: Measured) -> str:
-    return f"{row.figures.reference_perplexity:.3f} → {row.figures.perplexity:.3f}"
-
-
-def _divergence(row: Measured) -> str:
-    divergence = row.part.measurement.divergence
-    bound = "" if divergence is None or divergence.is_exact else "≥ "
-    return f"{bound}{KLD.show(row.figures)}"
+def perplexities(figures: Figures) -> str:
+    """Perplexity of the reference and of the checkpoint."""
+    return f"{PERPLEXITY.brief.format(figures.reference_perplexity)} → {PERPLEXITY.show(figures)}"
 
 
 def _tokens(row: Measured) -> str:
@@ -160,13 +178,13 @@ COLUMNS = (
     _column(COMPRESSION, 1),
     Column(
         PERPLEXITY.title,
-        _perplexities,
+        lambda row: perplexities(row.figures),
         lambda row: row.figures.perplexity,
         2,
         "reference → quantized",
     ),
     _column(DELTA, 0, lambda row: percent(row.figures.ppl_delta)),
-    _column(KLD, 3, _divergence),
+    _column(KLD, 3),
     _column(TOP1, 5),
     Column("Δ baseline", lambda row: percent(row.moved), lambda row: row.moved),
     Column("tokens", _tokens, lambda row: row.part.measurement.windows.total_tokens, 6),

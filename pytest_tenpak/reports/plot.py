@@ -1,8 +1,7 @@
-"""What was accepted over time as a picture: an SVG, or a page with it that needs nothing else."""
+"""What was accepted over time as a picture: an SVG, or a page with that SVG; neither needs another file."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,21 +10,26 @@ from ..baselines.history import Past
 from ..errors import ReportError
 from ..store.atomic import write_atomically
 from .columns import COMPRESSION
-from .escaping import short_name
 from .html import charts
 
 SUFFIXES = (".svg", ".html")
-#: What is drawn: a title below its axis, and the figure.
-_PANELS: tuple[tuple[str, Callable[[Figures], float]], ...] = (
-    ("perplexity over reference, %", lambda figures: 100 * figures.ppl_delta),
+#: What is drawn of each baseline: a title, and the figure.
+_CHARTS: tuple[tuple[str, Callable[[Figures], float]], ...] = (
+    ("perplexity over the reference, %", lambda figures: 100 * figures.ppl_delta),
     (f"compression, {COMPRESSION.legend}", lambda figures: figures.compression),
 )
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
-<title>{title}</title>
-<style>body {{ font-family: sans-serif; margin: 2em }} svg {{ width: min(100%, 60em); height: auto }}</style>
-<h1>{title}</h1>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Accepted baselines</title>
+<style>
+body {{ margin: 0 auto; padding: 1em; max-width: 62em; font-family: sans-serif }}
+body {{ background: #fbfaf8; color: #1d2430 }}
+body > svg {{ width: 100%; height: auto }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #14171c; color: #e6e8ec }} }}
+</style>
+<h1>Accepted baselines</h1>
 {svg}
 </html>
 """
@@ -43,47 +47,33 @@ def check_plot(path: Path) -> None:
 
 
 def write_plot(path: Path, trends: Mapping[str, Sequence[Past]]) -> None:
-    """Draw what was accepted, a line for each baseline and device class, and write it as the suffix says."""
+    """Draw what was accepted, and write it as the suffix says."""
     check_plot(path)
-    text = draw(trends)
-    if path.suffix == ".html":
-        title = html.escape("Accepted baselines: " + ", ".join(short_name(name) for name in trends))
-        text = _PAGE.format(title=title, svg=text)
+    svg = draw(trends)
     try:
-        write_atomically(path, text)
+        write_atomically(path, _PAGE.format(svg=svg) if path.suffix == ".html" else svg)
     except OSError as fault:
         raise ReportError(f"{path} cannot be written", given=str(fault)) from None
 
 
 def draw(trends: Mapping[str, Sequence[Past]]) -> str:
-    """The charts of all figures, one below the other, as one SVG that stands alone."""
-    rows = _lines(trends)
-    order = list(dict.fromkeys(past.commit for past in sorted(_all(trends), key=_age)))
-    dates = [past.date[:10] or "now" for past in sorted(_all(trends), key=_age)]
-    ends = (dates[0], dates[-1])
-    panels = []
-    for title, value in _PANELS:
-        points = [
-            ("", [(float(order.index(past.commit)), value(past.figures)) for past in row])
-            for row in rows.values()
+    """Two charts for each baseline, as one SVG that stands alone."""
+    return charts.standalone([_section(name, past) for name, past in trends.items()])
+
+
+def _section(name: str, past: Sequence[Past]) -> tuple[str, list[tuple[str, str]]]:
+    """A baseline's name and its charts: a line for each device class, over the commits that changed it."""
+    commits = list(dict.fromkeys(one.commit for one in past))
+    by_class: dict[str, list[Past]] = {}
+    for one in past:
+        by_class.setdefault(one.device_class, []).append(one)
+    ends = (past[0].date[:10] or "now", past[-1].date[:10] or "now")
+    drawn = []
+    for title, value in _CHARTS:
+        rows = [
+            (kind, [(float(commits.index(one.commit)), value(one.figures)) for one in row])
+            for kind, row in sorted(by_class.items())
         ]
-        panels.append(charts.lines(points, title, ends=ends))
-    return charts.standalone(panels, list(rows))
-
-
-def _all(trends: Mapping[str, Sequence[Past]]) -> list[Past]:
-    return [past for row in trends.values() for past in row]
-
-
-def _age(past: Past) -> tuple[bool, str]:
-    """What is sorted by: the date, and what is not committed yet last."""
-    return not past.commit, past.date
-
-
-def _lines(trends: Mapping[str, Sequence[Past]]) -> dict[str, list[Past]]:
-    """The points of each baseline on each device class."""
-    rows: dict[str, list[Past]] = {}
-    for name, row in trends.items():
-        for past in row:
-            rows.setdefault(f"{short_name(name)} [{past.device_class}]", []).append(past)
-    return rows
+        drawn.append((title, charts.lines(rows, "commits that changed it, oldest first", ends=ends)))
+    # Charts of several lines name them.
+    return (f"{name} [{past[0].device_class}]" if len(by_class) == 1 else name), drawn

@@ -17,6 +17,7 @@ from ..gate.summary import Summary
 from ..metrics.intervals import Rule
 from ..store.strict_json import parse_json, schema_fault
 from ..verdict.checks import Status
+from .columns import COMPRESSION, DELTA, QUANTITIES
 
 SCHEMA_VERSION = 1
 
@@ -54,20 +55,17 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
 
 def figures_of(outcome: Outcome, part: Part) -> dict[str, Any] | None:
     """The derived figures of an outcome on one corpus, by name; None when it has none."""
-    measurement, reference = part.measurement, part.reference
     if outcome.status is Status.ERROR:
         return None
-    exact = Figures.of(measurement, reference)
-    figures = exact.rounded()
+    exact = Figures.of(part.measurement, part.reference)
+    stored = exact.rounded()
     return {
-        "perplexity": figures.perplexity,
-        "reference_perplexity": figures.reference_perplexity,
-        "ppl_delta": exact.ppl_delta,
-        "bits_per_weight": figures.bits_per_weight,
-        "compression": measurement.ledger.ratios,
-        "kld": figures.kld,
-        "top1": figures.top1,
-        "tokens": measurement.windows.total_tokens,
+        **{quantity.name: quantity.value(stored) for quantity in QUANTITIES},
+        "reference_perplexity": stored.reference_perplexity,
+        # A quotient of rounded figures would be a rounded one.
+        DELTA.name: DELTA.value(exact),
+        COMPRESSION.name: part.measurement.ledger.ratios,
+        "tokens": part.measurement.windows.total_tokens,
     }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from tabulate import tabulate
 
@@ -12,17 +14,21 @@ from ..gate.outcome import Outcome
 from ..gate.summary import Summary
 from ..verdict.checks import Status
 from . import wording
-from .columns import COLUMNS, Column, Measured, column_legend
+from .columns import COLUMNS, Measured, column_legend
 from .escaping import short_name, visible, visible_lines
 
 #: ``paint(text, status)``: colours a verdict where the terminal has colours.
 Paint = Callable[[str, Status], str]
 
-#: Below this width the table leaves columns out, unless all are asked for.
-WIDE = 160
-#: A gate's name is never shortened to fewer characters than this.
-_SHORTEST_NAME = 12
+#: Columns are left out before a gate's name has to be shorter than this.
+_NAME = 40
+#: The fewest characters that names of gates and titles of checks, or names of methods, are shortened to.
+_SHORTEST, _METHOD = 12, 8
+#: Rather than wrap the titles of checks at fewer characters, their table leaves a column out.
+_TITLE = 24
 _CHECK_HEADERS = ("", "check", "against", "measured", "difference", "bound")
+#: What is between two columns.
+_GAP = 2
 
 
 def failure(outcome: Outcome, width: int | None = None) -> str:
@@ -34,40 +40,53 @@ def failure(outcome: Outcome, width: int | None = None) -> str:
     if outcome.problem:
         lines = [*visible_lines(outcome.problem), "", visible(f"method: {case.spec}")]
         return "\n".join(wrapped(lines, width))
-    rows = [wording.check_cells(check) for check in outcome.verdict.checks]
-    head = wrapped([wording.headlines(outcome), f"{short_name(outcome.title)} [{case.spec}]"], width)
-    checks = _check_table(rows, width)
+    head = [wording.headlines(outcome), f"{short_name(outcome.title)} [{case.spec}]"]
+    checks = _check_table([wording.check_cells(check) for check in outcome.verdict.checks], width)
     lines = list(wording.reasons(outcome))
     for part in outcome.parts:
         lines += [line for line in (wording.divergence_line(part), wording.robust_line(part)) if line]
     lines += _accounts(outcome)
     return "\n".join(
         [
-            *(visible(line) for line in head),
+            *wrapped(map(visible, head), width),
             "",
-            *(visible(line.rstrip()) for line in checks),
+            *map(visible, checks),
             "",
-            *wrapped((visible(line) for line in lines), width),
+            *wrapped(map(visible, lines), width),
             *_remedy_lines(outcome, width),
         ]
     )
 
 
 def _check_table(rows: Sequence[wording.CheckCells], width: int | None) -> list[str]:
-    """The checks, in the width that there is: what they are compared with goes first, then ends of titles."""
-    lines = tabulate(rows, headers=_CHECK_HEADERS, disable_numparse=True).splitlines()
-    if width is None or max(map(len, lines)) <= width:
+    """The checks, their titles wrapped where there is too little room."""
+    headers: Sequence[str] = _CHECK_HEADERS
+    cells = [list(row) for row in rows]
+    lines = _grid(headers, cells)
+    if width is None or _widest(lines) <= width:
         return lines
-    headers = (*_CHECK_HEADERS[:2], *_CHECK_HEADERS[3:])
-    cells = [[row.mark, row.title, row.value, row.difference, row.bound] for row in rows]
-    lines = tabulate(cells, headers=headers, disable_numparse=True).splitlines()
-    over = max(map(len, lines)) - width
-    if over > 0:
-        longest = max(len(row.title) for row in rows) - over
-        for row in cells:
-            row[1] = row[1] if len(row[1]) <= longest else f"{row[1][: max(longest - 1, 1)]}…"
-        lines = tabulate(cells, headers=headers, disable_numparse=True).splitlines()
-    return lines
+    longest = max(len(row.title) for row in rows)
+    room = width - (_widest(lines) - longest)
+    if room < _TITLE:
+        headers, cells = (*headers[:2], *headers[3:]), [[*row[:2], *row[3:]] for row in cells]
+        room = width - (_widest(_grid(headers, cells)) - longest)
+    for row in cells:
+        row[1] = "\n".join(textwrap.wrap(row[1], max(room, _SHORTEST), break_on_hyphens=False))
+    return _grid(headers, cells)
+
+
+def _grid(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table whose columns are no wider than their cells; these may have several lines."""
+    # Headers as a row of their own: tabulate would make each two characters wider than it has to be.
+    rule = [
+        "-" * max(_widest(cell.split("\n")) for cell in column) for column in zip(headers, *rows, strict=True)
+    ]
+    lines = tabulate([headers, rule, *rows], tablefmt="plain", disable_numparse=True).splitlines()
+    return [line.rstrip() for line in lines]
+
+
+def _widest(texts: Iterable[str]) -> int:
+    return max(map(len, texts), default=0)
 
 
 def _accounts(outcome: Outcome) -> list[str]:
@@ -92,10 +111,10 @@ def _accounts(outcome: Outcome) -> list[str]:
 def _remedy_lines(outcome: Outcome, width: int | None) -> list[str]:
     """What to do; a command that needs several lines can be pasted as it stands."""
     remedy = wording.remedy(outcome)
-    if width is None or not remedy.is_command:
+    if width is None or not remedy.command:
         return wrapped([visible(str(remedy))], width)
     lines = [f"{remedy.label}:"]
-    for word in map(shlex.quote, shlex.split(remedy.text)):
+    for word in map(shlex.quote, remedy.command):
         if len(lines[-1]) + len(word) + 3 > width and lines[-1].strip():
             lines[-1] += " \\"
             lines.append("   ")
@@ -123,99 +142,136 @@ def wrapped(lines: Iterable[str], width: int | None) -> list[str]:
 # ---------------------------------------------------------------- the table
 
 
+class _Row(NamedTuple):
+    """One gate on one corpus; ``cells`` are those of COLUMNS."""
+
+    outcome: Outcome
+    name: str
+    method: str
+    cells: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        return wording.verdict_words(self.outcome)
+
+
 def table(
-    outcomes: Sequence[Outcome],
-    paint: Paint | None = None,
-    width: int | None = None,
-    all_columns: bool = False,
+    outcomes: Sequence[Outcome], paint: Paint | None = None, width: int | None = None, verbose: bool = False
 ) -> list[str]:
     """The summary table, a line per gate and corpus, with its titles explained below.
 
-    Below 160 columns it leaves out what matters least until it fits ``width`` (None: any width), and says
-    what is missing; ``all_columns`` leaves nothing out. Names are shortened before the table wraps.
+    It leaves out the columns that matter least until it fits ``width`` (None: any width), then it shortens
+    names. What it leaves out is named below the table, and listed there if ``verbose``.
     """
-    columns, names = _fit(outcomes, width, all_columns)
-    hidden = [column.title for column in COLUMNS if column not in columns]
-    below = [column_legend(columns)] if column_legend(columns) else []
-    if hidden:
-        below.append(f"not shown at this width: {', '.join(hidden)}; -v shows all columns")
-    return [*_lines(outcomes, columns, paint, names), *wrapped(below, width)]
+    rows = [row for outcome in outcomes for row in _rows(outcome)]
+    shown, name, method = _fit(rows, width)
+    names = _short_names([row.name for row in rows], name)
+    headers = ["gate", "method", *(COLUMNS[n].title for n in shown), "verdict"]
+    cells = [
+        [short, _cut(row.method, method), *(row.cells[n] for n in shown), row.verdict]
+        for short, row in zip(names, rows, strict=True)
+    ]
+    lines = _grid(headers, cells)
+    if paint:  # the last cell of a line, where colour codes move nothing
+        lines[2:] = [
+            line.removesuffix(row.verdict) + paint(row.verdict, row.outcome.status)
+            for line, row in zip(lines[2:], rows, strict=True)
+        ]
+    return [*lines, *wrapped(_below(rows, shown, verbose), width)]
 
 
-def _lines(
-    outcomes: Sequence[Outcome],
-    columns: Sequence[Column],
-    paint: Paint | None = None,
-    names: int | None = None,
-) -> list[str]:
-    """The table with these columns, and gates' names of at most ``names`` characters."""
-    headers = ["gate", "method", *(column.title for column in columns), "verdict"]
-    rows, plain = (
-        [row for outcome in outcomes for row in _rows(outcome, columns, one, names)] for one in (paint, None)
-    )
-    # Headers as a row of their own: tabulate would make each two characters wider than it has to be.
-    rule = ["-" * max(map(len, cells)) for cells in zip(headers, *plain, strict=True)]
-    lines = tabulate([headers, rule, *rows], tablefmt="plain", disable_numparse=True).splitlines()
-    return [line.rstrip() for line in lines]
+def _below(rows: Sequence[_Row], shown: Sequence[int], verbose: bool) -> list[str]:
+    """The lines below the table: what it leaves out, and what its titles mean."""
+    hidden = [n for n in range(len(COLUMNS)) if n not in shown]
+    lines = []
+    if hidden and verbose:
+        for row in rows:
+            figures = ", ".join(f"{COLUMNS[n].title} {row.cells[n]}" for n in hidden if row.cells[n])
+            lines += [f"{row.name}: {figures}"] if figures else []
+    elif hidden:
+        titles = ", ".join(COLUMNS[n].title for n in hidden)
+        lines.append(f"not shown at this width: {titles} (-v lists them, and all reports have them)")
+    explained = COLUMNS if verbose else [COLUMNS[n] for n in shown]
+    return [*lines, *filter(None, [column_legend(explained)])]
 
 
-def _fit(
-    outcomes: Sequence[Outcome], width: int | None, all_columns: bool
-) -> tuple[list[Column], int | None]:
-    """The columns to show, and how long names may be (None: as long as they are)."""
-    columns = list(COLUMNS)
-    if width is None or all_columns:
-        return columns, None
-    for rank in sorted({column.rank for column in COLUMNS if column.rank}, reverse=True):
-        if width >= WIDE or _width(outcomes, columns) <= width:
-            break
-        columns = [column for column in columns if column.rank != rank]
-    over = _width(outcomes, columns) - width
-    if over <= 0:
-        return columns, None
-    longest = max(len(cells[0]) for outcome in outcomes for cells in _rows(outcome, columns, None, None))
-    return columns, max(_SHORTEST_NAME, longest - over)
-
-
-def _width(outcomes: Sequence[Outcome], columns: Sequence[Column]) -> int:
-    """How wide the table is with these columns and whole names."""
-    return max(map(len, _lines(outcomes, columns)))
-
-
-def _rows(
-    outcome: Outcome, columns: Sequence[Column], paint: Paint | None, names: int | None
-) -> list[list[str]]:
+def _rows(outcome: Outcome) -> list[_Row]:
     """A row for each corpus, or one without figures."""
-    words = wording.verdict_words(outcome)
-    verdict = paint(words, outcome.status) if paint else words
-    method = short_name(outcome.case.spec.title)
+    name, method = short_name(outcome.title), short_name(outcome.case.spec.title)
     if not outcome.parts:
-        return [[_name(outcome.title, "", names), method, *[""] * len(columns), verdict]]
+        return [_Row(outcome, name, method, ("",) * len(COLUMNS))]
     several = len(outcome.parts) > 1
     return [
-        [
-            _name(outcome.title, part.corpus if several else "", names),
+        _Row(
+            outcome,
+            f"{name} on {short_name(part.corpus)}" if several else name,
             method,
-            *(column.text(Measured(outcome, part)) for column in columns),
-            verdict,
-        ]
+            tuple(column.text(measured) for column in COLUMNS),
+        )
         for part in outcome.parts
+        for measured in [Measured(outcome, part)]
     ]
 
 
-def _name(title: str, corpus: str, limit: int | None) -> str:
-    """A gate's name in at most ``limit`` characters: its end, since a test's own name matters most."""
-    name = short_name(title) + (f" on {short_name(corpus)}" if corpus else "")
-    if limit is None or len(name) <= limit:
-        return name
-    return f"…{name[len(name) - limit + 1 :]}"
+# ---------------------------------------------------------------- fitting it to a width
+
+
+def _fit(rows: Sequence[_Row], width: int | None) -> tuple[list[int], int | None, int | None]:
+    """The columns to show, and how long names and methods may be (None: as long as they are)."""
+    shown = list(range(len(COLUMNS)))
+    if width is None:
+        return shown, None, None
+    name = _widest(["gate", *(row.name for row in rows)])
+    method = _widest(["method", *(row.method for row in rows)])
+    verdict = _widest(["verdict", *(row.verdict for row in rows)])
+    wide = [_widest([column.title, *(row.cells[n] for row in rows)]) for n, column in enumerate(COLUMNS)]
+
+    def left() -> int:
+        """The width left for names and methods."""
+        return width - verdict - _GAP * 2 - sum(wide[n] + _GAP for n in shown)
+
+    for rank in sorted({column.rank for column in COLUMNS if column.rank}, reverse=True):
+        if min(name, _NAME) + method <= left():
+            break
+        shown = [n for n in shown if COLUMNS[n].rank != rank]
+    method = min(method, max(left() - min(name, _TITLE), _METHOD))
+    return shown, max(left() - method, _SHORTEST), method
+
+
+def _short_names(names: Sequence[str], limit: int | None) -> list[str]:
+    """The names in at most ``limit`` characters: without their folders, without their files, then cut.
+
+    What would be the same as another then keeps its beginning, and is cut only.
+    """
+    if limit is None:
+        return list(names)
+    short = {name: _shortened(name, limit) for name in names}
+    count = Counter(short.values())
+    return [short[name] if count[short[name]] == 1 else _cut(name, limit) for name in names]
+
+
+def _shortened(name: str, limit: int) -> str:
+    """A test's id with as much of its path as there is room for, its middle left out if need be."""
+    path, colons, test = name.partition("::")
+    folders = path.split("/") if colons else []
+    forms = [name, *(f"…/{'/'.join(folders[n:])}::{test}" for n in range(1, len(folders)))]
+    forms += [f"…::{test}"] if colons else []
+    return next((form for form in forms if len(form) <= limit), _cut(forms[-1], limit))
+
+
+def _cut(text: str, limit: int | None) -> str:
+    """``text`` in at most ``limit`` characters, its middle left out."""
+    if limit is None or len(text) <= limit:
+        return text
+    tail = limit // 2
+    return f"{text[: limit - 1 - tail]}…{text[len(text) - tail :]}"
 
 
 # ---------------------------------------------------------------- a run
 
 
 def summary_lines(
-    summary: Summary, paint: Paint | None = None, width: int | None = None, all_columns: bool = False
+    summary: Summary, paint: Paint | None = None, width: int | None = None, verbose: bool = False
 ) -> list[str]:
     """The end of a run: table, how many gates ran, notes, and what is missing, unused or wrong."""
     lines = [
@@ -225,4 +281,4 @@ def summary_lines(
         *(line for problem in summary.problems for line in visible_lines(problem)),
         *wording.unused_lines(summary.unused),
     ]
-    return [*table(summary.outcomes, paint, width, all_columns), *wrapped(lines, width)]
+    return [*table(summary.outcomes, paint, width, verbose), *wrapped(lines, width)]

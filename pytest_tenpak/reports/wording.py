@@ -13,7 +13,7 @@ from ..verdict.checks import Check, Status
 from ..verdict.kinds import Unit
 from ..verdict.update import Decided, Lack, Note
 from .columns import percent
-from .escaping import short_name, visible, visible_lines
+from .escaping import short_name, visible
 
 #: How many of many gates are named.
 _NAMED = 10
@@ -49,11 +49,16 @@ _DECIDED = {
 
 
 class Remedy(NamedTuple):
-    """What to do about a failure: a label such as ``to accept``, and the advice, or the command to run."""
+    """What to do about a failure: a label such as ``to accept``, and the command to run, or advice."""
 
     label: str
-    text: str
-    is_command: bool = False
+    advice: str = ""
+    command: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The advice, or the command as a shell takes it."""
+        return shlex.join(self.command) if self.command else self.advice
 
     def __str__(self) -> str:
         return f"{self.label}: {self.text}"
@@ -113,7 +118,7 @@ def bound(check: Check) -> str:
         return ""
     if kind.relative:
         # What may not fall is bounded from below by a negative difference.
-        return f"{'≥ -' if kind.at_least else '≤ +'}{most * 100:g}%".replace("+-", "-")
+        return f"≥ {-most * 100:+g}%" if kind.at_least else f"≤ {most * 100:+g}%"
     sign = "≥" if kind.at_least else "≤"
     forms = {Unit.RATIO: f"{most:g}×", Unit.SHARE: f"{most:.2%}"}
     return f"{sign} {forms.get(kind.unit, f'{most:g}')}"
@@ -129,7 +134,8 @@ def headline(check: Check) -> str:
 def reasons(outcome: Outcome) -> list[str]:
     """Why a gate failed, a line for each failing check: what its decision rests on."""
     failing = (check for check in outcome.verdict.failing if check.evidence)
-    return [f"{title(check)}: {check.evidence}" for check in failing]
+    # Where the title names the evidence, the headline and the table have it.
+    return [f"{title(check)}: {check.evidence}" for check in failing if not check.kind.names_evidence]
 
 
 # ---------------------------------------------------------------- one gate
@@ -138,7 +144,7 @@ def reasons(outcome: Outcome) -> list[str]:
 def headlines(outcome: Outcome) -> str:
     """The failure of one gate in a line."""
     if outcome.problem:
-        return f"{outcome.status}: {visible_lines(outcome.problem)[0]}"
+        return f"{outcome.status}: {'; '.join(check.evidence for check in outcome.verdict.checks)}"
     failing = "; ".join(headline(check) for check in outcome.verdict.failing)
     return f"{outcome.status}: {failing or note_words(outcome.update.note)}"
 
@@ -195,14 +201,14 @@ def remedy(outcome: Outcome) -> Remedy:
     if any(check.kind.is_about_tolerance for check in failing):
         return Remedy("what to do", "set the tolerance that is named, in the marker or for the run")
     if any(not check.kind.is_cleared_by_update for check in failing):
-        text = "no baseline settles this; quantize better, or change the limit in the marker"
-        return Remedy("what to do", text)
+        advice = "no update of a baseline clears this; quantize better, or change the limit in the marker"
+        return Remedy("what to do", advice)
     mode = "new" if outcome.status is Status.NEW else "failing"
     command = ["pytest", outcome.case.nodeid, f"--tenpak-update={mode}"]
     if outcome.status is not Status.NEW:
         command += ["--tenpak-accept", "why this is fine"]
         command += ["--tenpak-reanchor"] if outcome.update.exceeds_drift_limit else []
-    return Remedy("to accept", shlex.join(command), is_command=True)
+    return Remedy("to accept", command=tuple(command))
 
 
 def gains(outcome: Outcome) -> str:

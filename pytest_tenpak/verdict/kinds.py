@@ -92,3 +92,5 @@ _KINDS = (
 )
 #: Every kind by its name, which is that of the marker's argument where there is one.
 KINDS: Mapping[str, CheckKind] = MappingProxyType({kind.name: kind for kind in _KINDS})
+#: The two kinds whose figures every report shows, whether or not a run has such a check.
+VS_REFERENCE, VS_BASELINE = KINDS["max_ppl_delta"], KINDS["ppl_tolerance"]

@@ -177,20 +177,29 @@ def test_unknown_names_and_no_git_are_told(suite):  # noqa: F811
 
 @pytest.mark.parametrize(("suffix", "begins"), [("svg", b"<svg"), ("html", b"<!doctype html>")])
 def test_the_history_is_drawn(suite, suffix, begins):  # noqa: F811
-    """As an SVG that stands alone, or a page that fetches nothing; each baseline and class has its line."""
+    """As an SVG that stands alone, or a page that fetches nothing; each baseline has its charts, each class a line."""
     suite.write("$a_$", FIRST)
-    suite.write("b & <c>", FIRST)
+    suite.write("b & <c> x=1 \x1b", FIRST)
     suite.commit()
     suite.write("$a_$", SECOND)
+    suite.write("$a_$", FIRST, device_class="cuda-sm90")
     assert f"plot: p.{suffix}" in suite.tenpak("history", "--plot", f"p.{suffix}")
     drawn = (suite.path / f"p.{suffix}").read_bytes()
     assert drawn.startswith(begins)
-    assert b"$a_$ [cpu]" in drawn
-    assert b"b &amp; &lt;c&gt; [cpu]" in drawn
-    assert not re.search(rb"(src|href)=", drawn)
-    if suffix == "svg":
-        rows = ElementTree.fromstring(drawn).findall(".//{http://www.w3.org/2000/svg}path[@class='row row1']")
-        assert len(rows) == 3  # in both charts, and in the legend
+    assert not re.search(rb"(src|href)=|url\(|var\(|@import", drawn)
+    root = ElementTree.fromstring(
+        drawn[drawn.index(b"<svg") : drawn.index(b"</html>") if suffix == "html" else None]
+    )
+    svg = "{http://www.w3.org/2000/svg}"
+    texts = [one.text for one in root.iter(f"{svg}text")]
+    assert {"$a_$", r"b & <c> x=1 \x1b [cpu]"} <= set(texts)
+    assert [texts.count(word) for word in ("cpu", "cuda-sm90", "perplexity over the reference, %")] == [
+        2,
+        2,
+        2,
+    ]
+    lines = [one for one in root.iter(f"{svg}path") if one.get("class") == "row row1" and " " in one.get("d")]
+    assert len(lines) == 4  # the second class's, and its sign, in both charts of one baseline
 
 
 def test_a_plot_that_cannot_be_drawn_is_refused(suite):  # noqa: F811

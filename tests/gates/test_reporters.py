@@ -159,6 +159,26 @@ def test_a_run_without_gates_reports_nothing_unasked(suite, actions):
     assert not actions.exists()
 
 
+# ---------------------------------------------------------------- the terminal
+
+
+def test_only_the_terminal_wraps_a_failure(suite, monkeypatch, distributed):
+    """At COLUMNS, where that is set: JUnit and JSON have whole lines, as has output that is no terminal."""
+    arguments = ("--junit-xml=junit.xml", "--tenpak-json=run.json", *distributed)
+    for columns in (100, 0):
+        monkeypatch.setenv("COLUMNS", str(columns or ""))
+        printed = suite.run(FAILS, *arguments).outlines
+        problem = read_document(suite.path / "run.json").outcomes[0].problem.splitlines()
+        assert max(map(len, problem)) > 100
+        (failed,) = ElementTree.parse(suite.path / "junit.xml").iter("failure")
+        assert set(problem) <= set(failed.text.splitlines())
+        first = next(n for n, line in enumerate(printed) if "= FAILURES =" in line)
+        lines = printed[first : printed.index("method: nf4(bits=4, blocksize=64, compute_dtype=auto)")]
+        assert " ".join(" ".join(problem).split()) in " ".join(" ".join(lines).split())
+        assert (max(map(len, lines)) <= 100) == (columns > 0)
+        assert any(line.startswith("FAILED test_gate.py::test_fails - ") for line in printed)
+
+
 # ---------------------------------------------------------------- GitHub Actions
 
 

@@ -135,10 +135,14 @@ def outcome(
 
 
 def unmeasured(
-    nodeid="test_a.py::test_a", problem="the worker crashed\n  | ::error::x", skipped=False, **rest
+    nodeid="test_a.py::test_a",
+    problem="the worker crashed\n  | ::error::x",
+    skipped=False,
+    evidence="",
+    **rest,
 ):
-    """The outcome of a case that could not be measured."""
-    check = Check("measured", Status.ERROR, evidence=problem.partition("\n")[0])
+    """The outcome of a case that could not be measured; ``evidence`` is its problem's first line if none is given."""
+    check = Check("measured", Status.ERROR, evidence=evidence or problem.partition("\n")[0])
     verdict = Verdict((check,))
     return Outcome(case(nodeid, **rest), verdict, Update(False, False), problem=problem, skipped=skipped)
 

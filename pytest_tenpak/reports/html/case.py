@@ -13,8 +13,8 @@ from ...gate.summary import Summary
 from ...metrics.intervals import Rule, estimate
 from ...metrics.measurement import RATIOS, Divergence, Layers, Ledger, Measurement, Provenance
 from ...verdict.checks import Check
-from ...verdict.kinds import KINDS, Unit
-from ..columns import BITS, COMPRESSION, KLD, TOP1, percent
+from ...verdict.kinds import VS_REFERENCE, Unit
+from ..columns import BITS, COMPRESSION, KLD, TOP1, percent, perplexities
 from ..escaping import short_name, visible_lines
 from ..wording import (
     Remedy,
@@ -32,8 +32,6 @@ from . import charts
 
 #: The signs of a verdict, beside its word and its colour.
 MARKS = {"passed": "✓", "improved": "▲", "new": "◆", "accepted": "✓", "failed": "✗", "skipped": "–"}
-#: Perplexity against the reference, which is shown where no limit asks for it too.
-_VS_REFERENCE = KINDS["max_ppl_delta"]
 
 
 class Figure(NamedTuple):
@@ -116,7 +114,7 @@ def case_view(outcome: Outcome, anchor: str, summary: Summary, bars: int) -> Cas
     failing, note = outcome.verdict.failing, note_words(outcome.update.note)
     is_red = outcome.is_refused and not outcome.problem
     checks = [_check_view(check) for check in outcome.verdict.checks if not outcome.problem]
-    if not any(check.name == _VS_REFERENCE.name for check in outcome.verdict.checks):
+    if not any(check.kind is VS_REFERENCE for check in outcome.verdict.checks):
         checks += [row for part in outcome.parts for row in _unbounded(part, outcome, rule)]
     return CaseView(
         anchor=anchor,
@@ -188,8 +186,8 @@ def _unbounded(part: Part, outcome: Outcome, rule: Rule | None) -> list[CheckVie
     svg = charts.interval(
         found.value, low, high, None, least=False, exact=False, zero=True, show=charts.share
     )
-    name = _VS_REFERENCE.title + (f" on {part.corpus}" if len(outcome.parts) > 1 else "")
-    before, value = (figure(_VS_REFERENCE.unit, one.perplexity) for one in (theirs, ours))
+    name = VS_REFERENCE.title + (f" on {part.corpus}" if len(outcome.parts) > 1 else "")
+    before, value = (figure(VS_REFERENCE.unit, one.perplexity) for one in (theirs, ours))
     return [CheckView("plain", "·", name, before, value, percent(found.value), "", svg, words)]
 
 
@@ -232,27 +230,16 @@ def _part_view(part: Part, bars: int) -> PartView:
 
 def _tiles(part: Part) -> list[tuple[str, str, str]]:
     """The figures that are read first: name, figure, what belongs to it."""
-    ours, figures, divergence = (
-        part.measurement,
-        Figures.of(part.measurement, part.reference),
-        part.measurement.divergence,
-    )
+    ours, figures = part.measurement, Figures.of(part.measurement, part.reference)
     tiles = [
-        (
-            _VS_REFERENCE.title,
-            percent(figures.ppl_delta),
-            f"{figures.reference_perplexity:,.3f} → {figures.perplexity:,.3f}",
-        ),
+        (VS_REFERENCE.title, percent(figures.ppl_delta), perplexities(figures)),
         (COMPRESSION.title, COMPRESSION.show(figures), COMPRESSION.legend),
+        ("bits per weight", BITS.show(figures), BITS.legend),
+        ("KL divergence", KLD.show(figures), "nats per token"),
+        ("top-1 agreement", TOP1.show(figures), "of tokens"),
+        ("evidence", f"{ours.windows.total_tokens:,}", f"of {ours.budget:,} tokens"),
     ]
-    if figures.bits_per_weight is not None:
-        tiles.append(("bits per weight", BITS.show(figures), BITS.legend))
-    if divergence:
-        bound = "" if divergence.is_exact else "≥ "
-        tiles.append(("KL divergence", f"{bound}{KLD.show(figures)}", "nats per token"))
-        tiles.append(("top-1 agreement", TOP1.show(figures), "of tokens"))
-    tiles.append(("evidence", f"{ours.windows.total_tokens:,}", f"of {ours.budget:,} tokens"))
-    return tiles
+    return [tile for tile in tiles if tile[1]]
 
 
 def _stretches(part: Part, bars: int) -> Figure | None:

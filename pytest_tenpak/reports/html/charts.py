@@ -18,7 +18,7 @@ from html import escape
 from itertools import accumulate, groupby
 from typing import NamedTuple
 
-from ..escaping import NAME_LENGTH, short_name
+from ..escaping import NAME_LENGTH, short_name, shortened, visible
 
 #: One size of chart, so that its letters are as large everywhere; the page sets how many stand in a row.
 WIDTH, HEIGHT = 360, 190
@@ -36,12 +36,20 @@ MOST_BARS, FEWER_BARS = 120, 50
 #: A tag, and in it an attribute without quotes, as HTML allows and XML does not.
 _TAG = re.compile(r"<[^>]*>")
 _BARE = re.compile(r"(?<=\s)([a-z][a-z0-9-]*)=([^\s\"'>/]+)(?=[\s>/])")
-#: The colours of a chart that stands alone, where no page has a style sheet for it.
+#: The report's colours for charts that stand alone, where no page has a style sheet for them; without CSS
+#: variables, which programs that convert pictures do not know.
+_LIGHT = ("#fbfaf8", "#1d2430", "#5a6472", "#e3e1dc", "#0068a8", "#c05000", "#00795a", "#8a4a86")
+_DARK = ("#14171c", "#e6e8ec", "#a2abb8", "#2f3540", "#64b5ec", "#f0904a", "#4ccaa0", "#d398cf")
+_COLOURS = (
+    ".standalone{{background:{}}}.standalone .head{{fill:{}}}.standalone text{{fill:{}}}"
+    ".grid{{stroke:{}}}.row0{{stroke:{}}}.row1{{stroke:{}}}.row2{{stroke:{}}}.row3{{stroke:{}}}"
+)
 _STANDALONE = (
-    "svg{font:11px sans-serif;color:#222;fill:currentColor;background:#fff}path{fill:none}"
-    ".grid{stroke:#ddd}.zero{stroke:#999}.row{stroke-width:2}.dots{stroke-width:5;stroke-linecap:round}"
-    ".row0{stroke:#2563eb}.row1{stroke:#c2410c}.row2{stroke:#15803d}.row3{stroke:#7e22ce}"
-    "@media(prefers-color-scheme:dark){svg{color:#eee;background:#111}.grid{stroke:#333}}"
+    f"{_COLOURS.format(*_LIGHT)}@media(prefers-color-scheme:dark){{{_COLOURS.format(*_DARK)}}}"
+    ".standalone text{font:10.5px sans-serif}.standalone .head{font:bold 12px sans-serif}"
+    ".standalone path{fill:none;stroke-linejoin:round}.row{stroke-width:1.75}"
+    ".row1{stroke-dasharray:7 3}.row2{stroke-dasharray:2 3}.row3{stroke-dasharray:9 3 2 3}"
+    ".standalone .dots{stroke-width:5;stroke-linecap:round;stroke-dasharray:none}"
 )
 
 Show = Callable[[float], str]
@@ -117,25 +125,25 @@ def _svg(body: Iterable[str], width: int = WIDTH, height: int = HEIGHT) -> str:
     return f'<svg class=chart viewBox="0 0 {width} {height}">{"".join(body)}</svg>'
 
 
-def standalone(panels: Sequence[str], names: Sequence[str]) -> str:
-    """Charts one below the other as one SVG file, with a style of its own, light and dark.
+def standalone(sections: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> str:
+    """Charts as one SVG file with a style of its own, light and dark.
 
-    ``names`` are those of the charts' rows, in order, listed below them with their colours.
+    A section is a heading, and charts with their titles side by side; sections stand one below the other.
     """
-    shown = [panel for panel in panels if panel]
-    top = HEIGHT * len(shown)
-    legend = (
-        f'<path class="row row{n % 4}" d="M{_LEFT} {top + 8 + 16 * n}h16"/>'
-        + text(_LEFT + 22, top + 12 + 16 * n, name)
-        for n, name in enumerate(names)
-    )
-    placed = (
-        panel.replace("<svg class=chart", f'<svg class="chart" y="{n * HEIGHT}" height="{HEIGHT}"', 1)
-        for n, panel in enumerate(shown)
-    )
+    head, gap = 40, 14
+    width = WIDTH * max(len(charts) for _, charts in sections)
+    body = []
+    for n, (heading, charts) in enumerate(sections):
+        top = n * (head + HEIGHT + gap)
+        body.append(text(8, top + 18, shortened(visible(heading), int(width / _LETTER) - 4), kind="head"))
+        for column, (title, chart) in enumerate(charts):
+            left = column * WIDTH
+            body.append(text(left + 8, top + 34, title))
+            body.append(f"<svg x={left} y={top + head} width={WIDTH} height={HEIGHT}>{chart}</svg>")
+    height = len(sections) * (head + HEIGHT + gap)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top + 16 * len(names) + 8}">'
-        f"<style>{_STANDALONE}</style>{_quoted(''.join((*placed, *legend)))}</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="standalone" viewBox="0 0 {width} {height}">'
+        f"<style>{_STANDALONE}</style>{_quoted(''.join(body))}</svg>\n"
     )
 
 
@@ -266,7 +274,7 @@ def lines(
     points = [point for _, row in rows for point in row if math.isfinite(point[1])]
     if not points:
         return ""
-    named = len(rows) > 1 and any(name for name, _ in rows)
+    named = len(rows) > 1
     x = axis_of((0.0, 1.0, *(px for px, _ in points)), _LEFT + 6, _RIGHT - 6, pad=0)
     y = axis_of([*(py for _, py in points), *([] if level is None else [level])], _BOTTOM, _TOP + 10 * named)
     body = list(_frame(x, y, x_title, number if ends is None else (lambda _: ""), number))

@@ -1,14 +1,25 @@
 """Headline figures: each stated once, and every table takes them from there."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from made_up import accepted, outcome, summary
 
 from pytest_tenpak.baselines.entry import Figures
 from pytest_tenpak.reports import markdown, terminal
-from pytest_tenpak.reports.columns import COLUMNS, DELTA, QUANTITIES, Measured, column_legend, percent
+from pytest_tenpak.reports.columns import (
+    COLUMNS,
+    COMPRESSION,
+    DELTA,
+    KLD,
+    QUANTITIES,
+    Measured,
+    column_legend,
+    percent,
+)
 from pytest_tenpak.reports.html import page
+from pytest_tenpak.reports.run_document import figures_of
 
 FIGURES = Figures(11.0, 10.0, 4.5, 3.56, 0.02, 0.9)
 
@@ -43,6 +54,24 @@ def test_which_way_is_better():
         **{"perplexity": False, "Δ reference": False, "compression": True},
         **{"bits/weight": False, "KLD": False, "top-1": True},
     }
+
+
+def test_a_lower_bound_is_shown_as_one():
+    """Wherever a divergence over the top tokens alone is shown; of an old baseline the kind is not known."""
+    for kind, shown in (("top-k lower bound", "≥ 0.0200"), ("exact", "0.0200"), (None, "0.0200")):
+        assert KLD.show(replace(FIGURES, divergence=kind)) == shown
+        assert KLD.show(replace(FIGURES, divergence=kind), exact=True) == shown
+
+
+def test_the_document_has_the_same_figures():
+    """By the names of quantities, rounded as baselines store them."""
+    one = outcome("test_a.py::test_a", 1.2)
+    row = Measured(one, one.parts[0])
+    plain = figures_of(one, one.parts[0])
+    assert {quantity.name for quantity in QUANTITIES} < set(plain)
+    assert plain["perplexity"] == round(row.figures.perplexity, 6)
+    assert plain["ppl_delta"] == DELTA.value(row.figures)
+    assert plain["compression"]["whole_vs_16bit"] == COMPRESSION.value(row.figures)
 
 
 def test_what_is_not_there_is_an_empty_cell():

@@ -1,12 +1,16 @@
 """What a person reads in the terminal: inert whatever it names, and complete."""
 
+import re
 import shlex
+from dataclasses import replace
 
 import pytest
 from made_up import HOSTILE, outcome, summary, unmeasured
 
 from pytest_tenpak.reports import wording
+from pytest_tenpak.reports.columns import COLUMNS, Measured, column_legend
 from pytest_tenpak.reports.terminal import failure, summary_lines, table
+from pytest_tenpak.spec import QuantizeSpec
 from pytest_tenpak.verdict.checks import Limits
 
 
@@ -46,45 +50,93 @@ GATES = {
         outcome("test_c.py::test_c", 1.3, mode="failing"),
     ),
     "two texts": summary(outcome("test_a.py::test_a", corpus=("text.txt", "other.txt"))),
+    "all wide": summary(
+        replace(
+            outcome("tests/a.py::test[a-rather-long-parameter]", 1.2, spec=QuantizeSpec("m" * 40, {})),
+            body_passed=False,
+        ),
+        replace(outcome("tests/b.py::test", spec=QuantizeSpec("m" * 40, {})), body_passed=False),
+    ),
 }
 
 
-@pytest.mark.parametrize("width", [80, 120, 200])
+@pytest.mark.parametrize("verbose", [False, True])
+@pytest.mark.parametrize("width", [80, 120, 160, 200])
 @pytest.mark.parametrize("run", GATES.values(), ids=GATES)
-def test_the_table_is_never_wider_than_the_terminal(run, width):
+def test_the_table_is_never_wider_than_the_terminal(run, width, verbose):
     """What decides stays whatever the width: gate, method, both differences, verdict."""
-    lines = table(run.outcomes, width=width)
-    assert max(map(len, lines)) <= width
+    lines = table(run.outcomes, width=width, verbose=verbose)
+    titles = [f"{one.title}:" for one in run.outcomes]
+    assert [line for line in lines if len(line) > width and line not in titles] == []
     for title in ("gate", "method", "Δ reference", "Δ baseline", "verdict"):
         assert title in lines[0]
     assert all(wording.verdict_words(one) in "\n".join(lines) for one in run.outcomes)
 
 
+TITLES = ["bits/weight", "compression", "perplexity", "KLD", "top-1", "tokens"]
+
+
 def test_columns_go_by_their_importance_and_the_table_says_which():
-    """A terminal of 160 columns and more shows what fits; verbose or without a terminal all are there."""
+    """What fits is shown, all of it without a terminal; compression stays longest."""
     run = GATES["short"]
     whole, narrow = table(run.outcomes), table(run.outcomes, width=80)
-    titles = ["bits/weight", "compression", "perplexity", "KLD", "top-1", "tokens"]
-    assert all(title in whole[0] for title in titles)
+    assert all(title in whole[0] for title in TITLES)
     assert "not shown at this width" not in "\n".join(whole)
-    hidden = [title for title in titles if title not in narrow[0]]
-    assert hidden
-    assert f"not shown at this width: {', '.join(hidden)}; -v shows all columns" in " ".join(
-        " ".join(narrow).split()
-    )
-    assert table(run.outcomes, width=80, all_columns=True)[: len(run.outcomes) + 2] == whole[:-1]
+    assert [title for title in TITLES if title in narrow[0]] == ["compression"]
+    hidden = "bits/weight, perplexity, KLD, top-1, tokens"
+    words = " ".join(" ".join(narrow).split())
+    assert f"not shown at this width: {hidden} (-v lists them, and all reports have them)" in words
     shown = [
-        sum(title in table(run.outcomes, width=width)[0] for title in titles) for width in (80, 110, 200)
+        sum(title in table(run.outcomes, width=width)[0] for title in TITLES) for width in (80, 110, 200)
     ]
-    assert shown == sorted(shown)
-    assert shown[-1] == len(titles)
+    assert shown == sorted(set(shown))
+    assert table(run.outcomes, width=200) == whole
 
 
-def test_a_name_that_is_too_long_loses_its_beginning():
-    """The test's own name is at the end, and tells gates apart."""
-    (row,) = [line for line in table(GATES["long"].outcomes, width=90) if "group-128" in line]
-    assert row.startswith("…")
-    assert row.split()[0].endswith("test_recipe[group-128]")
+def test_verbose_lists_what_has_no_room():
+    """Below the table, with whole names, and with what every title means; nothing is left out."""
+    run = GATES["long"]
+    lines = table(run.outcomes, width=80, verbose=True)
+    words = " ".join(" ".join(lines).split())
+    assert "not shown" not in words
+    for one in run.outcomes:
+        cells = [column.text(Measured(one, one.parts[0])) for column in COLUMNS if column.rank]
+        listed = ", ".join(f"{title} {cell}" for title, cell in zip(TITLES, cells, strict=True))
+        assert f"{one.title}: {listed}" in words
+    assert column_legend(COLUMNS) in words
+    assert table(run.outcomes, width=200, verbose=True) == table(run.outcomes, width=200)
+
+
+def test_colours_move_nothing():
+    """A painted table is the same table."""
+    run = GATES["long"]
+    for width in (None, 80):
+        painted = table(run.outcomes, lambda text, status: f"\x1b[31m{text}\x1b[0m", width)
+        assert [re.sub(r"\x1b\[\d+m", "", line) for line in painted] == table(run.outcomes, None, width)
+        assert sum("\x1b" in line for line in painted) == len(run.outcomes)
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["tests/deep/test_a.py::test_nf4"], ["…/test_a.py::test_nf4"]),
+        (["tests/deep/test_quantized_models.py::test_nf4"], ["…::test_nf4"]),
+        (
+            ["a/test_a.py::test_nf4_of_a_model", "b/test_a.py::test_nf4_of_a_model"],
+            ["a/test_a.py:…4_of_a_model", "b/test_a.py:…4_of_a_model"],
+        ),
+        (["tests/test_a.py::test_nf4[a-rather-long-parameter-1]"], ["…::test_nf4[…parameter-1]"]),
+        (
+            ["short.py::test", "not an id, and longer than its room"],
+            ["short.py::test", "not an id, a…han its room"],
+        ),
+    ],
+)
+def test_a_long_name_loses_its_path_first_and_then_its_middle(names, short):
+    """What tells gates apart stays: a test's own name, and folders where names are the same."""
+    gates = [outcome(name, spec=QuantizeSpec("a-method", {})) for name in names]
+    lines = table(gates, width=69)[2 : 2 + len(names)]
+    assert [line.split("  ")[0] for line in lines] == short
 
 
 def test_a_command_of_several_lines_can_be_pasted():

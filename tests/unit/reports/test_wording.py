@@ -3,10 +3,19 @@
 import json
 
 import pytest
-from made_up import outcome
+from made_up import outcome, unmeasured
 
-from pytest_tenpak.reports.wording import RUN_OPTIONS, check_cells, headlines, note_words, remedy, title
-from pytest_tenpak.verdict.checks import Check, Status
+from pytest_tenpak.reports.wording import (
+    RUN_OPTIONS,
+    bound,
+    check_cells,
+    headlines,
+    note_words,
+    reasons,
+    remedy,
+    title,
+)
+from pytest_tenpak.verdict.checks import Check, Limits, Status
 from pytest_tenpak.verdict.kinds import KINDS
 from pytest_tenpak.verdict.update import Decided, Lack, Note, Update
 
@@ -54,10 +63,32 @@ def test_every_kind_of_check_has_a_row(name):
     assert title(Check(name, Status.PASSED, corpus="b.txt")) == f"{kind.title} on b.txt"
 
 
-def test_a_remedy_is_a_command_only_where_accepting_settles_it():
-    """Baselines settle no limit."""
-    regressed = outcome("test_a.py::test_a", 1.2)
-    assert remedy(regressed).is_command
-    assert remedy(regressed).text.startswith("pytest test_a.py::test_a --tenpak-update=failing")
+def test_a_remedy_is_a_command_only_where_accepting_clears_the_check():
+    """No update of a baseline clears a broken limit."""
+    regressed = outcome("test_a.py::test_a[a b]", 1.2)
+    assert remedy(regressed).command[:3] == ("pytest", "test_a.py::test_a[a b]", "--tenpak-update=failing")
+    assert remedy(regressed).text.startswith("pytest 'test_a.py::test_a[a b]' --tenpak-update=failing")
     assert headlines(regressed).startswith("regressed: perplexity vs baseline +20.00%, bound ≤ +0.5%")
-    assert not remedy(outcome("test_a.py::test_a", 900.0)).is_command
+    assert not remedy(outcome("test_a.py::test_a", 900.0)).command
+
+
+def test_the_headline_of_what_could_not_be_measured_is_what_is_wrong():
+    """Not the id, which every report has in its title, and none of what follows on further lines."""
+    crash = unmeasured(problem="test_a.py::test_a: no model\n  given:      nothing", evidence="no model")
+    assert headlines(crash) == "error: no model"
+
+
+def test_bounds_have_their_sign():
+    """What may rise by so much, may fall by so much, or has to fall."""
+    bounds = {"ppl_tolerance": "≤ +0.5%", "compression_tolerance": "≥ -0.5%", "max_kld": "≤ 0.005"}
+    assert {name: bound(Check(name, Status.PASSED, 1.0, bound=0.005)) for name in bounds} == bounds
+    assert bound(Check("max_ppl_delta", Status.PASSED, 1.0, bound=-0.5)) == "≤ -50%"
+
+
+def test_what_a_title_names_is_no_reason_of_its_own():
+    """The denominator of a compression stands in its title already."""
+    limits = Limits(0.1, {"whole_vs_16bit": 9.0})
+    lines = reasons(outcome("test_a.py::test_a", 1.2, limits=limits))
+    assert [line.partition(":")[0] for line in lines] == [
+        *("perplexity vs reference", "perplexity vs baseline", "perplexity vs anchor"),
+    ]
