@@ -268,7 +268,7 @@ def test_a_baseline_for_another_model_is_invalid(project):
     folder = copied(project)
     tensors = load_file(folder / "model.safetensors")
     save_file({name: tensor * 1.5 for name, tensor in tensors.items()}, folder / "model.safetensors")
-    result = project.run()
+    result = project.run("--tenpak-max-tokens=600")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["baseline: the baseline does not match this case: model: sha256:*"])
     assert path.read_bytes() == before

@@ -30,8 +30,8 @@ def bits(ledger: dict) -> float:
     ("arguments", "expected"),
     [
         ("method='nf4'", 4 + 32 / 64),
-        ("method='nf4', blocksize=128", 4 + 32 / 128),
-        ("method='nf4', blocksize=32", 4 + 32 / 32),
+        pytest.param("method='nf4', blocksize=128", 4 + 32 / 128, marks=pytest.mark.slow),
+        pytest.param("method='nf4', blocksize=32", 4 + 32 / 32, marks=pytest.mark.slow),
         ("method='int8'", 8 + 32 / (QUANTIZED / (LAYERS * (5 * HIDDEN + 2 * INNER)))),
     ],
 )

@@ -82,6 +82,7 @@ def test_calibrating_on_the_corpus_is_invalid(broken):
     assert broken.baselines == []
 
 
+@pytest.mark.slow
 def test_the_calibration_text_is_part_of_the_identity(broken):
     """Another text is another question; a method that does not calibrate has none."""
     (broken.path / "other.txt").write_text("I learn from this and from nothing else. " * 20)

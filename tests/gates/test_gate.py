@@ -133,7 +133,7 @@ def test_a_broken_limit_fails_and_no_update_settles_it(project):
         result = project.run(*args)
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines(
-            ["✗ *perplexity vs reference *≤ -50%", "what to do: no baseline settles this*"]
+            ["✗ *perplexity vs reference *≤ -50%", "what to do: no update of a baseline clears this*"]
         )
     assert project.baselines == []
 
