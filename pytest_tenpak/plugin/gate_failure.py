@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,9 @@ def terminal_width(config: pytest.Config) -> int | None:
     reporter = config.pluginmanager.getplugin("terminalreporter")
     # A command of ``tenpak`` has no reporter, and nothing captures what it prints.
     is_terminal = reporter.isatty if reporter else sys.stdout.isatty()
-    return int(config.get_terminal_writer().fullwidth) if is_terminal or os.environ.get("COLUMNS") else None
+    if not (is_terminal or os.environ.get("COLUMNS")):
+        return None
+    return int(config.get_terminal_writer().fullwidth) if reporter else shutil.get_terminal_size().columns
 
 
 def fit_to_terminal(report: pytest.TestReport, outcome: Outcome, config: pytest.Config) -> None:

@@ -1,6 +1,7 @@
 """The core alone: what reviews, checks, merges and accepts baselines needs neither torch nor transformers."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -27,9 +28,9 @@ class Core:
 
     def run(self, *command: str, code: int = 0) -> str:
         """What a module prints when it is run there: ``pytest_tenpak`` or ``pytest``."""
-        ran = subprocess.run(
-            [str(self.python), "-m", *command], cwd=self.folder, capture_output=True, text=True, check=False
-        )
+        wide = {**os.environ, "COLUMNS": "200"}
+        line = [str(self.python), "-m", *command]
+        ran = subprocess.run(line, cwd=self.folder, env=wide, capture_output=True, text=True, check=False)
         assert ran.returncode == code, ran.stdout + ran.stderr
         return ran.stdout
 
