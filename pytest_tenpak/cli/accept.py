@@ -1,4 +1,4 @@
-"""Accept what another machine measured: write baselines from what --tenpak-json wrote there."""
+"""Accept what another machine measured: write baselines from its --tenpak-json report."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ _OPTIONS = {
     Lack.REASON: '--reason "text"',
     Lack.REANCHOR: "--reanchor",
     Lack.WINDOWS: "as many tokens, and --tenpak-update=failing (in CI too) or --tenpak-fixed; "
-    "or take what there is with --fewer-windows",
+    "or accept fewer with --fewer-windows",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The file, and what to take of it."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="what --tenpak-json wrote")
+    """The file, and what to accept from it."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="a report of --tenpak-json")
     parser.add_argument("--update", choices=tuple(UPDATES), default="failing", help="default: failing")
     parser.add_argument("--reason", metavar="TEXT", help="accept worse figures, and store this reason")
-    parser.add_argument("--reanchor", action="store_true", help="make what is accepted the anchor too")
+    parser.add_argument("--reanchor", action="store_true", help="make the accepted figures the anchor too")
     parser.add_argument("--only", action="append", metavar="TEST", help="one test, by its id; repeatable")
     parser.add_argument(
-        "--fewer-windows", action="store_true", help="take runs that ended early, or had a smaller budget"
+        "--fewer-windows", action="store_true", help="accept runs that ended early, or had a smaller budget"
     )
 
 
 def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
-    """Print a line for each gate: written or kept, and why; 1 where one that was asked for was refused."""
+    """Print a line for each gate: written, kept or refused, and why; 1 where one was refused."""
     request = _request(arguments)
     summary = read_document(arguments.file)
     outcomes = _wanted(summary.outcomes, arguments.only)
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     refused = 0
     for outcome in outcomes:
         if twice[outcome.case.nodeid, outcome.device_class] > 1:
-            why = "the document has several outcomes of it: accept from one shard's document"
+            why = "the report has several outcomes of it: accept from the report of one shard"
             done = Acceptance("refused", why)
         else:
             done = accept(outcome, request, folder, store, summary.rule or DEFAULT_RULE)
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
 def _request(arguments: argparse.Namespace) -> Request:
     reason = arguments.reason
     if reason is not None and not reason.strip():
-        raise SpecError("accepting needs a reason", given=repr(reason), remedy="say why it is fine")
+        raise SpecError("accepting needs a reason", given=repr(reason), remedy="say why the figures are fine")
     if arguments.reanchor and reason is None:
         raise SpecError(
             "--reanchor needs a reason, which is stored with the anchor", remedy='add --reason "text"'
@@ -78,8 +78,8 @@ def _wanted(outcomes: Sequence[Outcome], only: list[str] | None) -> list[Outcome
     for nodeid in only or ():
         if nodeid not in known:
             raise SpecError(
-                f"--only: there is no gate {nodeid!r} in the document{nearest(nodeid, known)}",
+                f"--only: there is no gate {nodeid!r} in the report{nearest(nodeid, known)}",
                 given=nodeid,
-                accepted=", ".join(sorted(known)) or "nothing: it has no gates",
+                accepted=", ".join(sorted(known)) or "none: it has no gates",
             )
     return [outcome for outcome in outcomes if only is None or outcome.case.nodeid in only]

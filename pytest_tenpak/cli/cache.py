@@ -14,12 +14,12 @@ from ..store import eviction
 from ..store.store import Store
 from ..units import in_gib
 
-#: What each kind is, for people; those of plugins have no entry.
+#: A description of each kind; those of plugins have none.
 _KINDS = {
     "checkpoints": "quantized models",
     "devices": "what the machine has",
     "digests": "digests of files",
-    "jobs": "logs of workers that failed",
+    "jobs": "logs of failed workers",
     "models": "models that were converted or saved",
     "overlaps": "comparisons of calibration texts and corpora",
     "traces": "measured windows",
@@ -29,13 +29,15 @@ _KINDS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """``list`` or ``clear``, of one kind or of all."""
-    parser.add_argument("action", choices=("list", "clear"), help="show what is there, or remove it")
+    parser.add_argument("action", choices=("list", "clear"), help="list the entries, or remove them")
     parser.add_argument("--kind", help="only this kind; default: all")
-    parser.add_argument("--yes", action="store_true", help="really clear; without it, say what would go")
+    parser.add_argument(
+        "--yes", action="store_true", help="really clear; without it, list what would be removed"
+    )
 
 
 def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
-    """Print the table, or what was freed; what a living process uses stays."""
+    """Print the table, or what was freed; entries that a running process uses stay."""
     store = cache_store(config)
     sizes = eviction.sizes(store.root)
     kinds = list(sizes)
@@ -44,7 +46,7 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
             raise SpecError(
                 f"the cache holds no kind {arguments.kind!r}{nearest(arguments.kind, kinds)}",
                 given=f"--kind {arguments.kind}",
-                accepted=", ".join(kinds) or f"nothing yet: {store.root} is empty",
+                accepted=", ".join(kinds) or f"none: {store.root} is empty",
             )
         kinds = [arguments.kind]
     print(f"cache: {store.root}{'' if kinds else ' (empty)'}")
@@ -52,7 +54,7 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
         print(*_table(store, {kind: sizes[kind] for kind in kinds}), sep="\n")
     elif not arguments.yes:
         print(*_table(store, {kind: sizes[kind] for kind in kinds}), sep="\n")
-        print("nothing was removed: --yes clears these, but for what a running pytest uses")
+        print("nothing was removed: --yes removes these, except for entries that a running pytest uses")
     else:
         print(*(_cleared(store, kind) for kind in kinds), sep="\n")
     return 0
@@ -64,11 +66,11 @@ def _table(store: Store, sizes: dict[str, int]) -> list[str]:
         for kind, size in sizes.items()
     ]
     count = sum(len(eviction.entries(store.root, kind)) for kind in sizes)
-    rows.append(["together", count, in_gib(sum(sizes.values())), ""])
+    rows.append(["total", count, in_gib(sum(sizes.values())), ""])
     return tabulate(rows, ("kind", "entries", "size", "what"), disable_numparse=True).splitlines()
 
 
 def _cleared(store: Store, kind: str) -> str:
     freed, kept = eviction.clear(store.root, kind)
-    stays = f"; {kept} {'entry stays' if kept == 1 else 'entries stay'}, used by a running process"
+    stays = f"; {kept} {'entry stays' if kept == 1 else 'entries stay'}, in use by a running process"
     return f"{kind}: {in_gib(freed)} freed{stays if kept else ''}"

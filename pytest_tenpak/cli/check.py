@@ -1,4 +1,4 @@
-"""Check that baseline files are whole, as they were written, and do not contradict one another."""
+"""Check that baseline files are whole and unedited, and do not contradict one another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..errors import BaselineError, BaselineFileError
 from ..plugin import options
 from ..store.atomic import sweep_temporaries
 
-#: In a hook's environment neither what a conftest imports nor the plugins that an ini names are installed.
+#: The environment of a hook has neither what a conftest imports nor the plugins that an ini file names.
 PYTEST_OPTIONS = ("--noconftest", "-o", "addopts=", "-o", "required_plugins=")
 
 
@@ -73,13 +73,15 @@ def _files(paths: list[Path]) -> Iterator[Path]:
         elif path.exists():
             yield path
         else:
-            raise BaselineError(f"there is no file {path}", remedy="name baseline files, or folders of them")
+            raise BaselineError(
+                f"there is no file {path}", remedy="name baseline files, or folders with them"
+            )
 
 
 def _read(path: Path) -> Baseline:
     baseline = Baseline.read(path)
     if baseline is None:
-        raise BaselineFileError(path, "is gone", given="somebody removed it just now")
+        raise BaselineFileError(path, "no longer exists", given="it was removed during this check")
     return baseline
 
 
@@ -106,13 +108,13 @@ def _name_faults(path: Path, folder: Path) -> Iterator[str]:
 
 
 def _shared(read: Mapping[Path, Baseline], others: set[Path]) -> Iterator[str]:
-    """Files that claim to answer the same test on the same corpus; at least one of them is named."""
+    """Files that claim the same test on the same corpus, at least one of them among those to check."""
     claims: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for path in (*read, *sorted(others)):
         try:
             baseline = read.get(path) or _read(path)
         except BaselineError:
-            continue  # its own fault, which nobody asked for
+            continue  # not among those to check, or reported already
         for corpus in {str(entry.identity.get("corpus")) for entry in baseline.entries.values()}:
             claims[baseline.case, corpus].append(path)
     for (case, corpus), paths in claims.items():

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
-    """Print every baseline that is another in the working tree; what cannot be read is named."""
+    """Print every baseline that differs in the working tree, and those that cannot be read."""
     folder = options.baseline_folder(config)
     repository = Repository(config.rootpath, folder)
     files = {path: blob for path, blob in repository.files(arguments.revision).items() if _counts(path)}
@@ -39,11 +39,11 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
         _parsed(contents, where, problems)
         for contents, where in ((committed, arguments.revision), (present, "the working tree"))
     )
-    # What cannot be read on one side is neither new nor gone.
+    # A file that cannot be read on one side is neither new nor gone.
     rows = changes(*({n: b for n, b in side.items() if n not in problems} for side in (old, new)))
     shown = baseline_diff.markdown if arguments.markdown else baseline_diff.text
-    told = [problem for named in problems.values() for problem in named]
-    print(*shown(rows, arguments.revision, told), sep="\n")
+    unreadable = [problem for named in problems.values() for problem in named]
+    print(*shown(rows, arguments.revision, unreadable), sep="\n")
     return 0
 
 
@@ -52,7 +52,7 @@ def _counts(path: str) -> bool:
 
 
 def _parsed(contents: dict[str, bytes], where: str, problems: dict[str, list[str]]) -> dict[str, Baseline]:
-    """The baselines that can be read; what is wrong with the others goes to ``problems``, by name."""
+    """The baselines that can be read; the faults of the others go to ``problems``, by name."""
     baselines = {}
     for name, content in contents.items():
         try:

@@ -1,4 +1,4 @@
-"""Say what is installed, what can run here, and why not; further options go to pytest."""
+"""Print what is installed and which methods can run here; further options go to pytest."""
 
 from __future__ import annotations
 

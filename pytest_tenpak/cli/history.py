@@ -1,4 +1,4 @@
-"""Show how the figures of baselines moved over commits, as a table or as a plot."""
+"""Show how the figures of baselines changed over commits, as a table or as charts."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ _HEADERS = ("commit", "date", "device", *(quantity.title for quantity in _QUANTI
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """``NAME…``, and the plot's file."""
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="a baseline, or a folder of them; default: all there are"
+        "names", nargs="*", metavar="NAME", help="a baseline, or a folder of them; default: all"
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them too, as .svg or .html")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="also draw charts of them, as .svg or .html"
+    )
 
 
 def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
-    """Print a table for each baseline, oldest first, what is not committed last."""
+    """Print a table for each baseline, oldest first, uncommitted figures last."""
     if arguments.plot is not None:
         check_plot(arguments.plot)
     folder = options.baseline_folder(config)
@@ -39,7 +41,7 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     wanted = {name: rows for name, rows in known.accepted.items() if is_wanted(name, names)}
     if not wanted:
         raise BaselineError(
-            "no such baseline has a past" if known.accepted else f"there are no baselines in {folder}",
+            "no such baseline has a history" if known.accepted else f"there are no baselines in {folder}",
             given=", ".join(arguments.names) or None,
             accepted=", ".join(known.accepted) or None,
         )
@@ -47,7 +49,7 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
         print(short_name(name), _table(rows), "", sep="\n")
     if known.unreadable:
         count = known.unreadable
-        print(f"{count} version{'' if count == 1 else 's'} of baselines could not be read, and left out")
+        print(f"{count} version{'' if count == 1 else 's'} of baselines could not be read and are left out")
     if arguments.plot is not None:
         write_plot(arguments.plot, {name: [row.past for row in rows] for name, rows in wanted.items()})
         print(f"plot: {arguments.plot}")

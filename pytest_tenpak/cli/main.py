@@ -1,4 +1,4 @@
-"""The ``tenpak`` command. What it tells depends on a suite's ini and conftest, so pytest reads them."""
+"""The ``tenpak`` command. Its output depends on a suite's ini and conftest, so pytest reads them first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from ..errors import TenpakError
 
-#: Subcommands, each a module beside this one, in the order of the help text.
+#: Subcommands, each a module of this package, in the order of the help text.
 COMMANDS = (
     "show",
     "diff",
@@ -35,11 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     modules = {name: import_module(f"{__package__}.{name}") for name in COMMANDS}
     for name, module in modules.items():
-        told = (module.__doc__ or "").partition("\n")[0]
+        help_line = (module.__doc__ or "").splitlines()[0]
         passes_on = getattr(module, "PYTEST_ARGUMENTS", False)
         collects = getattr(module, "COLLECTS", False)
         subparser = subparsers.add_parser(
-            name, help=told, description=told, add_help=collects or not passes_on
+            name, help=help_line, description=help_line, add_help=collects or not passes_on
         )
         if hasattr(module, "add_arguments"):
             module.add_arguments(subparser)
@@ -54,13 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_after_collection(module: ModuleType, known: argparse.Namespace, further: Sequence[str]) -> int:
-    """Collect the suite, out of sight unless it fails, and carry a command out on what was found."""
+    """Collect the suite, without output unless that fails, and run a command on the result."""
     collection = _Collection()
     quiet = ["--collect-only", "-q", "-o", "tenpak_fail_unused=false"]
-    with redirect_stdout(io.StringIO()) as told:
+    with redirect_stdout(io.StringIO()) as printed:
         code = pytest.main([*quiet, *further], plugins=[collection])
     if collection.config is None or code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-        print(told.getvalue(), end="")
+        print(printed.getvalue(), end="")
         return int(code)
     try:
         return int(module.run(known, collection.config))
@@ -70,12 +70,12 @@ def _run_after_collection(module: ModuleType, known: argparse.Namespace, further
 
 
 class _Collection:
-    """Keeps the configuration of a pytest that has collected."""
+    """Holds the configuration of a pytest run that has collected."""
 
     config: pytest.Config | None = None
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """All is collected."""
+        """Store the configuration once everything is collected."""
         self.config = session.config
 
 
@@ -88,7 +88,7 @@ class _Command:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> int:
-        """Carry the command out, and nothing else."""
+        """Run the command, and nothing else."""
         try:
             return int(self._module.run(self._arguments, config))
         except TenpakError as error:

@@ -1,4 +1,4 @@
-"""Join the JSON reports of a CI matrix's shards into one report with one exit code."""
+"""Merge the JSON reports of the shards of a CI matrix into one report with one exit code."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from ..reports.terminal import summary_lines
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """``FILE…``, and the reports to write."""
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="what --tenpak-json wrote")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a report of --tenpak-json")
     for report in REPORTS:
         flag = f"--{report.replace('_', '-')}"
         parser.add_argument(flag, dest=report, type=Path, metavar="PATH", help=f"as --tenpak{flag[1:]}")
 
 
 def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
-    """Print and write the joint report; 1 unless every gate ran and passed, and every report was written."""
+    """Print and write the merged report; 1 unless every gate ran and passed, and every report was written."""
     summary = merge({shard: read_document(path) for shard, path in shard_names(arguments.files).items()})
     print(*summary_lines(summary, width=terminal_width(config)), sep="\n")
     merged = summary
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
 
 
 def _attempt(who: str, write: Callable[[Summary], None], summary: Summary) -> Summary:
-    """Write a report; the summary with what hindered that, for the reports that come after it."""
+    """Write a report; returns the summary, with the problem if that failed, for the reports after it."""
     try:
         write(summary)
     except OSError as fault:

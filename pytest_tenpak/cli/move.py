@@ -1,4 +1,4 @@
-"""Give the baseline of a test that was renamed to the test it is now, with its history."""
+"""Move the baseline of a renamed test to the test's new name, with its history."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _FORMS = "a test's id, or a baseline's name or path"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """``OLD NEW``."""
-    parser.add_argument("old", metavar="OLD", help=f"what there is: {_FORMS}")
-    parser.add_argument("new", metavar="NEW", help=f"what it should be: {_FORMS}; a killed move leaves both")
+    parser.add_argument("old", metavar="OLD", help=f"the old name: {_FORMS}")
+    parser.add_argument("new", metavar="NEW", help=f"the new name: {_FORMS}; a killed move leaves both")
 
 
 def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
-    """Move the file, and those of its further texts."""
+    """Move the file, and those of its other corpora."""
     folder = Path(os.path.normpath(options.baseline_folder(config)))
     old, new = (_name(text, folder, config) for text in (arguments.old, arguments.new))
     case = _nodeid(arguments.new, config) if "::" in arguments.new else None
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
 
 
 def _nodeid(text: str, config: pytest.Config) -> str:
-    """A test's id from the rootdir; in a folder below, pytest shows and takes one from there."""
+    """A test's id from the rootdir; pytest run in a subfolder shows and accepts ids from there."""
     file, _, test = text.partition("::")
     here = Path(os.path.normpath(config.invocation_params.dir / file))
     if here.is_file() and here.is_relative_to(config.rootpath):
@@ -53,5 +53,7 @@ def _name(text: str, folder: Path, config: pytest.Config) -> str:
     paths = [*paths, Path(os.path.normpath(folder / text))]
     inside = [path.relative_to(folder) for path in paths if path.is_relative_to(folder)]
     if not inside or not inside[0].parts or any(part.startswith(".") for part in inside[0].parts):
-        raise BaselineError(f"{text!r} is no baseline's name", given=text, accepted=f"{_FORMS}, in {folder}")
+        raise BaselineError(
+            f"{text!r} is not the name of a baseline", given=text, accepted=f"{_FORMS}, in {folder}"
+        )
     return inside[0].as_posix().removesuffix(".json")

@@ -1,6 +1,6 @@
 """List the baselines that no test uses; --yes removes them.
 
-The suite is collected for that, so what pytest is told elsewhere (folders, -p, -o) it can be told here.
+It collects the suite, and passes further arguments (folders, -p, -o) to pytest.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     unused = config.stash.get(unused_key, None)
     if unused is None:
         raise BaselineError(
-            "it cannot be said which baselines are unused",
+            "unused baselines cannot be determined",
             given=f"baselines in {folder}, tests below {config.rootpath}",
             accepted="a baseline folder below the rootdir, and a collection without --lf or --sw",
         )
     if not unused:
-        print("no baseline is unused as far as this collection can tell")
+        print("this collection finds no unused baseline")
     elif not arguments.yes:
         print(*unused_lines(unused), sep="\n")
         return 1

@@ -1,4 +1,4 @@
-"""Accepting an outcome of another machine: decided again, against the baselines as they are here and now."""
+"""Accept an outcome of another machine: decided again, against the baselines that are here now."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .write_baseline import baseline_path, write_baseline
 class Acceptance:
     """What became of one outcome: ``written``, ``kept`` or ``refused``, and why.
 
-    ``note`` is what the update rule decided, where it did; else ``why`` says it in words.
+    ``note`` is the decision of the update rule, where it made one; else ``why`` has the reason in words.
     """
 
     what: str
@@ -31,7 +31,7 @@ class Acceptance:
 
     @property
     def is_refusal(self) -> bool:
-        """Whether it was asked for, and not done."""
+        """Whether it was requested, and not done."""
         return self.what == _REFUSED
 
 
@@ -39,17 +39,17 @@ _WRITTEN, _KEPT, _REFUSED = "written", "kept", "refused"
 
 
 def accept(outcome: Outcome, request: Request, folder: Path, store: Store, rule: Rule) -> Acceptance:
-    """Write an outcome's baselines if the update rule allows it; gives what was done, and why.
+    """Write an outcome's baselines if the update rule allows it; returns what was done, and why.
 
-    Limits and sanity are as the run judged them; whether it got worse is asked of the entries that are in
-    ``folder`` now.
+    Checks of limits and sanity stay as the run decided them; those against the baseline are decided again,
+    against the entries that are in ``folder`` now.
     """
     if outcome.skipped:
         return Acceptance(_KEPT, "it was skipped")
     if not outcome.parts or outcome.status is Status.ERROR:
         return Acceptance(_REFUSED, "it could not be measured")
     if not outcome.body_passed:
-        return Acceptance(_REFUSED, "the test failed by itself, whatever the gate says: mend it first")
+        return Acceptance(_REFUSED, "the test's own body failed: fix that first")
     entries = [_read_entry(folder, part, outcome.device_class) for part in outcome.parts]
     verdict = _decided_again(outcome, entries, rule)
     if verdict.status is Status.NEW and not request.takes("new"):
@@ -65,7 +65,7 @@ def accept(outcome: Outcome, request: Request, folder: Path, store: Store, rule:
         return Acceptance(
             _REFUSED,
             f"the run stopped early, after {measured}: run it with --tenpak-update=failing (in CI too) or "
-            "--tenpak-fixed to measure them all, or take what there is with --fewer-windows",
+            "--tenpak-fixed to measure them all, or accept fewer with --fewer-windows",
         )
     decided = replace(outcome, verdict=verdict, update=update)
     for part in outcome.parts:
@@ -102,17 +102,17 @@ def _checks(outcome: Outcome, part: Part, entry: Entry | None, rule: Rule) -> It
 
 
 def _not_written(verdict: Verdict, request: Request, note: Note | None) -> Acceptance:
-    """Why nothing is written: nothing to write, not asked for, or not allowed."""
+    """Why nothing is written: nothing to write, not requested, or not allowed."""
     if note:
         return Acceptance(_REFUSED, note=note)
     broken = ", ".join(check.name for check in verdict.failing if not check.kind.is_cleared_by_update)
     if broken:
-        return Acceptance(_REFUSED, f"{broken} fails, and no baseline settles that")
+        return Acceptance(_REFUSED, f"{broken} fails, and updating the baseline does not clear that")
     if verdict.status.failing:
         return Acceptance(_KEPT, f"{verdict.status}, which --update={request.mode} does not take")
     if verdict.status is Status.IMPROVED:
         return Acceptance(_KEPT, "improved: --update=improved takes it")
-    return Acceptance(_KEPT, "it passes against the baseline that is here")
+    return Acceptance(_KEPT, "it passes against the baseline here")
 
 
 def _is_cut_short(part: Part) -> bool:

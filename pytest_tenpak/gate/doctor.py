@@ -1,4 +1,4 @@
-"""What is installed, what can run here, and why not: for a person whose gate did not start."""
+"""Diagnose what is installed and which methods can run here: for a person whose gate did not start."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def _device(run: Run) -> str:
 
 
 def _rows(run: Run, quantizer: Quantizer) -> Iterator[list[str]]:
-    """A row for each library that can carry a method out."""
+    """A row for each backend of a method."""
     for backend in quantizer.choices():
         shown = backend.name if backend.requires else ""
         yield [quantizer.method, shown, *_state(run, backend)]
 
 
 def _state(run: Run, backend: Backend) -> list[str]:
-    """Version, whether it runs, and what is missing or which interpreter it runs in."""
+    """Version, whether it runs, and what is missing or in which interpreter it runs."""
     try:
         found = run.interpreters.versions(backend.name, *backend.requires)
         python = run.interpreters.python(backend.name)

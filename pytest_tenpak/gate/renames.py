@@ -1,4 +1,4 @@
-"""Tests that were renamed: whose baseline a new one could have, and moving it there with all it holds."""
+"""Renamed tests: find the unused baseline that a test without a baseline could take over."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .outcome import Outcome
 
 
 def propose(outcome: Outcome, baselines: Path, root: Path, unused: Sequence[str]) -> Outcome:
-    """Advise to move an unused baseline that answers the question of a case without one.
+    """Advise to move an unused baseline that matches a case without one.
 
     It passes or fails as before, but no baseline is created: history and anchor of the old one would be lost.
     ``unused`` are paths below ``root``.
@@ -25,7 +25,7 @@ def propose(outcome: Outcome, baselines: Path, root: Path, unused: Sequence[str]
     case = outcome.case
     if outcome.status is not Status.NEW or (baselines / f"{case.name}.json").exists():
         return outcome
-    same = [path for path in unused if _answers(root / path, outcome)]
+    same = [path for path in unused if _matches(root / path, outcome)]
     if not same:
         return outcome
     old = max(same, key=lambda path: difflib.SequenceMatcher(None, path, outcome.baseline).ratio())
@@ -34,8 +34,8 @@ def propose(outcome: Outcome, baselines: Path, root: Path, unused: Sequence[str]
     return replace(outcome, update=replace(outcome.update, write=False, note=note))
 
 
-def _answers(path: Path, outcome: Outcome) -> bool:
-    """Whether a baseline has figures for the question that was measured first, on the same device class."""
+def _matches(path: Path, outcome: Outcome) -> bool:
+    """Whether a baseline has an entry of this device class with the identity of the first measurement."""
     try:
         baseline = Baseline.read(path)
     except BaselineError:

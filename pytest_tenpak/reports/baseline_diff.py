@@ -1,4 +1,4 @@
-"""Two states of the baselines side by side, for whoever reviews what is accepted: as text, or as Markdown."""
+"""Two states of the baselines compared, for reviewers of new baselines: as text, or as Markdown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
 # ---------------------------------------------------------------- figures
 
-#: Fields of an identity without which figures of quality are of another question, neither better nor worse.
+#: Fields of an identity that must agree for figures of quality to be better or worse.
 _QUESTION = (*MEASURED_ON, "metrics_version")
 
 
@@ -52,19 +52,19 @@ def _row(quantity: Quantity, old: Entry | None, new: Entry | None, same_question
 
 
 def _relative(was: float, now: float) -> str:
-    """The relative change; for what has multiplied, how many times it is as large."""
+    """The relative change; from ten times on, the factor."""
     if not was:
         return ""
     return f"{now / was:,.0f} times" if now / was >= 10 else f"{now / was - 1:+.2%}"
 
 
 def remarks(old: Entry | None, new: Entry | None) -> list[str]:
-    """What a reviewer has to know beside the figures: reasons, and what else is another."""
+    """What a reviewer has to know in addition to the figures: reasons, and what else changed."""
     if new is None:
         return []
     lines = [f"reason: {reason}"] if (reason := reason_of(new, old)) else []
     if new.anchor.reason and (old is None or new.anchor != old.anchor):
-        lines.append(f"anchored anew: {new.anchor.reason}")
+        lines.append(f"new anchor: {new.anchor.reason}")
     if old is None:
         return lines
     lines += [f"identity: {change}" for change in identity_changes(old.identity, new.identity)]
@@ -74,7 +74,7 @@ def remarks(old: Entry | None, new: Entry | None) -> list[str]:
     if len(old.tokens) != len(new.tokens):
         lines.append(f"windows: {len(old.tokens)} → {len(new.tokens)}")
     if old.noise != new.noise:
-        lines.append("noise calibrated" if new.noise else "noise no longer known")
+        lines.append("noise calibrated" if new.noise else "calibrated noise removed")
     return lines
 
 
@@ -108,7 +108,7 @@ def _figures_text(row: Change) -> list[str]:
 
 
 def markdown(rows: Sequence[Change], revision: str, problems: Sequence[str] = ()) -> list[str]:
-    """The lines of a table for a pull request, and of what cannot stand in one."""
+    """The lines of a table for a pull request, and a list of problems."""
     lines = [f"### Baselines: {_counted(rows, code(visible(revision)))}"]
     if rows:
         titles = ("baseline", "device", "", *(one.title for one in QUANTITIES), "why")

@@ -1,4 +1,4 @@
-"""What GitHub Actions shows of a run: annotations at the markers, and a summary of the step."""
+"""The report for GitHub Actions: annotations at the markers, and a summary of the step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Actions:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Actions | None:
-        """The step that these variables tell of; None outside GitHub Actions."""
+        """The step that these environment variables describe; None outside GitHub Actions."""
         if environment.get("GITHUB_ACTIONS") != "true":
             return None
         named = [environment.get(name) for name in ("GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE")]
@@ -48,10 +48,10 @@ class Actions:
         folder, root, workspace = Path(), root.resolve(), self.workspace and self.workspace.resolve()
         if workspace and root.is_relative_to(workspace):
             folder = root.relative_to(workspace)
-        beside = [*absent(summary), *summary.problems]
+        general = [*absent(summary), *summary.problems]
         return [
-            *([f"::error title=tenpak::{_text(beside)}"] if beside else ()),
-            *(_commands("error", _errors(summary.outcomes), folder, bool(beside)) if with_errors else ()),
+            *([f"::error title=tenpak::{_text(general)}"] if general else ()),
+            *(_commands("error", _errors(summary.outcomes), folder, bool(general)) if with_errors else ()),
             *_commands("warning", _warnings(summary.outcomes), folder),
         ]
 
@@ -64,7 +64,7 @@ def _errors(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, list[str]]]:
 
 
 def _warnings(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, list[str]]]:
-    """Gates that pass, and that somebody should look at all the same."""
+    """Passing gates that need a look."""
     for outcome in outcomes:
         lines = [
             f"decided by the point estimate: {title(check)}: {check.evidence}"
@@ -87,7 +87,7 @@ def _commands(
     more = len(rows) - (ANNOTATIONS - taken)
     if more > 0:
         rows = rows[: ANNOTATIONS - taken]
-        rows[-1][1].append(f"{more} more gates have {_A[kind]}, which is in the summary of this job")
+        rows[-1][1].append(f"{more} more gates have {_A[kind]}: see the summary of this job")
     return [_command(kind, outcome, lines, folder) for outcome, lines in rows]
 
 

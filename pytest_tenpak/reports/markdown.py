@@ -76,7 +76,7 @@ def _head(summary: Summary) -> str:
 
 
 def _problems(summary: Summary, room: int) -> str:
-    """What went wrong beside the gates, and which of them did not run."""
+    """Problems outside the gates, and the gates that did not run."""
     lines = [*(line for problem in summary.problems for line in visible_lines(problem)), *absent(summary)]
     block = _fenced(lines, int(room * _PROBLEMS_SHARE))
     return f"\n{block}" if block else ""
@@ -140,7 +140,7 @@ def _failures(summary: Summary, room: int) -> str:
 
 
 def _notes(summary: Summary, room: int) -> str:
-    """What was done to baselines, or is left to do."""
+    """Changes of baselines, made or suggested."""
     lines = [*notes(summary.outcomes, summary.written), *unused_lines(summary.unused)]
     block = _fenced(lines, room - 1)
     return f"\n{block}" if block else _left_out(len(lines), "note", "this report")

@@ -11,19 +11,19 @@ from ..gate.summary import Summary
 
 
 def merge(shards: Mapping[str, Summary]) -> Summary:
-    """The runs, by their shards' names, as one.
+    """Merge runs, given by the names of their shards.
 
-    A gate about which shards differ (other figures, another device, or one never heard of it) is there once
-    for each of them, its title naming the shard. Nothing overwrites anything.
+    A gate on which shards differ (other figures, another device, or one of them does not have it) is listed
+    once for each shard, with the shard in its title. No outcome replaces another.
     """
-    told: dict[str, dict[str, Outcome | None]] = {}
+    by_title: dict[str, dict[str, Outcome | None]] = {}
     for shard, summary in shards.items():
-        heard = {outcome.title: outcome for outcome in summary.outcomes}
-        for title in {*summary.expected, *heard}:
-            told.setdefault(title, {})[shard] = heard.get(title)
+        known = {outcome.title: outcome for outcome in summary.outcomes}
+        for title in {*summary.expected, *known}:
+            by_title.setdefault(title, {})[shard] = known.get(title)
     outcomes: list[Outcome] = []
     expected: list[str] = []
-    for title, by_shard in told.items():
+    for title, by_shard in by_title.items():
         differ = any(one != other for one in by_shard.values() for other in by_shard.values())
         for shard, outcome in by_shard.items() if differ else list(by_shard.items())[:1]:
             if outcome is not None and differ:

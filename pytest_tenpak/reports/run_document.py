@@ -1,4 +1,4 @@
-"""A run as one plain document, for ``--tenpak-json``, and the run that such a document tells of."""
+"""A run as one JSON document, for ``--tenpak-json``, and back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def render(summary: Summary) -> str:
 
 
 def document(summary: Summary) -> dict[str, Any]:
-    """The summary in the form of ``schemas/run-1.json``; each outcome with its derived figures beside it."""
+    """The summary in the form of ``schemas/run-1.json``, each outcome with its derived figures."""
     plain = {
         "schema_version": SCHEMA_VERSION,
         "tenpak": metadata.version("pytest-tenpak"),
@@ -88,7 +88,7 @@ def _finite(plain: Any) -> Any:
 
 
 def read_document(path: Path) -> Summary:
-    """The run that the document at ``path`` tells of.
+    """The run that the document at ``path`` describes.
 
     Raises ReportError, naming file and field, for anything that is not a whole and consistent document of
     this schema version.

@@ -40,10 +40,10 @@ _DECIDED = {
     Decided.REPLACED_AS_WORSE: "baseline replaced: its identity changed; accepted as worse: {detail}",
     Decided.NOT_CREATED: "not created: {lack}",
     Decided.NOT_UPDATED: "not updated: {lack}",
-    Decided.KEPT: "baseline kept: {lack}",
+    Decided.KEPT: "baseline not updated: {lack}",
     Decided.MISSING: "no baseline: --tenpak-update={detail} creates none",
-    Decided.MISSING_IN_CI: "no baseline, and in CI none is written: create it where you can review it "
-    "(run without CI set), or name --tenpak-update=new",
+    Decided.MISSING_IN_CI: "no baseline, and CI creates none: create it where you can review it "
+    "(run without CI set), or pass --tenpak-update=new",
     Decided.EXPECTED_TO_FAIL: "expected to fail: {detail}",
 }
 
@@ -196,12 +196,14 @@ def loader(outcome: Outcome) -> str:
 
 
 def remedy(outcome: Outcome) -> Remedy:
-    """The exact command that accepts the new figures, where accepting can settle it."""
+    """The exact command that accepts the new figures, where accepting them clears the failing checks."""
     failing = outcome.verdict.failing
     if any(check.kind.is_about_tolerance for check in failing):
         return Remedy("what to do", "set the tolerance that is named, in the marker or for the run")
     if any(not check.kind.is_cleared_by_update for check in failing):
-        advice = "no update of a baseline clears this; quantize better, or change the limit in the marker"
+        advice = (
+            "updating the baseline does not clear this; quantize better, or change the limit in the marker"
+        )
         return Remedy("what to do", advice)
     mode = "new" if outcome.status is Status.NEW else "failing"
     command = ["pytest", outcome.case.nodeid, f"--tenpak-update={mode}"]
@@ -233,10 +235,10 @@ def note_words(note: Note | None, options: Mapping[Lack, str] = RUN_OPTIONS) -> 
 def _move_words(note: Note) -> str:
     assert note.move is not None
     command = shlex.join(["tenpak", "move", *note.move])
-    advice = f"that of a test that is gone answers the same question: {command}"
+    advice = f"an unused baseline matches this case; to move it here: {command}"
     if note.decided is Decided.MISSING_IN_CI:
         return f"{_DECIDED[note.decided]}; {advice}"
-    return f"no baseline, but {advice}; or --tenpak-update=new to start afresh"
+    return f"no baseline, but {advice}; or --tenpak-update=new to create a new one"
 
 
 def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a run may do to a baseline: the rule that keeps an update from turning red into green unasked."""
+"""What a run may do to a baseline: no update turns a red test green, or accepts worse figures, unasked."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Lack(str, Enum):
 
 
 class Decided(str, Enum):
-    """What was decided about a baseline, where there is something to say about it."""
+    """A decision about a baseline that reports mention."""
 
     CREATED = "created"
     #: The same, where the baseline has entries of other device classes.
@@ -50,7 +50,7 @@ class Decided(str, Enum):
     #: The identity of the case changed.
     REPLACED = "replaced"
     REPLACED_AS_WORSE = "replaced-as-worse"
-    #: What was asked for lacks something, and the test stays red; or it passes all the same (kept).
+    #: The request lacks something. The test stays red; or it passes, and its baseline stays (kept).
     NOT_CREATED = "not-created"
     NOT_UPDATED = "not-updated"
     KEPT = "kept"
@@ -62,10 +62,10 @@ class Decided(str, Enum):
 
 @dataclass(frozen=True)
 class Note:
-    """What was decided about a baseline, as a value that each front end words.
+    """A decision about a baseline, as a value that each front end puts into words.
 
     ``detail`` is the reason that was given, the mode of the request, or why a test is expected to fail.
-    ``move``: the baseline of a test that is gone answers the same question, and may be moved, from and to.
+    ``move``: an unused baseline matches the case, and may be moved; its path, and the new name.
     """
 
     decided: Decided
@@ -95,7 +95,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Update:
-    """Whether the baseline is written, whether the test passes, and what there is to say about that.
+    """Whether the baseline is written, whether the test passes, and a note on that decision.
 
     ``reason`` goes into the baseline's history with the figures it replaces. ``only_new``: of a case with
     several corpora, the baselines that are there stay as they are. ``reanchor``: the figures become the
@@ -122,9 +122,9 @@ class Update:
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked to be done to baselines.
+    """What the user requested for baselines.
 
-    ``mode`` is a key of UPDATES, or None: nobody asked. ``reason`` is why worse figures are accepted,
+    ``mode`` is a key of UPDATES, or None without a request. ``reason`` is why worse figures are accepted,
     ``reanchor`` whether they become the anchor. ``fewer_windows``: a smaller run may replace a larger one.
     """
 
@@ -149,7 +149,7 @@ def decide(
 
     ``changes`` are the entries before and after, a pair for each corpus; a case with several is updated as
     a whole or not at all.
-    Only checks against the baseline can be settled by an update: a broken limit or a failed measurement
+    Only checks against the baseline can be cleared by an update: a broken limit or a failed measurement
     stays red and writes nothing.
     """
     status = verdict.status
@@ -169,7 +169,7 @@ def decide(
 
 
 def _decide_red(verdict: Verdict, request: Request, exceeds_drift_limit: bool, changes: Changes) -> Update:
-    """A case that fails against its baseline: settled by an update, if worse with a reason."""
+    """A case that fails against its baseline: an update clears that, if worse with a reason."""
     if not request.takes("failing"):
         return Update(False, False)
     lack = _lack(verdict, request, exceeds_drift_limit, changes)

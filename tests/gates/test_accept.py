@@ -53,7 +53,7 @@ def test_what_was_new_in_ci_is_created(suite):  # noqa: F811
     assert entry_of(suite).figures.perplexity == BEFORE.figures.perplexity
     assert Baseline.read(suite.folder / "test_a/test_a.json").case == NODEID
     suite.write("test_a/test_a", BEFORE, device_class="cuda-sm90")
-    assert suite.tenpak("accept", "run.json").endswith("it passes against the baseline that is here\n")
+    assert suite.tenpak("accept", "run.json").endswith("it passes against the baseline here\n")
     assert entry_of(suite, device_class="cuda-sm90") == BEFORE
 
 
@@ -63,9 +63,7 @@ def test_it_is_decided_again_beside_the_baseline_that_is_here(suite):  # noqa: F
     file = document(suite, outcome(factor=1.012))
     suite.tenpak("accept", file, "--reason", "new kernel")
     once = entry_of(suite)
-    assert suite.tenpak("accept", file, "--reason", "again").endswith(
-        "it passes against the baseline that is here\n"
-    )
+    assert suite.tenpak("accept", file, "--reason", "again").endswith("it passes against the baseline here\n")
     assert (suite.code, entry_of(suite)) == (0, once)
     passed = document(suite, outcome())
     assert "kept: improved: --update=improved takes it" in suite.tenpak("accept", passed)
@@ -85,7 +83,7 @@ def test_update_modes_take_what_they_say(suite):  # noqa: F811
     assert entry_of(suite, "b") is None
 
 
-def test_what_no_baseline_settles_is_refused(suite):  # noqa: F811
+def test_what_accepting_does_not_clear_is_refused(suite):  # noqa: F811
     """Broken limits, failed measurements, and tests that failed by themselves; a skip is none of them."""
     file = document(
         suite,
@@ -97,8 +95,8 @@ def test_what_no_baseline_settles_is_refused(suite):  # noqa: F811
     )
     lines = suite.tenpak("accept", file, "--update", "all", "--reason", "x").splitlines()
     assert [line.split(" ", 1)[1] for line in lines] == [
-        "refused: max_ppl_delta fails, and no baseline settles that",
-        "refused: the test failed by itself, whatever the gate says: mend it first",
+        "refused: max_ppl_delta fails, and updating the baseline does not clear that",
+        "refused: the test's own body failed: fix that first",
         "refused: it could not be measured",
         "kept: it was skipped",
         "written: baseline created: review and commit it",
@@ -124,7 +122,7 @@ def test_a_run_that_stopped_early_is_refused_unless_that_is_wanted(suite, there)
     out = suite.tenpak("accept", file, "--reason", "x")
     assert "refused: " in out
     assert "--tenpak-update=failing (in CI too) or --tenpak-fixed" in out
-    assert "what there is with --fewer-windows" in out
+    assert "accept fewer with --fewer-windows" in out
     assert suite.code == 1
     assert "written" in suite.tenpak("accept", file, "--reason", "x", "--fewer-windows")
     assert len(entry_of(suite).tokens) == 2
@@ -175,7 +173,7 @@ def test_shards_that_differ_about_one_entry_are_refused(suite):  # noqa: F811
     """Merged reports may hold two answers for the same device class: neither is picked."""
     one, other = (replace(outcome(factor=f, entry=None), shard=s) for f, s in ((1.0, "x"), (1.2, "y")))
     out = suite.tenpak("accept", document(suite, one, other))
-    assert out.count("refused: the document has several outcomes of it") == 2
+    assert out.count("refused: the report has several outcomes of it") == 2
     assert suite.code == 1
     assert not suite.folder.exists()
     elsewhere = replace(other, device_class="cuda-sm90")

@@ -203,13 +203,13 @@ def test_the_cache_is_listed_by_kind(suite):  # noqa: F811
     out = suite.tenpak("cache", "list")
     assert re.search(r"^checkpoints +1 +0.00 GiB +quantized models$", out, re.MULTILINE)
     assert re.search(r"^weights +1 ", out, re.MULTILINE)
-    assert re.search(r"^together +2 ", out, re.MULTILINE)
+    assert re.search(r"^total +2 ", out, re.MULTILINE)
 
 
 def test_the_cache_is_cleared_only_with_yes(suite):  # noqa: F811
     """Without, it is said what would go; a kind is cleared alone where it is named."""
     fill(suite.path / "cache")
-    assert "nothing was removed: --yes clears these" in suite.tenpak("cache", "clear")
+    assert "nothing was removed: --yes removes these" in suite.tenpak("cache", "clear")
     assert len(eviction.entries(suite.path / "cache", "checkpoints")) == 1
     out = suite.tenpak("cache", "clear", "--kind", "checkpoints", "--yes")
     assert suite.code == 0
@@ -228,4 +228,4 @@ def test_what_is_in_use_stays_and_is_counted(suite):  # noqa: F811
     user = Store(suite.path / "cache")
     user.directory("checkpoints", {}, lambda folder: (folder / "w").write_bytes(b"1") and {})
     out = suite.tenpak("cache", "clear", "--yes")
-    assert "checkpoints: 0.00 GiB freed; 1 entry stays, used by a running process" in out
+    assert "checkpoints: 0.00 GiB freed; 1 entry stays, in use by a running process" in out

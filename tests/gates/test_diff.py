@@ -57,7 +57,7 @@ def test_reasons_identity_and_provenance_are_told():
     lines = remarks(old, WORSE.replacing(old, "fewer bits"))
     assert lines == ["reason: fewer bits", "provenance: torch 2.13.0 → 2.14.0", "other quantized weights"]
     anew = remarks(old, WORSE.replacing(old, "for good", reanchor=True))
-    assert anew[:2] == ["reason: for good", "anchored anew: for good"]
+    assert anew[:2] == ["reason: for good", "new anchor: for good"]
     other = replace(measured(), identity={**IDENTITY, "dtype": "float16"})
     assert "identity: dtype: 'float32' → 'float16'" in remarks(old, Entry.of(other, reference()))
     assert remarks(old, old) == []

@@ -25,17 +25,17 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from made_up import measured, outcome
 from pytest_tenpak.store.store import Store
-from pytest_tenpak.gate.write_baseline import keep
+from pytest_tenpak.gate.write_baseline import write_baseline
 from pytest_tenpak.verdict.update import Update
 
 folder, store, moments = Path(sys.argv[2]), Store(Path(sys.argv[3])), random.Random(1)
 
 def rewrite_all(windows):
     for n in range(40):
-        told = replace(outcome(entry=None), update=Update(True, True, "turn"))
+        rewritten = replace(outcome(entry=None), update=Update(True, True, "turn"))
         nll = tuple(9.0 + n + window % 3 for window in range(windows))
-        part = replace(told.parts[0], name=f"many/{n}", measurement=measured(nll))
-        keep(told, part, folder, store)
+        part = replace(rewritten.parts[0], name=f"many/{n}", measurement=measured(nll))
+        write_baseline(rewritten, part, folder, store)
 
 rewrite_all(60)
 for turn in range(180):

@@ -298,7 +298,7 @@ def test_prune_lists_and_with_yes_removes(suite):
     again = suite.tenpak("prune", "--yes")
     assert (again.returncode, again.stdout) == (
         0,
-        "no baseline is unused as far as this collection can tell\n",
+        "this collection finds no unused baseline\n",
     )
 
 
@@ -360,8 +360,8 @@ def test_a_new_case_is_told_of_the_baseline_it_had(renamed, distributed):
     result.stdout.fnmatch_lines(
         [
             "test_gate.py::test_new *new",
-            "baselines/test_gate/test_new.json [[]cpu[]]: no baseline, but that of a test that is gone answers the "
-            f"same question: {MOVE}; or --tenpak-update=new to start afresh",
+            "baselines/test_gate/test_new.json [[]cpu[]]: no baseline, but an unused baseline matches this case; "
+            f"to move it here: {MOVE}; or --tenpak-update=new to create a new one",
         ]
     )
     assert renamed.baselines == ["test_gate/test_old.json"]
@@ -381,9 +381,7 @@ def test_in_ci_the_failure_names_the_move(renamed, monkeypatch):
     monkeypatch.setenv("CI", "1")
     result = renamed.run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        [f"*no baseline, and in CI none is written*; that of a test that is gone *{MOVE}"]
-    )
+    result.stdout.fnmatch_lines([f"*no baseline, and CI creates none*; an unused baseline matches *{MOVE}"])
     assert renamed.baselines == ["test_gate/test_old.json"]
 
 

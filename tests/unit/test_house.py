@@ -1,6 +1,8 @@
 """The house itself: imports point down, and nothing heavy is imported unasked."""
 
 import ast
+import importlib.util
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -196,3 +198,35 @@ def test_faces_of_packages_import_nothing():
 def test_no_private_modules_of_others(module):
     """pytest's public names only."""
     assert not [one for one in imports() if one.imported == module]
+
+
+#: An import of this package in text that some process runs: code for ``python -c``, a test file that a test writes.
+IN_TEXT = re.compile(r"^\s*from (pytest_tenpak[\w.]*) import ([^;\n]+)", re.MULTILINE)
+
+
+def texts_with_imports() -> Iterator[tuple[str, str, str]]:
+    """Each name that a string of tests, benchmarks or examples imports: where, from which module, what."""
+    for path in sorted(
+        f for folder in ("tests", "benchmarks", "examples") for f in (ROOT / folder).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for module, names in IN_TEXT.findall(node.value):
+                    for name in names.split(","):
+                        yield f"{path.relative_to(ROOT)}:{node.lineno}", module, name.split(" as ")[0].strip()
+
+
+def exists(module: str, name: str) -> bool:
+    """Whether the module has that name, or is a package with such a module."""
+    imported = importlib.import_module(module)
+    return hasattr(imported, name) or (
+        hasattr(imported, "__path__") and importlib.util.find_spec(f"{module}.{name}") is not None
+    )
+
+
+def test_code_in_strings_imports_names_that_exist():
+    """No checker reads code that a test hands to another process, so a renamed function breaks it unseen."""
+    found = list(texts_with_imports())
+    assert len(found) > 20
+    missing = [one for one in found if not exists(*one[1:])]
+    assert missing == []

@@ -30,7 +30,7 @@ from ..wording import (
 )
 from . import charts
 
-#: The signs of a verdict, beside its word and its colour.
+#: The sign of a verdict, in addition to its word and its colour.
 MARKS = {"passed": "✓", "improved": "▲", "new": "◆", "accepted": "✓", "failed": "✗", "skipped": "–"}
 
 
@@ -144,7 +144,7 @@ def _check_view(check: Check) -> CheckView:
 
 
 def _interval(check: Check) -> str:
-    """The check's figure with its interval, beside its bound; empty where there is nothing to bound."""
+    """A chart of the check's figure with its interval and its bound; empty where there is no bound."""
     value = check.value if check.difference is None else check.difference
     if value is None or check.bound is None:
         return ""
@@ -171,7 +171,7 @@ _TICKS: dict[Unit, charts.Show] = {
 
 
 def _unbounded(part: Part, outcome: Outcome, rule: Rule | None) -> list[CheckView]:
-    """Perplexity against the reference where no limit asks for it: the same figure, decided by nobody."""
+    """Perplexity against the reference where no limit bounds it."""
     ours, theirs = part.measurement, part.reference
     if rule is None or not _are_paired(part) or not _is_finite(ours.perplexity, theirs.perplexity):
         return []
@@ -315,8 +315,8 @@ def _layers(layers: Layers) -> list[Figure]:
 def _bytes(ledger: Ledger) -> Figure:
     rest = ledger.tensor_bytes - ledger.layer_bytes
     rows: list[tuple[str, list[tuple[str, float]]]] = [
-        ("at 32 bit", [("beside", 4 * ledger.weights)]),
-        ("at 16 bit", [("beside", 2 * ledger.weights)]),
+        ("at 32 bit", [("whole", 4 * ledger.weights)]),
+        ("at 16 bit", [("whole", 2 * ledger.weights)]),
         ("checkpoint", [("layers", ledger.layer_bytes), ("rest", rest)]),
     ]
     caption = (
@@ -357,7 +357,7 @@ def _flat(plain: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
 
 
 def _plain(value: Any) -> str:
-    """As a reader needs it: of a digest, what tells it from others."""
+    """A value as text; of a digest, its beginning."""
     if isinstance(value, str):
         return f"{value[:19]}…" if value.startswith("sha256:") else value
     return "none" if value is None else repr(value)

@@ -30,7 +30,7 @@ _LETTER = 6.2
 _NAMED = 12
 #: A line through more points than these needs no dots.
 _MOST_DOTS = 24
-#: More bars than this cannot be told apart; where there are many charts, fewer do.
+#: More bars than this cannot be distinguished; where there are many charts, fewer do.
 MOST_BARS, FEWER_BARS = 120, 50
 
 #: A tag, and in it an attribute without quotes, as HTML allows and XML does not.
@@ -61,7 +61,7 @@ class Point(NamedTuple):
     x: float
     y: float
     name: str
-    told: str
+    caption: str
     link: str
     failed: bool
     best: bool
@@ -187,7 +187,7 @@ def interval(
     zero: bool,
     show: Show,
 ) -> str:
-    """A figure with its interval, beside what it may be at most (at ``least``).
+    """A figure with its interval, and its bound: the most that it may be (the ``least``).
 
     An end that is None is open, unless the figure is ``exact``; ``zero`` puts 0 on the axis.
     """
@@ -380,11 +380,11 @@ def _dot(point: Point, x: float, y: float) -> str:
         else f"<circle class=value cx={x} cy={y} r=4 />"
     )
     ring = f"<circle class=ring cx={x} cy={y} r=8 />" if point.best else ""
-    return f'<a href="#{point.link}"><title>{_inert(point.told)}</title>{ring}{mark}</a>'
+    return f'<a href="#{point.link}"><title>{_inert(point.caption)}</title>{ring}{mark}</a>'
 
 
 def _names(points: Sequence[Point], x: Axis, y: Axis) -> list[str]:
-    """The points' names beside them, moved apart where they would lie on one another."""
+    """The names of the points, moved apart where they would overlap."""
     taken: list[tuple[float, float, float]] = []
     placed = []
     for point in sorted(points, key=lambda point: -point.y):

@@ -1,4 +1,4 @@
-"""The run as one page that needs nothing else: no server, no network, no file beside it.
+"""The run as one page that needs nothing else: no server, no network, no other file.
 
 Names come from tests, models and machines and are trusted with nothing: the template escapes all it is
 given, whatever a reader could not see is written out, and the page's policy runs no script but its own.
@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
 
 class Frontier(NamedTuple):
-    """The cases that answer one question, beside one another."""
+    """Size against quality of the cases that are comparable."""
 
     model: str
     corpus: str

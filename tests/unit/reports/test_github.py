@@ -66,8 +66,8 @@ def test_ten_of_a_kind():
     errors = [line for line in lines if line.startswith("::error")]
     warnings = [line for line in lines if line.startswith("::warning")]
     assert (len(errors), len(warnings)) == (10, 10)
-    assert errors[-1].endswith("%0A4 more gates have an error, which is in the summary of this job")
-    assert warnings[-1].endswith("%0A2 more gates have a warning, which is in the summary of this job")
+    assert errors[-1].endswith("%0A4 more gates have an error: see the summary of this job")
+    assert warnings[-1].endswith("%0A2 more gates have a warning: see the summary of this job")
     assert "more gates" not in "".join(errors[:-1])
 
 
