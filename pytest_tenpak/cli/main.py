@@ -36,11 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     modules = {name: import_module(f"{__package__}.{name}") for name in COMMANDS}
     for name, module in modules.items():
         help_line = (module.__doc__ or "").splitlines()[0]
-        passes_on = getattr(module, "PYTEST_ARGUMENTS", False)
-        collects = getattr(module, "COLLECTS", False)
-        subparser = subparsers.add_parser(
-            name, help=help_line, description=help_line, add_help=collects or not passes_on
-        )
+        subparser = subparsers.add_parser(name, help=help_line, description=help_line)
         if hasattr(module, "add_arguments"):
             module.add_arguments(subparser)
     known, further = parser.parse_known_args(arguments)

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from pytest_tenpak.cli.main import COMMANDS, main
+
 
 def test_the_doctor_lists_methods_backends_and_what_is_missing(project):
     """Ours and a conftest's, with the pip line for what is not there; no test runs."""
@@ -59,3 +61,12 @@ def test_a_command_that_does_not_exist_is_named():
     ran = subprocess.run([sys.executable, "-m", "pytest_tenpak", "nurse"], capture_output=True, text=True)
     assert ran.returncode == 2
     assert "doctor" in ran.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help(command, capsys):
+    """Also those whose further options go to pytest."""
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: tenpak {command}")
