@@ -128,6 +128,7 @@ def test_the_hub_is_asked_for_nothing_that_is_cached(runner):
     assert runner.written("GITHUB_ENV") == "HF_HUB_OFFLINE=1\n"
 
 
+@pytest.mark.slow
 def test_shards_are_merged_into_one_verdict(act, project, runner):
     """Green where every job and every gate was; red through a gate, and red through a job that left nothing."""
     project.test(GATES)

@@ -69,6 +69,7 @@ def test_what_is_clear_takes_a_quarter_of_the_budget(project):
     assert check(failed, "max_ppl_delta")["low"] > -0.5
 
 
+@pytest.mark.slow
 def test_a_larger_budget_adds_only_what_is_missing(project, tmp_path):
     """Windows on disk stay as they are and are followed by others; none is measured twice."""
     project.ini(**{**project.settings, "cache_dir": tmp_path / "cache"})
@@ -175,6 +176,7 @@ def test_two_corpora_have_their_own_checks_and_baselines(two_texts, distributed)
     )
 
 
+@pytest.mark.slow
 def test_another_corpus_leaves_the_first_ones_baseline_alone(two_texts):
     """What is new is created; what is there keeps its windows, figures and history."""
     project = two_texts

@@ -211,6 +211,7 @@ def test_a_plot_that_cannot_be_drawn_is_refused(suite):  # noqa: F811
         assert (suite.code, "accepted:   .svg, .html" in suite.errors) == (4, True)
 
 
+@pytest.mark.slow
 def test_a_runs_reports_have_the_past_of_its_own_baselines(project):
     """What a commit accepted for the gates that ran is in the JSON document and on the page, and nothing else."""
     project.test("@pytest.mark.quantize(method='nf4', max_tokens=504)\ndef test_nf4(): pass\n")
