@@ -94,9 +94,10 @@ def score(models: dict[str, Any], tokens: Sequence[int], batch: Sequence[Window]
     ids = torch.tensor([tokens[window.start : window.stop] for window in batch])
     expected = None
     for name, model in models.items():
-        # A gate runs LLM.int8() window by window: it chooses its outlier columns by the batch it is given.
-        parts = ids.split(1 if name == "int8" else len(ids))
-        logits = torch.cat([model(input_ids=part, use_cache=False).logits[:, :-1].float() for part in parts])
+        # A gate runs LLM.int8() window by window, without the last token, which is only predicted: the
+        # method chooses its outlier columns by the tokens that it is given.
+        parts = ids[:, :-1].split(1 if name == "int8" else len(ids))
+        logits = torch.cat([model(input_ids=part, use_cache=False).logits.float() for part in parts])
         found = torch.log_softmax(logits, dim=-1)
         del logits
         if expected is None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from ..errors import SpecError, UnavailableError
 from ..store.store import Store
@@ -18,6 +20,31 @@ if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability(i)
         print(f"cuda-sm{major}{minor}", torch.cuda.get_device_name(i), sep="|")
 """
+
+#: Environment variables that hide, order or split the GPUs of a machine, or choose the driver's libraries.
+_GPU_VARIABLES = (
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "CUDA_MPS_PIPE_DIRECTORY",
+    "NVIDIA_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "LD_LIBRARY_PATH",
+)
+
+#: Environment variables that choose kernels or their precision, and so move figures.
+KERNEL_VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_CBWR",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "TORCH_BLAS_PREFER_CUBLASLT",
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +64,11 @@ class Device:
     def default_dtype(self) -> str:
         """The type that ``dtype="auto"`` means here: exact on CPU, the usual type of models on CUDA."""
         return "float32" if self.family == "cpu" else "bfloat16"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The variables of the environment that choose kernels, with their values."""
+        return {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ}
 
 
 CPU = Device("cpu", "cpu", "cpu")
@@ -74,19 +106,23 @@ def choose_device(wanted: str, store: Store, worker: int = 0) -> Device:
 
 
 def _gpus(store: Store) -> list[tuple[str, str]]:
-    """Return (class, name) of each GPU that torch can use, probed once per driver and torch in a process."""
-    smi = shutil.which("nvidia-smi")
-    if smi is None:
+    """Return (class, name) of each GPU that torch can use; probed once for the same settings and torch."""
+    smi, torch = shutil.which("nvidia-smi"), importlib.util.find_spec("torch")
+    if smi is None or torch is None or torch.origin is None:
         return []
-    query = [smi, "--query-gpu=uuid,driver_version", "--format=csv,noheader"]
-    found = subprocess.run(query, capture_output=True, text=True, check=False)
-    if found.returncode:
+    # The list names the instances that a GPU is split into (MIG), which the query does not.
+    asked = [[smi, "-L"], [smi, "--query-gpu=uuid,driver_version", "--format=csv,noheader"]]
+    found = [subprocess.run(command, capture_output=True, text=True, check=False) for command in asked]
+    if any(ran.returncode for ran in found):
         return []
-    try:
-        identity = {"gpus": found.stdout, "torch": version("torch"), "python": sys.executable}
-    except PackageNotFoundError:
-        return []
-    rows = store.document("devices", identity, _probe)["gpus"]
+    cache_key = {
+        "gpus": [ran.stdout for ran in found],
+        "visible": {name: os.environ.get(name) for name in _GPU_VARIABLES},
+        # Its version alone does not say for which CUDA it was built.
+        "torch": store.file_digest(Path(torch.origin).with_name("version.py")),
+        "python": sys.executable,
+    }
+    rows = store.document("devices", cache_key, _probe)["gpus"]
     return [(row[0], row[1]) for row in rows]
 
 

@@ -14,8 +14,8 @@ from ..evaluation.protocol import Protocol
 from ..execution.jobs import QuantizeJob, Rounding
 from ..execution.process import run_job
 from ..metrics.measurement import METRICS_VERSION, Ledger
+from ..models.files import files_to_load
 from ..models.ledger import ledger, quantized_layers
-from ..models.locate import TOKENIZER_FILES
 from ..models.model import Model
 from ..models.safetensors_files import read_tensors, weights_digest
 from ..quantizers.base import Backend, Quantizer
@@ -81,9 +81,10 @@ class Experiment:
         backend, texts = quantizer.backend(self.case.spec), self.calibration
         cache_key = {
             "spec": self.case.spec.to_dict(),
-            "device": self.device.device_class,
+            "device": [self.device.device_class, self.device.settings],
             "dtype": self.dtype,
             "model": self.model.digest,
+            "files": self._files(self.model.path),
             "calibration": texts.digest if texts else None,
             "versions": _libraries(self._versions(backend)),
             "adapter": self._adapter(quantizer),
@@ -140,7 +141,7 @@ class Experiment:
             "files": self._files(subject.directory),
             "batch_size": self.run.batch_size,
             "threads": self.threads,
-            "device": [self.device.device_class, self.device.name],
+            "device": [self.device.device_class, self.device.name, self.device.settings],
             "versions": _libraries(self.versions(subject)),
             "adapter": self._adapter(subject.quantizer) if subject.quantizer else None,
             "rounding": [asdict(rounding), ROUNDING_VERSION] if rounding else None,
@@ -149,7 +150,11 @@ class Experiment:
     def weights(self, subject: Subject) -> Mapping[str, Any]:
         """Return ``ledger`` and ``digest`` of the stored weights of ``subject``, which are read once."""
         store, path = self.run.store, subject.directory
-        cache_key = {"files": self._files(path), "model": self.model.digest, "metrics": METRICS_VERSION}
+        cache_key = {
+            "files": self._files(path),
+            "model": self._files(self.model.path),
+            "metrics": METRICS_VERSION,
+        }
 
         def read() -> dict[str, Any]:
             return {"ledger": asdict(ledger(path, self.model.path)), "digest": weights_digest(path)}
@@ -194,10 +199,11 @@ class Experiment:
         return {"source": self.run.store.file_digest(Path(place.file))}
 
     def _files(self, directory: Path) -> Mapping[str, str]:
-        """Return the digest of every file of a checkpoint that can change a figure."""
-        names = ("config.json", *TOKENIZER_FILES)
-        wanted = [*sorted(directory.glob("*.safetensors")), *(directory / name for name in names)]
-        return {path.name: self.run.store.file_digest(path) for path in wanted if path.is_file()}
+        """Return the digest of every file that a loader may read from a directory of weights, by name."""
+        return {
+            str(path.relative_to(directory)): self.run.store.file_digest(path)
+            for path in files_to_load(directory)
+        }
 
 
 def _libraries(versions: Mapping[str, str]) -> dict[str, str]:

@@ -100,6 +100,13 @@ RUN = tuple(
             True,
             lambda text, _: parse_bytes(text),
         ),
+        (
+            Option("rehash", bool, False, "read every file again instead of trusting remembered digests"),
+            None,
+            False,
+            None,
+            "true",
+        ),
         (Option("device", str, "auto", "auto, cpu, cuda or cuda:N"), "DEVICE"),
         (Option("batch_size", int, 0, "windows per forward pass; 0 chooses", minimum=0), "WINDOWS"),
         (
@@ -298,7 +305,7 @@ def cache_store(config: pytest.Config) -> Store:
 
     named = read(config, "cache_dir")
     root = config.rootpath / Path(named).expanduser() if named else user_cache_path("pytest-tenpak")
-    return Store(root, read(config, "cache_size"))
+    return Store(root, read(config, "cache_size"), read(config, "rehash"))
 
 
 def model(config: pytest.Config) -> str | None:

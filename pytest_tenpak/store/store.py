@@ -16,12 +16,14 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from .atomic import write_atomically
-from .digest import file_digest, fingerprint
+from .digest import fingerprint
 from .eviction import tidy
+from .file_digests import FileDigests
 from .layout import MANIFEST, lock_file, temporary_name, use_file
 from .locks import hold
 
@@ -38,10 +40,15 @@ class Stored:
 class Store:
     """A cache folder with kinds of entries (``models``, ``checkpoints``, ``traces``, …)."""
 
-    def __init__(self, root: Path, limit_bytes: int = 0) -> None:
-        """``limit_bytes`` bounds the directory entries together; 0 is no limit."""
+    def __init__(self, root: Path, limit_bytes: int = 0, rehash: bool = False) -> None:
+        """``limit_bytes`` bounds the directory entries together; 0 is no limit.
+
+        With ``rehash`` the files are read whose digests earlier processes remembered.
+        """
         self.root = root
         self.limit_bytes = limit_bytes
+        self._digests = FileDigests()
+        self._rehash = rehash
         self._used: dict[Path, IO[bytes]] = {}
 
     @contextmanager
@@ -56,14 +63,14 @@ class Store:
         """Return the whole directory for ``identity``, made by ``make(folder)`` if it does not exist yet.
 
         ``make`` fills the folder and returns facts (plain values) for the manifest. An entry that is
-        no longer whole (a file missing or cut short) is made again. The entry is not evicted, whatever the
-        limit, until this process ends or drops the store.
+        no longer as it was made (a file missing, cut short or changed) is made again. The entry is not
+        evicted, whatever the limit, until this process ends or drops the store.
         """
         key = fingerprint(identity)[:32]
         path = self.root / kind / key
         with self.lock(f"{kind}-{key}"):
             self._use(path)
-            facts = _whole(path)
+            facts = self._whole(path)
             if facts is not None:
                 with suppress(OSError):  # a read-only cache can still be read
                     os.utime(path / MANIFEST)
@@ -84,7 +91,7 @@ class Store:
             self._use(path)
             path.mkdir(parents=True, exist_ok=True)
             if not (path / MANIFEST).is_file():
-                _write_manifest(path, identity, {})
+                self._write_manifest(path, identity, {})
             with suppress(OSError):
                 os.utime(path / MANIFEST)
         return path
@@ -109,57 +116,54 @@ class Store:
         building.mkdir(parents=True)
         try:
             facts = dict(make(building))
-            _write_manifest(building, identity, facts)
+            self._write_manifest(building, identity, facts)
             building.rename(path)
         finally:
             shutil.rmtree(building, ignore_errors=True)
         return facts
 
     def document(
-        self, kind: str, identity: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]
+        self,
+        kind: str,
+        identity: Mapping[str, Any],
+        make: Callable[[], Mapping[str, Any]],
+        anew: bool = False,
     ) -> Mapping[str, Any]:
-        """Return the JSON document for ``identity``, made by ``make()`` if it is missing or unreadable."""
+        """Return the JSON document for ``identity``, made by ``make()`` if it is missing or unreadable.
+
+        With ``anew`` it is made in any case, and replaces the one that is there.
+        """
         key = fingerprint(identity)[:32]
         path = self.root / kind / f"{key}.json"
         with self.lock(f"{kind}-{key}"):
-            try:
-                stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-                return stored
-            except (OSError, ValueError):
-                made = make()
-                with suppress(OSError):  # where it cannot be written, it is made again next time
-                    write_atomically(path, json.dumps(made))
-                return made
+            if not anew:
+                with suppress(OSError, ValueError):
+                    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                    return stored
+            made = make()
+            with suppress(OSError):  # where it cannot be written, it is made again next time
+                write_atomically(path, json.dumps(made))
+            return made
 
     def file_digest(self, path: Path) -> str:
-        """Return the SHA-256 of a file, cached by its path, size and modification time.
+        """Return the SHA-256 of a file; remembered as :class:`FileDigests` says."""
+        return self._digests.of(path, partial(self.document, "digests", anew=self._rehash))
 
-        The hub's cache names its blobs by their SHA-256; those are not read.
-        """
-        real = path.resolve()
-        if real.parent.name == "blobs" and len(real.name) == 64:
-            return real.name
-        stat = real.stat()
-        seen = {"path": str(real), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        return str(self.document("digests", seen, lambda: {"sha256": file_digest(real)})["sha256"])
+    def _write_manifest(self, folder: Path, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        files = {
+            str(path.relative_to(folder)): self.file_digest(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        manifest = {"identity": identity, "facts": facts, "files": files}
+        write_atomically(folder / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True))
 
-
-def _write_manifest(folder: Path, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    files = {
-        str(path.relative_to(folder)): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    manifest = {"identity": identity, "facts": facts, "files": files}
-    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True))
-
-
-def _whole(path: Path) -> Mapping[str, Any] | None:
-    """Return the manifest's facts if every file it lists has its full size, else None."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        sizes = {name: (path / name).stat().st_size for name in manifest["files"]}
-    except (OSError, ValueError, KeyError):
-        return None
-    facts: Mapping[str, Any] = manifest["facts"]
-    return facts if sizes == manifest["files"] else None
+    def _whole(self, path: Path) -> Mapping[str, Any] | None:
+        """Return the manifest's facts if every file it lists is as it was written, else None."""
+        try:
+            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            files = {name: self.file_digest(path / name) for name in manifest["files"]}
+        except (OSError, ValueError, KeyError):
+            return None
+        facts: Mapping[str, Any] = manifest["facts"]
+        return facts if files == manifest["files"] else None

@@ -1,5 +1,7 @@
 """Cache keys of checkpoints and of measured windows: what makes them anew, and what does not."""
 
+import os
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +10,7 @@ from made_up import case
 from pytest_tenpak.evaluation.corpus import Corpus
 from pytest_tenpak.evaluation.protocol import Protocol
 from pytest_tenpak.gate import experiment as module
-from pytest_tenpak.gate.device import Device
+from pytest_tenpak.gate.device import KERNEL_VARIABLES, Device
 from pytest_tenpak.gate.experiment import Experiment, Subject
 from pytest_tenpak.models.model import Model
 from pytest_tenpak.quantizers import interpreters
@@ -17,13 +19,35 @@ from pytest_tenpak.store.store import Store
 
 NF4 = Registry()["nf4"]
 
+#: Files that some loader reads from a directory of weights.
+READ = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "additional_chat_templates/tool.jinja",
+    "quantize_config.json",
+    "quant_config.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "recipe.yaml",
+)
+
 
 @pytest.fixture
 def experiment(tmp_path) -> Experiment:
     """NF4 on CPU, of a model that is one config file."""
     path = tmp_path / "model"
     path.mkdir()
-    (path / "config.json").write_text("{}")
+    for name in READ:
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text("{}")
     run = SimpleNamespace(
         store=Store(tmp_path / "cache"), batch_size=8, interpreters=interpreters.Interpreters({})
     )
@@ -107,3 +131,33 @@ def test_the_source_of_a_method_of_another_package_counts(keys, tmp_path, monkey
     before = keys(Theirs())
     source.write_text(source.read_text() + "\nMORE = 1\n")
     assert keys(Theirs())[0] != before[0]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_every_byte_of_every_file_that_a_loader_reads_counts(keys, experiment, name):
+    """Other bytes, as many as before and of the same time: checkpoint and windows are made anew."""
+    before, file = keys(), experiment.model.path / name
+    times = file.stat()
+    time.sleep(0.06)
+    file.write_bytes(b"[]")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    after = keys()
+    assert (before[0] != after[0], before[1] != after[1]) == (True, True)
+
+
+@pytest.mark.parametrize("name", KERNEL_VARIABLES)
+def test_what_chooses_kernels_counts(keys, monkeypatch, name):
+    """A run with slower or less precise kernels is not answered with the figures of the others."""
+    monkeypatch.delenv(name, raising=False)
+    before = keys()
+    monkeypatch.setenv(name, "1")
+    after = keys()
+    assert (before[0] != after[0], before[1] != after[1]) == (True, True)
+
+
+def test_what_no_loader_reads_does_not_count(keys, experiment):
+    """Code that is never run, and hidden files of version control and downloads."""
+    before = keys()
+    for name in ("modeling_own.py", ".gitattributes"):
+        (experiment.model.path / name).write_text("other")
+    assert keys() == before

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from hashlib import sha256
 
 import pytest
 
@@ -27,6 +28,15 @@ def make_one(folder):
     return {"seconds": 1}
 
 
+def rewrite_unseen(file, content):
+    """Give a file other bytes, as many as before, and its old modification time, as archives and stores do."""
+    before = file.stat()
+    assert before.st_size == len(content)
+    time.sleep(0.1)  # longer than a tick of the clock that files get their times from
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def test_a_directory_is_made_once_for_the_same_identity(store):
     """The second call finds it; another identity makes another."""
     first = store.directory("kind", {"a": 1}, make_one)
@@ -38,12 +48,14 @@ def test_a_directory_is_made_once_for_the_same_identity(store):
     assert store.directory("kind", {"a": 2}, make_one).path != first.path
 
 
-@pytest.mark.parametrize("harm", ["shorten", "remove", "manifest"])
+@pytest.mark.parametrize("harm", ["shorten", "change", "remove", "manifest"])
 def test_an_entry_that_is_no_longer_whole_is_made_again(store, harm):
-    """A file cut short, a file gone, or no manifest: it is not used."""
+    """A file cut short, another byte in it with size and time kept, a file gone, no manifest: it is not used."""
     path = store.directory("kind", {"a": 1}, make_one).path
     if harm == "shorten":
         (path / "weights").write_bytes(b"123")
+    elif harm == "change":
+        rewrite_unseen(path / "weights", b"12x45")
     else:
         (path / ("weights" if harm == "remove" else MANIFEST)).unlink()
     again = store.directory("kind", {"a": 1}, make_one)
@@ -112,31 +124,86 @@ def test_a_document_is_kept_and_a_torn_one_is_made_again(store):
     assert store.document("kind", {"a": 1}, lambda: {"n": 3}) == {"n": 3}
 
 
-def test_a_file_digest_follows_the_file(store, tmp_path):
-    """Remembered while size and time stand still, taken again when the file changes."""
+def digest_count(store):
+    return len(eviction.entries(store.root, "digests"))
+
+
+def test_a_file_digest_follows_the_file(tmp_path):
+    """Remembered from run to run while the file stands still; taken again though size and times are as before."""
+    file, root = tmp_path / "weights", tmp_path / "cache"
+    file.write_bytes(b"one")
+    time.sleep(0.1)
+    first = Store(root).file_digest(file)
+    assert first == sha256(b"one").hexdigest()
+    assert Store(root).file_digest(file) == first
+    assert digest_count(Store(root)) == 1
+    rewrite_unseen(file, b"two")
+    assert Store(root).file_digest(file) == sha256(b"two").hexdigest()
+
+
+def test_another_file_in_the_place_of_one_is_another(tmp_path):
+    """An archive or a store puts a file of equal size and times there: inode and change time tell them apart."""
+    file, other, root = tmp_path / "weights", tmp_path / "other", tmp_path / "cache"
+    for path, content in ((file, b"one"), (other, b"two")):
+        path.write_bytes(content)
+        os.utime(path, ns=(1, 1))
+    time.sleep(0.1)
+    assert Store(root).file_digest(file) == sha256(b"one").hexdigest()
+    other.replace(file)
+    assert Store(root).file_digest(file) == sha256(b"two").hexdigest()
+
+
+def test_what_was_written_this_moment_is_not_remembered(tmp_path):
+    """A second change within one tick of the clock would not show."""
+    file = tmp_path / "weights"
+    store = Store(tmp_path / "cache")
+    file.write_bytes(b"one")
+    assert store.file_digest(file) == sha256(b"one").hexdigest()
+    assert digest_count(store) == 0
+
+
+def test_where_the_file_system_promises_nothing_files_are_read_again(tmp_path, monkeypatch):
+    """A network's file system may show times from a cache of its own."""
     file = tmp_path / "weights"
     file.write_bytes(b"one")
-    first = store.file_digest(file)
-    assert store.file_digest(file) == first
-    file.write_bytes(b"two")
-    os.utime(file, ns=(1, 1))
-    assert store.file_digest(file) != first
+    time.sleep(0.1)
+    store = Store(tmp_path / "cache")
+    monkeypatch.setattr("pytest_tenpak.store.file_digests._file_system", lambda folder: "nfs4")
+    assert store.file_digest(file) == sha256(b"one").hexdigest()
+    assert digest_count(store) == 0
 
 
-def test_hub_blobs_are_named_by_their_digest_already(store, tmp_path):
-    """A file of the hub's cache is not read again."""
+def test_rehash_reads_what_is_remembered(tmp_path):
+    """Whoever does not trust the disk asks for it, once."""
+    file, root = tmp_path / "weights", tmp_path / "cache"
+    file.write_bytes(b"one")
+    time.sleep(0.1)
+    Store(root).file_digest(file)
+    [remembered] = eviction.entries(root, "digests")
+    remembered.write_text(json.dumps({"sha256": "wrong"}))
+    assert Store(root).file_digest(file) == "wrong"
+    for store in (Store(root, rehash=True), Store(root)):
+        assert store.file_digest(file) == sha256(b"one").hexdigest()
+
+
+def test_a_blob_of_the_hub_is_read_whatever_its_name_says(store, tmp_path):
+    """The hub's cache names its files by their SHA-256; a damaged one keeps its name."""
     blob = tmp_path / "blobs" / ("e" * 64)
     blob.parent.mkdir()
     blob.write_text("not what it says")
     (tmp_path / "model.safetensors").symlink_to(blob)
-    assert store.file_digest(tmp_path / "model.safetensors") == "e" * 64
+    assert store.file_digest(tmp_path / "model.safetensors") == sha256(b"not what it says").hexdigest()
 
 
 def test_the_manifest_says_what_the_entry_is_the_answer_to(store):
     """Identity, facts and files stand in it for whoever looks into the cache."""
     path = store.directory("kind", {"a": 1}, make_one).path
     manifest = json.loads((path / MANIFEST).read_text())
-    assert manifest == {"identity": {"a": 1}, "facts": {"seconds": 1}, "files": {"weights": 5}}
+    assert manifest == {
+        "identity": {"a": 1},
+        "facts": {"seconds": 1},
+        "files": {"weights": sha256(b"12345").hexdigest()},
+    }
 
 
 # ---------------------------------------------------------------- the limit
