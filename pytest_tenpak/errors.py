@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Collection
 from typing import Any
 
 
@@ -147,3 +148,10 @@ def file_error(fault: OSError) -> TenpakError:
         given=str(fault),
         remedy="correct the path or its permissions; --tenpak-cache-dir sets the folder of the cache",
     )
+
+
+def named(names: Collection[str], most: int = 4) -> str:
+    """Return some of many names, and how many more there are, for a message."""
+    first = [*names][:most]
+    more = len(names) - len(first)
+    return ", ".join(first) + (f" and {more:,} more" if more else "")

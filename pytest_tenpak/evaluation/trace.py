@@ -22,6 +22,10 @@ from .protocol import within
 if TYPE_CHECKING:
     from .perplexity import Block
 
+#: Increased whenever a change of this package changes what a trace records, or what is refused when it is
+#: begun, and no figure; part of cache keys.
+TRACE_VERSION = 2
+
 _SUMS = ("nll", "tokens", "lost", "kld", "disagreement", "squared_dp")
 _TRIMMED = 0.1
 _WORST = 0.001

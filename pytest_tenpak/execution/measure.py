@@ -21,7 +21,7 @@ from ..evaluation.tokenize import Stream, tokenize
 from ..evaluation.trace import Plan, Trace
 from ..metrics.intervals import looks
 from ..progress import Progress
-from ..quantizers.loading import load_pretrained
+from ..quantizers.loading import load_with_account
 from ..quantizers.locate import relocate
 from ..quantizers.rounding import round_to_nearest
 from ..store.digest import fingerprint
@@ -38,6 +38,7 @@ class _Subject:
 
     model: Any
     loader: str
+    unread: list[str]
     stream: Stream
     windows: list[Window]
     scorer: perplexity.Scorer
@@ -67,21 +68,25 @@ def _load(job: MeasureJob) -> _Subject:
     tokenizer = AutoTokenizer.from_pretrained(job.directory, local_files_only=True, trust_remote_code=False)
     stream = tokenize(tokenizer, job.documents, job.protocol)
     windows = job.protocol.windows(len(stream.ids), 0, stream.starts)
-    model, loader = _load_model(job)
+    model, loader, unread = _load_model(job)
     bos = tokenizer.bos_token_id if job.protocol.bos == "window" else None
     scorer = perplexity.Scorer(model, stream.ids, bos=bos, batch_size=job.batch_size)
-    return _Subject(model, loader, stream, windows, scorer)
+    return _Subject(model, loader, unread, stream, windows, scorer)
 
 
-def _load_model(job: MeasureJob) -> tuple[Any, str]:
-    """Load the model, rounded where the job says so; also return the distribution that loaded it."""
+def _load_model(job: MeasureJob) -> tuple[Any, str, list[str]]:
+    """Load the model, rounded where the job says so.
+
+    Also return the distribution that loaded it, and the tensors of its files that were not read.
+    """
     if job.quantizer is not None:
         quantizer = relocate(job.quantizer)
-        return quantizer.load(job.spec, job.directory, job.device, job.dtype), quantizer.loader(job.spec)
-    model = load_pretrained(job.directory, job.device, job.dtype)
+        model = quantizer.load(job.spec, job.directory, job.device, job.dtype)
+        return model, quantizer.loader(job.spec), []
+    model, unread = load_with_account(job.directory, job.device, job.dtype)
     if job.rounding:
         _round(model, job.rounding)
-    return model, "transformers"
+    return model, "transformers", unread
 
 
 def _round(model: Any, rounding: Rounding) -> None:
@@ -125,6 +130,7 @@ def _begin(job: MeasureJob, subject: _Subject, trace: Trace, reference: Trace | 
         {
             "device": {**_describe_device(job.device), **_kernels(model, job.layers)},
             "loader": f"{subject.loader} {version(subject.loader)}",
+            "unread": subject.unread,
             "vocabulary": subject.scorer.vocabulary,
             "layers": compare_layers(model, ids, reference.layers_file) if reference else {},
         },

@@ -152,6 +152,20 @@ _LIMITS = (
         above=0,
         read=_read_compression,
     ),
+    Argument(
+        "min_quantized_share",
+        float,
+        None,
+        "limit: share of the decoder's weights that is quantized, 0 to 1",
+        minimum=0,
+        maximum=1,
+    ),
+    Argument(
+        "complete",
+        bool,
+        False,
+        "limit: the checkpoint holds every tensor of the model's files, also of parts that are not measured",
+    ),
 )
 _TOLERANCES = (
     Argument(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,11 +11,12 @@ from typing import Any
 from ..errors import CheckpointError
 from ..evaluation.corpus import Corpus
 from ..evaluation.protocol import Protocol
+from ..evaluation.trace import TRACE_VERSION
 from ..execution.jobs import QuantizeJob, Rounding
 from ..execution.process import run_job
-from ..metrics.measurement import METRICS_VERSION, Ledger
+from ..metrics.measurement import METRICS_VERSION
 from ..models.files import files_to_load
-from ..models.ledger import ledger, quantized_layers
+from ..models.ledger import LEDGER_VERSION, Contents, read_contents
 from ..models.model import Model
 from ..models.safetensors_files import read_tensors, weights_digest
 from ..quantizers.base import Backend, Quantizer
@@ -138,6 +139,7 @@ class Experiment:
         rounding = subject.rounding
         return {
             "identity": self.identity(subject),
+            "trace": TRACE_VERSION,
             "files": self._files(subject.directory),
             "batch_size": self.run.batch_size,
             "threads": self.threads,
@@ -147,23 +149,29 @@ class Experiment:
             "rounding": [asdict(rounding), ROUNDING_VERSION] if rounding else None,
         }
 
-    def weights(self, subject: Subject) -> Mapping[str, Any]:
-        """Return ``ledger`` and ``digest`` of the stored weights of ``subject``, which are read once."""
-        store, path = self.run.store, subject.directory
+    def weights_digest(self, subject: Subject) -> str:
+        """Return the digest of the stored weights of ``subject``."""
+        path = subject.directory
+        cache_key = {"files": self._files(path)}
+        found = self.run.store.document("weights", cache_key, lambda: {"digest": weights_digest(path)})
+        return str(found["digest"])
+
+    def contents(
+        self, subject: Subject, unread: Collection[str] = (), own_unread: Collection[str] = ()
+    ) -> Contents:
+        """Return what ``subject`` stores of the model, as :func:`read_contents` does."""
+        path, model = subject.directory, self.model.path
         cache_key = {
             "files": self._files(path),
-            "model": self._files(self.model.path),
-            "metrics": METRICS_VERSION,
+            "model": self._files(model),
+            "unread": [sorted(unread), sorted(own_unread)],
+            "version": LEDGER_VERSION,
         }
 
         def read() -> dict[str, Any]:
-            return {"ledger": asdict(ledger(path, self.model.path)), "digest": weights_digest(path)}
+            return read_contents(path, model, unread, own_unread).to_dict()
 
-        return store.document("weights", cache_key, read)
-
-    def quantized_layers(self, subject: Subject) -> tuple[str, ...]:
-        """Return the names of the modules whose weights ``subject`` stores quantized."""
-        return tuple(quantized_layers(subject.directory, self.model.path))
+        return Contents.from_dict(self.run.store.document("contents", cache_key, read))
 
     def rounded(self, checkpoint: Subject) -> Subject | None:
         """Return the model with the checkpoint's quantized layers rounded to nearest, at the same bits.
@@ -171,12 +179,12 @@ class Experiment:
         For methods without an option ``bits`` the ledger's bits per weight count. None where no layer is
         quantized: there is nothing to round.
         """
-        options, layers = self.case.spec.options, self.quantized_layers(checkpoint)
-        if not layers:
+        options, contents = self.case.spec.options, self.contents(checkpoint)
+        if not contents.layers:
             return None
-        counted = Ledger(**self.weights(checkpoint)["ledger"]).bits_per_weight
+        counted = contents.ledger.bits_per_weight
         rounding = Rounding(
-            layers=layers,
+            layers=contents.layers,
             bits=max(2, options.get("bits") or int(counted or 16)),
             group_size=options.get("group_size") or options.get("blocksize") or GROUP,
         )

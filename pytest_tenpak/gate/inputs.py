@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, CorpusError, ModelError, OverlapError, UnavailableError
+from ..errors import CheckpointError, CorpusError, ModelError, OverlapError, UnavailableError, named
 from ..evaluation.corpus import Corpus, load_corpus, overlap
 from ..evaluation.protocol import Protocol
 from ..execution.jobs import ConvertJob
@@ -17,6 +17,7 @@ from ..models.model import Model, describe_model
 from ..models.safetensors_files import read_tensors
 from ..quantizers.base import MEASURING, Quantizer
 from ..quantizers.interpreters import installed_versions
+from ..quantizers.locate import locate
 from ..quantizers.registry import loading_backend
 from .case import Case
 from .device import Device
@@ -142,4 +143,24 @@ def refuse_overlap(experiment: Experiment) -> None:
             given=f"calibration={texts.name!r}, corpus={corpus.name!r}: {share:.0%} of the passages shared",
             accepted=f"at most {_OVERLAP:.0%}",
             remedy="calibrate on another text: a validation split, or other documents of the same kind",
+        )
+
+
+def refuse_incomplete(experiment: Experiment, subject: Subject, unread: Collection[str]) -> None:
+    """Raise CheckpointError where the checkpoint lacks tensors of the model: a loader may make them up.
+
+    ``unread`` are tensors of the model's files that its loader does not read. Nothing is known of formats
+    that a method of another package loads itself.
+    """
+    quantizer = subject.quantizer
+    if quantizer and not locate(quantizer).is_ours and type(quantizer).load is not Quantizer.load:
+        return
+    missing = experiment.contents(subject, unread).missing
+    if missing:
+        raise CheckpointError(
+            "the checkpoint lacks tensors of the model",
+            given=f"{subject.directory}: {named(missing)}",
+            accepted="a checkpoint that holds every tensor of the model, quantized or as it is",
+            remedy="quantize again, or copy the checkpoint again; "
+            "or name, as model=, the model that it was made from",
         )

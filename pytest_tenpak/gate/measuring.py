@@ -10,7 +10,8 @@ from typing import NamedTuple
 from ..evaluation.trace import Trace
 from ..execution.jobs import MeasureJob
 from ..execution.process import run_job
-from ..metrics.measurement import Layers, Ledger, Measurement, Provenance, Windows
+from ..metrics.measurement import Coverage, Layers, Measurement, Provenance, Windows
+from ..models.ledger import Contents
 from ..quantizers.locate import locate
 from ..verdict.criteria import FIRST_SECTION, Criterion, first_decisive_look, limit_of
 from .experiment import Experiment, Subject
@@ -92,7 +93,7 @@ class SubjectTrace:
             directory=subject.directory,
             quantizer=locate(subject.quantizer) if subject.quantizer else None,
             spec=experiment.case.spec,
-            layers=experiment.quantized_layers(subject),
+            layers=experiment.contents(subject).layers,
             rounding=subject.rounding,
             documents=tuple(experiment.corpus.documents),
             protocol=experiment.protocol,
@@ -118,19 +119,30 @@ class SubjectTrace:
         made = {"quantizer threads": str(subject.facts["threads"])} if "threads" in subject.facts else {}
         windows = self.windows.prefix(count)
         robust, divergence = (None, None) if windows.nonfinite else trace.summary(windows)
-        weights = experiment.weights(subject)
+        contents = self._contents
         return Measurement(
             windows=windows,
-            ledger=Ledger(**weights["ledger"]),
+            ledger=contents.ledger,
             identity=experiment.identity(subject),
-            weights_digest=weights["digest"],
+            weights_digest=experiment.weights_digest(subject),
             provenance=Provenance(experiment.versions(subject), {**facts["device"], **made}),
             loader=facts["loader"],
             budget=trace.tokens(trace.planned(self.budget)),
             robust=robust,
             divergence=divergence,
             layers=Layers.from_dict(facts["layers"]),
+            coverage=Coverage(contents.decoder_weights, contents.left_out),
         )
+
+    @property
+    def unread(self) -> list[str]:
+        """Tensors of the subject's files that its loader did not read."""
+        return list(self.trace.facts["unread"])
+
+    @property
+    def _contents(self) -> Contents:
+        model = self.reference or self
+        return self.experiment.contents(self.subject, model.unread, self.unread)
 
 
 def start_reference(experiment: Experiment, whole: bool) -> SubjectTrace:

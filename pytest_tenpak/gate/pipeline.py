@@ -17,7 +17,7 @@ from ..verdict.update import decide
 from .case import Case
 from .device import Device
 from .experiment import Subject
-from .inputs import find_source, refuse_overlap, set_up
+from .inputs import find_source, refuse_incomplete, refuse_overlap, set_up
 from .measuring import SubjectTrace, measure_pair, measure_rounded, start_reference
 from .noise import calibrate
 from .outcome import Outcome, Part
@@ -51,6 +51,7 @@ def _evaluate(case: Case, run: Run) -> Outcome:
     # References come first: an unusable corpus is found before hours of quantizing.
     references = [start_reference(experiment, whole) for experiment in experiments]
     subject = experiments[0].quantize(source) if isinstance(source, Quantizer) else source
+    refuse_incomplete(experiments[0], subject, references[0].unread)
     answers = [_answer(*row, subject, whole) for row in zip(references, accepted, strict=True)]
     return _outcome(case, run, device, subject, accepted, answers)
 
@@ -95,7 +96,7 @@ def _answer(
         case.limits,
         case.tolerances,
         experiment.identity(subject),
-        experiment.weights(subject)["digest"],
+        experiment.weights_digest(subject),
         entry,
         accepted.entry_device,
         run.rule,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .intervals import perplexity
@@ -56,6 +56,29 @@ class Ledger:
             ratios["layers_vs_16bit"] = 2 * self.layer_weights / self.layer_bytes
             ratios["layers_vs_32bit"] = 4 * self.layer_weights / self.layer_bytes
         return ratios
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of the model a checkpoint holds, and how much of it is quantized.
+
+    ``decoder_weights``: weights that methods may quantize, all matrices except embeddings and output heads
+    (0: not counted). ``left_out``: how many tensors of the model's files the checkpoint no longer holds, by
+    the beginning of their names: parts that are not measured, such as a vision half.
+    """
+
+    decoder_weights: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def quantized_share(self, ledger: Ledger) -> float | None:
+        """Return which share of the decoder's weights is quantized (0 to 1); None where that is unknown."""
+        return ledger.layer_weights / self.decoder_weights if self.decoder_weights else None
+
+    @property
+    def in_words(self) -> str:
+        """What is left out: ``144 tensors of model.visual, 2 of mtp.layers``."""
+        rows = [f"{count:,} of {name}" for name, count in sorted(self.left_out.items())]
+        return ", ".join(rows).replace(" of ", " tensors of ", 1)
 
 
 @dataclass(frozen=True)
@@ -249,6 +272,7 @@ class Measurement:
     robust: Robust | None = None
     divergence: Divergence | None = None
     layers: Layers = NO_LAYERS
+    coverage: Coverage = field(default_factory=Coverage)
 
     @property
     def perplexity(self) -> float:
@@ -267,6 +291,7 @@ class Measurement:
             "ledger": Ledger(**plain["ledger"]),
             "provenance": Provenance(**plain["provenance"]),
             "layers": Layers.from_dict(plain["layers"]),
+            "coverage": Coverage(**plain["coverage"]),
             "robust": Robust(**plain["robust"]) if plain["robust"] else None,
             "divergence": Divergence(**plain["divergence"]) if plain["divergence"] else None,
         }

@@ -6,15 +6,17 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..errors import ModelError
 from ..store.digest import fingerprint
 from ..store.store import Store
+from .account import require_all_loaded
 from .locate import TOKENIZER_FILES
 
 #: Increased whenever a change of this module changes its output; part of cache keys.
-CONVERSION_VERSION = 1
+CONVERSION_VERSION = 2
 
 
 def copy_tokenizer(model: Path, checkpoint: Path) -> None:
@@ -27,23 +29,49 @@ def copy_tokenizer(model: Path, checkpoint: Path) -> None:
 def convert_gguf(file: Path, out: Path) -> None:
     """Dequantize a GGUF file to float16 safetensors with its tokenizer. Runs in a worker.
 
-    float16 is what GGUF's own scales are stored in, and the common type of unquantized checkpoints.
+    float16 is what GGUF's own scales are stored in, and the common type of unquantized checkpoints. Raises
+    ModelError for one part of a file that was split, CheckpointError for a file without all tensors.
     """
+    _require_one_file(file)
+    # Alone in a folder, since transformers reads configs and tokenizer files that lie beside it.
+    with TemporaryDirectory() as alone:
+        link = Path(alone) / file.name
+        link.symlink_to(file.resolve())
+        _convert(link, out, file)
+
+
+def _require_one_file(file: Path) -> None:
+    from gguf import GGUFReader
+
+    field = GGUFReader(file).get_field("split.count")
+    count = int(field.contents()) if field is not None else 1
+    if count > 1:
+        raise ModelError(
+            f"{file.name} is one part of a GGUF file that was split into {count}",
+            given=file,
+            accepted="a whole GGUF file",
+            remedy="join the parts: llama-gguf-split --merge FIRST-PART WHOLE.gguf",
+        )
+
+
+def _convert(link: Path, out: Path, file: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent,
-        gguf_file=file.name,
+    model, account = AutoModelForCausalLM.from_pretrained(
+        link.parent,
+        gguf_file=link.name,
         dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),
+        output_loading_info=True,
     )
+    require_all_loaded(model, account, file, {})
     # These leftovers of the GGUF reader would make save_pretrained refuse a model that is plain now.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.to(torch.float16).save_pretrained(out)
-    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(out)
+    AutoTokenizer.from_pretrained(link.parent, gguf_file=link.name).save_pretrained(out)
 
 
 def save_pair(pair: tuple[Any, Any], store: Store) -> Path:

@@ -1,49 +1,138 @@
-"""The compression ledger of a checkpoint, from the headers of the files on disk."""
+"""What a checkpoint stores of a model, and in how many bytes, from the headers of the files on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ..metrics.measurement import Ledger
 from .safetensors_files import StoredTensor, read_tensors, weight_files
+
+#: Increased whenever a change of this module changes what it counts or finds; part of cache keys.
+LEDGER_VERSION = 1
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _INPUT_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
 _BUFFERS = ("rotary_emb.inv_freq", "masked_bias")
 _OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight")
+#: Embeddings and output heads: no method here quantizes them.
+EMBEDDINGS = (
+    *_INPUT_EMBEDDINGS,
+    *_OUTPUT_HEADS,
+    "embed_positions.weight",
+    "wpe.weight",
+    "embeddings.weight",
+)
 
 
-def ledger(checkpoint: Path, model: Path) -> Ledger:
-    """Count the bytes of ``checkpoint``, and the weights of the unquantized ``model`` that they store.
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint stores of an unquantized model.
 
-    A layer counts as quantized when the model has ``NAME.weight`` in a floating type and the checkpoint
-    stores it otherwise: under other tensors, or as integers. Everything stored under ``NAME.`` except
-    its bias then counts as codes, scales, zeros or indices. Raises CheckpointError for damaged files.
+    ``layers``: the modules whose weights are stored quantized, by their names in the checkpoint.
+    ``decoder_weights``: the weights that methods may quantize, all matrices except embeddings and output
+    heads. ``missing``: tensors of the model, and parts of quantized layers, that the checkpoint lacks.
+    ``left_out``: tensors in the model's files that its loader does not read and the checkpoint has not
+    either, counted by the beginning of their names.
     """
-    stored = read_tensors(checkpoint)
-    whole = _renamed_as(stored, _without_tied_copy(_without_buffers(read_tensors(model))))
-    layers = _quantized(whole, stored)
+
+    ledger: Ledger
+    layers: tuple[str, ...]
+    decoder_weights: int
+    missing: tuple[str, ...]
+    left_out: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Contents:
+        """Return the contents that :meth:`to_dict` wrote, from JSON."""
+        rows = {name: tuple(plain[name]) for name in ("layers", "missing")}
+        return cls(**{**plain, **rows, "ledger": Ledger(**plain["ledger"])})
+
+
+def read_contents(
+    checkpoint: Path, model: Path, unread: Collection[str] = (), own_unread: Collection[str] = ()
+) -> Contents:
+    """Compare names, types and sizes in the headers of a checkpoint's and a model's files.
+
+    ``unread`` are tensors of the model's files that no loader of its architecture reads, such as the vision
+    half of a model whose text half is measured; ``own_unread`` are those of the checkpoint's. A layer counts
+    as quantized when the model has ``NAME.weight`` in a floating type and the checkpoint stores it
+    otherwise: under other tensors, or as integers. Everything stored under ``NAME.`` except its bias then
+    counts as codes, scales, zeros or indices. Raises CheckpointError for damaged files.
+    """
+    everything, stored = _without_buffers(read_tensors(model)), read_tensors(checkpoint)
+    read = {name: tensor for name, tensor in everything.items() if name not in unread}
+    whole = _renamed_as(stored, _without_tied_copy(read))
+    layers = [name for name in whole if name.endswith(".weight") and _is_quantized(name, whole, stored)]
     prefixes = {name.removesuffix("weight") for name in layers}
-    layer_bytes = sum(tensor.size for name, tensor in stored.items() if _layer_of(name) in prefixes)
-    return Ledger(
-        weights=sum(tensor.numel for tensor in whole.values()),
-        tensor_bytes=sum(tensor.size for tensor in stored.values()),
-        file_bytes=sum(path.stat().st_size for path in weight_files(checkpoint)),
-        layer_weights=sum(whole[name].numel for name in layers),
-        layer_bytes=layer_bytes,
+    counted = [tensor for name, tensor in stored.items() if name not in own_unread]
+    return Contents(
+        ledger=Ledger(
+            weights=sum(tensor.numel for tensor in whole.values()),
+            tensor_bytes=sum(tensor.size for tensor in counted),
+            file_bytes=sum(path.stat().st_size for path in weight_files(checkpoint)),
+            layer_weights=sum(whole[name].numel for name in layers),
+            layer_bytes=sum(tensor.size for tensor in counted if _layer_of(tensor.name) in prefixes),
+        ),
+        layers=tuple(name.removesuffix(".weight") for name in layers),
+        decoder_weights=sum(
+            tensor.numel
+            for name, tensor in whole.items()
+            if len(tensor.shape) > 1 and not name.endswith(EMBEDDINGS)
+        ),
+        missing=tuple(sorted([*_lacking(whole, stored, prefixes), *_incomplete(prefixes, stored)])),
+        left_out=dict(Counter(".".join(name.split(".")[:2]) for name in unread if name not in stored)),
     )
 
 
-def quantized_layers(checkpoint: Path, model: Path) -> list[str]:
-    """List the modules whose weights the checkpoint stores quantized, by their names in the checkpoint."""
-    stored = read_tensors(checkpoint)
-    whole = _renamed_as(stored, _without_buffers(read_tensors(model)))
-    return [name.removesuffix(".weight") for name in _quantized(whole, stored)]
+def _lacking(
+    whole: Mapping[str, StoredTensor], stored: Mapping[str, StoredTensor], layers: Collection[str]
+) -> Iterator[str]:
+    """Yield the tensors of the model that are stored neither as they are nor as a quantized layer.
+
+    Experts that one side stores one by one and the other together do not correspond by name; these are
+    left to the loader's own account.
+    """
+    experts = {_experts_of(name) for name in stored}
+    for name in whole:
+        is_stored = name in stored or _layer_of(name) in layers
+        if not is_stored and (not _experts_of(name) or _experts_of(name) not in experts):
+            yield name
 
 
-def _quantized(whole: Mapping[str, StoredTensor], stored: Mapping[str, StoredTensor]) -> list[str]:
-    return [name for name in whole if name.endswith(".weight") and _is_quantized(name, whole, stored)]
+def _experts_of(name: str) -> str:
+    """Return the part of a name up to its experts; empty where it has none."""
+    head, found, _ = name.partition(".experts.")
+    return head if found else ""
+
+
+def _incomplete(layers: Collection[str], stored: Mapping[str, StoredTensor]) -> Iterator[str]:
+    """Yield what a quantized layer lacks that others have whose codes are of the same name and type.
+
+    Only for formats in which every layer has the same parts: of GPTQ, AWQ and bitsandbytes.
+    """
+    parts: dict[str, set[str]] = {layer: set() for layer in layers}
+    for name in stored:
+        if (layer := _layer_of(name)) in parts:
+            parts[layer].add(name.removeprefix(layer))
+    alike: dict[tuple[str, str], list[str]] = {}
+    for layer, found in parts.items():
+        for code in found & {"qweight", "weight"}:
+            alike.setdefault((code, stored[layer + code].dtype), []).append(layer)
+    for layer in parts.keys() - {layer for group in alike.values() for layer in group}:
+        if parts[layer] & {"qzeros", "g_idx", "weight.absmax", "SCB"}:
+            yield layer + ("weight" if parts[layer] & {"weight.absmax", "SCB"} else "qweight")
+    for group in alike.values():
+        usual = set().union(*(parts[layer] for layer in group)) - {"bias", "weight_format"}
+        if usual & {"qzeros", "weight.absmax", "SCB"}:
+            yield from (layer + part for layer in group for part in usual - parts[layer])
 
 
 def _is_quantized(name: str, whole: Mapping[str, StoredTensor], stored: Mapping[str, StoredTensor]) -> bool:
@@ -67,12 +156,15 @@ def _layer_of(name: str) -> str:
 def _without_buffers(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """Return the tensors that are weights: older files also hold causal masks and rotary frequencies."""
     return {
-        name: tensor
-        for name, tensor in tensors.items()
-        if tensor.dtype in _FLOATS
-        and not name.endswith(_BUFFERS)
-        and not (name.endswith(("attn.bias", "attention.bias")) and len(tensor.shape) > 1)
+        name: tensor for name, tensor in tensors.items() if tensor.dtype in _FLOATS and not is_buffer(tensor)
     }
+
+
+def is_buffer(tensor: StoredTensor) -> bool:
+    """Return whether a tensor is a causal mask or a rotary frequency, which today's models compute."""
+    return tensor.name.endswith(_BUFFERS) or (
+        tensor.name.endswith(("attn.bias", "attention.bias")) and len(tensor.shape) > 1
+    )
 
 
 def _renamed_as(
@@ -85,6 +177,8 @@ def _renamed_as(
     """
     layers = {_layer_of(name) for name in stored}
     renamings: list[dict[str, StoredTensor]] = [dict(whole)]
+    # Models of several modalities nest their text half once more.
+    renamings.append({name.replace("language_model.", "", 1): tensor for name, tensor in whole.items()})
     for head in sorted({name.partition(".")[0] + "." for name in (*stored, *whole)}):
         renamings.append({name.removeprefix(head): tensor for name, tensor in whole.items()})
         renamings.append({head + name.removeprefix(head): tensor for name, tensor in whole.items()})
@@ -101,7 +195,7 @@ def _without_tied_copy(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredT
     copies = {
         head.name
         for head in tensors.values()
-        if head.name in _OUTPUT_HEADS and any(_same_bytes(head, other) for other in embeddings)
+        if head.name.endswith(_OUTPUT_HEADS) and any(_same_bytes(head, other) for other in embeddings)
     }
     return {name: tensor for name, tensor in tensors.items() if name not in copies}
 

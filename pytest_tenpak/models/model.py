@@ -12,21 +12,11 @@ from typing import Any
 from ..errors import ModelError
 from ..store.digest import fingerprint, labelled
 from ..store.store import Store
+from .ledger import EMBEDDINGS
 from .locate import FORMS, TOKENIZER_FILES, VOCABULARIES
-from .safetensors_files import read_tensors
+from .safetensors_files import read_tensors, weight_files
 
 _INPUTS_FIRST = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-#: Embeddings and output heads: no method here quantizes them.
-_EMBEDDINGS = (
-    "embed_tokens.weight",
-    "embed_positions.weight",
-    "embed_in.weight",
-    "embed_out.weight",
-    "wte.weight",
-    "wpe.weight",
-    "lm_head.weight",
-    "embeddings.weight",
-)
 
 
 @dataclass(frozen=True)
@@ -56,7 +46,7 @@ class Model:
         return {
             name.removesuffix(".weight"): tensor.shape[axis]
             for name, tensor in read_tensors(self.path).items()
-            if name.endswith(".weight") and len(tensor.shape) == 2 and not name.endswith(_EMBEDDINGS)
+            if name.endswith(".weight") and len(tensor.shape) == 2 and not name.endswith(EMBEDDINGS)
         }
 
     @property
@@ -72,7 +62,7 @@ def describe_model(path: Path, store: Store, source: Path | None = None) -> Mode
     converted bytes depend on the version of the converting library. Raises ModelError for a missing file.
     """
     architecture = _read_architecture(path)
-    if "quantization_config" in architecture:
+    if architecture.get("quantization_config"):
         raise ModelError(
             f"the model in {path} is already quantized and cannot be the reference",
             given=f"quantization_config in {path / 'config.json'}",
@@ -87,13 +77,14 @@ def describe_model(path: Path, store: Store, source: Path | None = None) -> Mode
     if source is not None:
         digest = labelled(store.file_digest(source))
         return Model(path, digest, digest, architecture)
-    weights = {p.name: store.file_digest(p) for p in sorted(path.glob("*.safetensors"))}
-    if not weights:
+    if not any(path.glob("*.safetensors")):
         raise ModelError(
             f"the model directory {path} has no weights",
             accepted="*.safetensors",
             remedy="save the model with save_pretrained(), which writes safetensors",
         )
+    read_tensors(path)
+    weights = {file.name: store.file_digest(file) for file in weight_files(path)}
     tokenizer = {n: store.file_digest(path / n) for n in TOKENIZER_FILES if (path / n).is_file()}
     volatile = ("transformers_version", "_name_or_path")
     lasting = {name: value for name, value in architecture.items() if name not in volatile}

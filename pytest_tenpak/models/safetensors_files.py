@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from pathlib import Path
 from ..errors import CheckpointError
 
 _CHUNK = 1 << 22
+#: The file that says which shard holds which tensor.
+INDEX = "model.safetensors.index.json"
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 
 
 @dataclass(frozen=True)
@@ -51,42 +55,91 @@ class StoredTensor:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """List the safetensors files of a checkpoint directory, sorted by name.
+    """List the safetensors files that a loader reads from a checkpoint directory, sorted by name.
 
-    Raises CheckpointError when there are none: other formats can run code on loading and are not read.
+    That is model.safetensors, else what the index names; other files beside them are not loaded. Without
+    either, every safetensors file: some libraries have names of their own. Raises CheckpointError where there
+    are none, since other formats can run code on loading and are not read, and for an index or shards that
+    are not complete.
     """
+    single, index = directory / "model.safetensors", directory / INDEX
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        return [directory / name for name in sorted(set(_weight_map(index).values()))]
     files = sorted(directory.glob("*.safetensors"))
     if not files:
-        others = sorted(p.name for p in directory.glob("*.bin")) + sorted(
-            p.name for p in directory.glob("*.pt")
-        )
+        others = sorted(path.name for suffix in ("bin", "pt") for path in directory.glob(f"*.{suffix}"))
         raise CheckpointError(
             f"no weights in {directory}",
             given=", ".join(others) or "no *.safetensors file",
             accepted="*.safetensors",
             remedy="save the model with save_pretrained(), which writes safetensors",
         )
+    if any(_SHARD.search(path.name) for path in files):
+        raise CheckpointError(
+            f"the checkpoint in {directory} has shards, but no {INDEX}, which says what is in them",
+            given=", ".join(path.name for path in files[:4]) + (" …" if len(files) > 4 else ""),
+            remedy=f"copy or download {INDEX} too, or save the model again",
+        )
     return files
 
 
+def _weight_map(index: Path) -> dict[str, str]:
+    """Read an index: the file of each tensor. Raises CheckpointError where it cannot be read."""
+    try:
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not all(isinstance(one, str) for row in named.items() for one in row) or not named:
+            raise ValueError("weight_map has to map names of tensors to names of files")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as fault:
+        raise CheckpointError(
+            f"{index} cannot be read",
+            given=str(fault)[:200],
+            accepted='a JSON object with "weight_map": the file of each tensor',
+            remedy="copy, download or quantize the checkpoint again",
+        ) from None
+    return dict(named)
+
+
 def read_tensors(directory: Path) -> dict[str, StoredTensor]:
-    """Read every tensor of a checkpoint directory by name, from the files' headers alone.
+    """Read every tensor that a loader reads of a checkpoint directory by name, from the headers alone.
 
     Raises CheckpointError for a file that is damaged, is shorter than its header says, or is missing
-    although the index names it.
+    although the index names it, and for an index that contradicts the files.
     """
     files = weight_files(directory)
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        named = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
-        missing = sorted(named - {path.name for path in files})
-        if missing:
-            raise CheckpointError(
-                f"a shard of the checkpoint in {directory} is missing",
-                given=", ".join(missing),
-                remedy="copy or quantize the checkpoint again",
-            )
-    return {tensor.name: tensor for path in files for tensor in _read_header(path)}
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"a shard of the checkpoint in {directory} is missing",
+            given=", ".join(missing),
+            remedy="copy or quantize the checkpoint again",
+        )
+    tensors = [tensor for path in files for tensor in _read_header(path)]
+    if (directory / INDEX).is_file() and files != [directory / "model.safetensors"]:
+        _require_agreement(directory, tensors)
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _require_agreement(directory: Path, tensors: list[StoredTensor]) -> None:
+    """Raise CheckpointError unless index and shards name the same tensors: some loaders go by either."""
+    named = set(_weight_map(directory / INDEX).items())
+    stored = {(tensor.name, tensor.path.name) for tensor in tensors}
+    unread = {path.name for path in directory.glob("*.safetensors") if _SHARD.search(path.name)}
+    unread -= {name for _, name in named}
+    faults = [
+        *(f"{name} is not in {file}, where the index has it" for name, file in sorted(named - stored)),
+        *(f"{name} is in {file}, but not in the index" for name, file in sorted(stored - named)),
+        *(f"no tensor of {file} is in the index" for file in sorted(unread)),
+    ]
+    if faults:
+        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise CheckpointError(
+            f"the index of the checkpoint in {directory} contradicts its shards",
+            given="; ".join(faults[:3]) + more,
+            accepted=f"an {INDEX} that names every tensor with the file that holds it",
+            remedy="copy, download or quantize the checkpoint again",
+        )
 
 
 def _read_header(path: Path) -> list[StoredTensor]:

@@ -6,6 +6,7 @@ NF4: Dettmers et al., QLoRA (arXiv 2305.14314). LLM.int8(): Dettmers et al. (arX
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any, ClassVar
 
 from ..errors import SpecError
@@ -21,6 +22,8 @@ _SKIP = Option("skip_modules", tuple, (), "modules to leave unquantized, besides
 
 
 class _BitsAndBytes(Quantizer):
+    #: 2: parts of names in ``skip_modules`` that are neither their beginning nor their end count.
+    adapter_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("bitsandbytes", "accelerate")
     install: ClassVar[str] = "pip install 'pytest-tenpak[bitsandbytes]'"
 
@@ -29,7 +32,10 @@ class _BitsAndBytes(Quantizer):
         from transformers import BitsAndBytesConfig
 
         skip = job.spec.options["skip_modules"]
-        recipe = BitsAndBytesConfig(llm_int8_skip_modules=[*skip, *_HEADS] if skip else None, **options)
+        # transformers matches names from their start or at their end; a part of a name is a pattern.
+        anywhere = [f".*{re.escape(name)}.*" for name in skip]
+        skipped = [*skip, *anywhere, *_HEADS] if skip else None
+        recipe = BitsAndBytesConfig(llm_int8_skip_modules=skipped, **options)
         model = load_pretrained(job.model, job.device, "auto", quantization_config=recipe)
         for name in skip:
             if not any(name in module for module, _ in model.named_modules()):

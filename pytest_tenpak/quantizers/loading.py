@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import SpecError
+from ..errors import CheckpointError, SpecError
+from ..models.account import require_all_loaded, unread_tensors
+from ..models.safetensors_files import read_tensors
 
 #: Rows in a block of bitsandbytes' packed CPU layout.
 _PACKED_ROWS = 32
@@ -17,25 +20,55 @@ def load_pretrained(directory: Path, device: str, dtype: str, **options: Any) ->
     """Load a causal language model from a local directory, in evaluation mode.
 
     ``dtype`` is a torch type by name, or ``auto`` for the type the weights are stored in. Further
-    keyword arguments go to ``from_pretrained``.
+    keyword arguments go to ``from_pretrained``. Raises CheckpointError where files and model do not have the
+    same tensors: the library would make up those that are missing.
+    """
+    return load_with_account(directory, device, dtype, **options)[0]
+
+
+def load_with_account(directory: Path, device: str, dtype: str, **options: Any) -> tuple[Any, list[str]]:
+    """Load as :func:`load_pretrained` does; also list the tensors of the files that the model does not use.
+
+    These are of other parts, such as a vision half or heads that predict further tokens.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        directory,
-        dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-        device_map={"": device},
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        **options,
-    )
+    with _explained(directory):
+        model, account = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            device_map={"": device},
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are listed, and refused here
+            **options,
+        )
+    stored = read_tensors(directory)
+    require_all_loaded(model, account, directory, stored)
     if dtype != "auto" and getattr(model, "quantization_method", None) == "bitsandbytes":
         _cast_unquantized(model, getattr(torch, dtype))
     if device == "cpu" and getattr(model, "is_loaded_in_4bit", False):
         _fit_4bit_to_cpu(model)
-    return model.eval()
+    return model.eval(), unread_tensors(model, account, stored)
+
+
+@contextmanager
+def _explained(directory: Path) -> Iterator[None]:
+    """Raise CheckpointError where transformers could not put quantized tensors together."""
+    try:
+        yield
+    except RuntimeError as fault:
+        if "automatic conversion of the weights" not in str(fault):
+            raise
+        raise CheckpointError(
+            f"the quantized tensors in {directory} cannot be put together",
+            given="transformers lists them in its report, in the log of this job",
+            accepted="all parts of each quantized layer: codes, scales, and what else its format has",
+            remedy="copy or quantize the checkpoint again",
+        ) from fault
 
 
 def _cast_unquantized(model: Any, dtype: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..gate.outcome import Outcome, Part
@@ -17,6 +17,8 @@ from .escaping import short_name, visible
 
 #: How many of many gates are named.
 _NAMED = 10
+#: Below this share of quantized weights in the decoder, the share is said.
+_NEARLY_ALL = 0.95
 #: How a run is asked for what an update lacks; ``tenpak accept`` has options of its own.
 RUN_OPTIONS: Mapping[Lack, str] = {
     Lack.REASON: '--tenpak-accept "reason"',
@@ -255,6 +257,7 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
             for check in outcome.verdict.checks
             if check.decisive is False and not check.status.failing and outcome.passes
         ]
+        lines += [f"{short_name(outcome.title)}: {line}" for line in _coverage_lines(outcome)]
         lines += [
             f"{where}: noise on {part.corpus}{'' if _stores_noise(outcome) else ', not stored'}: "
             f"{_noise(part.noise)}"
@@ -262,6 +265,18 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
             if part.noise
         ]
     return [visible(line) for line in lines]
+
+
+def _coverage_lines(outcome: Outcome) -> Iterator[str]:
+    """How much of the model the checkpoint holds, and how much of it is quantized, where that is not all."""
+    measurement = outcome.measurement
+    if measurement is None:
+        return
+    share = measurement.coverage.quantized_share(measurement.ledger)
+    if share and share < _NEARLY_ALL:
+        yield f"{share:.0%} of the decoder's weights are quantized; the others are as they were"
+    if measurement.coverage.left_out:
+        yield f"the checkpoint no longer holds {measurement.coverage.in_words}"
 
 
 def _note_on_baseline(outcome: Outcome, written: Collection[str]) -> str:

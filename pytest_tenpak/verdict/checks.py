@@ -36,7 +36,8 @@ class Limits:
     ``max_kld``: mean KL divergence, nats per token. ``min_top1``: share of tokens with the same most likely
     next token. ``min_compression`` maps names of RATIOS to the least accepted. ``max_rtn_factor`` bounds
     the nats per token that are lost, in multiples of what round-to-nearest at the same bits loses (0: no
-    bound).
+    bound). ``min_quantized_share``: share of the decoder's weights that is quantized. ``complete``: whether
+    the checkpoint has to hold every tensor of the model's files, also of parts that are not measured.
     """
 
     max_ppl_delta: float | None = None
@@ -44,6 +45,8 @@ class Limits:
     max_rtn_factor: float = 3.0
     max_kld: float | None = None
     min_top1: float | None = None
+    min_quantized_share: float | None = None
+    complete: bool = False
 
 
 @dataclass(frozen=True)

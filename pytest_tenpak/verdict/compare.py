@@ -128,6 +128,24 @@ def _against_reference(
             bound=least,
             evidence=f"{RATIOS[name]}{'' if name in ratios else ' (no layer is quantized)'}",
         )
+    yield from _coverage_checks(measurement, comparison.limits)
+
+
+def _coverage_checks(measurement: Measurement, limits: Limits) -> Iterator[Check]:
+    """Check how much of the model the checkpoint holds, and how much of it is quantized."""
+    coverage = measurement.coverage
+    if limits.min_quantized_share is not None:
+        share = coverage.quantized_share(measurement.ledger) or 0.0
+        yield Check(
+            "min_quantized_share",
+            Status.PASSED if share >= limits.min_quantized_share else Status.REGRESSED,
+            value=share,
+            bound=limits.min_quantized_share,
+            evidence=f"{measurement.ledger.layer_weights:,} of {coverage.decoder_weights:,} weights",
+        )
+    if limits.complete:
+        evidence = f"the checkpoint no longer holds {coverage.in_words}" if coverage.left_out else ""
+        yield Check("complete", Status.REGRESSED if evidence else Status.PASSED, evidence=evidence)
 
 
 def _limit_check(criterion: Criterion, measurement: Measurement, reference: Measurement, rule: Rule) -> Check:

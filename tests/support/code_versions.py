@@ -16,6 +16,7 @@ from places import DATA, ROOT
 
 from pytest_tenpak.metrics.measurement import METRICS_VERSION
 from pytest_tenpak.models.convert import CONVERSION_VERSION
+from pytest_tenpak.models.ledger import LEDGER_VERSION
 from pytest_tenpak.quantizers.registry import Registry
 from pytest_tenpak.quantizers.rounding import ROUNDING_VERSION
 
@@ -27,7 +28,7 @@ MEASURING = (
         f"evaluation.{name}"
         for name in ("decoder_layers", "divergence", "perplexity", "protocol", "tokenize", "trace")
     ),
-    *("execution.measure", "models.decoder", "models.ledger", "quantizers.loading"),
+    *("execution.measure", "models.decoder", "models.account", "quantizers.loading"),
 )
 #: Modules of ``quantizers`` that declare, find or refuse, and that no checkpoint's bytes come from.
 DECLARING = {
@@ -39,6 +40,7 @@ def versions() -> dict[str, tuple[int, str]]:
     """Version and digest of each piece of code that has a version in cache keys."""
     found = {
         "METRICS_VERSION": (METRICS_VERSION, digest(MEASURING)),
+        "LEDGER_VERSION": (LEDGER_VERSION, digest(["models.ledger"])),
         "CONVERSION_VERSION": (CONVERSION_VERSION, digest(["models.convert"])),
         "ROUNDING_VERSION": (ROUNDING_VERSION, digest(["quantizers.rounding"])),
     }
