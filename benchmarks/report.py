@@ -82,6 +82,7 @@ def outcome(number: int) -> Outcome:
         checkpoint=None,
         corpus=("wikitext",),
         calibration=None,
+        max_overlap=0.01,
         protocol="gptq",
         context=256,
         stride=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from .entry import Entry
@@ -29,8 +30,15 @@ def _short(value: Any) -> str:
     return text[:19] + "…" if text.startswith("sha256:") else repr(value) if isinstance(value, str) else text
 
 
-def question_changes(entry: Entry, identity: Mapping[str, Any], entry_device: str = "") -> list[str]:
+def question_changes(
+    entry: Entry,
+    identity: Mapping[str, Any],
+    entry_device: str = "",
+    same_but: Mapping[str, str] = MappingProxyType({}),
+) -> list[str]:
     """List how the identity of a run differs from an entry's, as :func:`identity_changes`.
+
+    ``same_but`` explains digests of the entry.
 
     ``entry_device`` names the entry's device class where it is not the run's own: devices measure in
     different dtypes, whose figures are comparable where the noise of another dtype is recorded.
@@ -38,4 +46,8 @@ def question_changes(entry: Entry, identity: Mapping[str, Any], entry_device: st
     old, new = dict(entry.identity), dict(identity)
     if entry_device and entry.noise and "dtype" in entry.noise.runtime:
         old.pop("dtype", None), new.pop("dtype", None)
-    return identity_changes(old, new)
+    explained = same_but.get(str(old.get("corpus")))
+    if explained is None:
+        return identity_changes(old, new)
+    before, after = old.pop("corpus"), new.pop("corpus")
+    return [f"corpus: {_short(before)}, {explained} → {_short(after)}", *identity_changes(old, new)]

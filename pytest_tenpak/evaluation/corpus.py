@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,8 +21,10 @@ PACKAGED = {
 }
 DEFAULT = "shakespeare"
 CALIBRATION = "shakespeare-calibration"
-#: A common passage of so many characters is a copy; shorter ones are common phrases.
-_PASSAGE = 64
+#: The column, or the field, with the text of a row, where none is named.
+_COLUMN = "text"
+#: Where a row is, for messages, and what it holds.
+Row = tuple[str, object]
 
 _FORMS = (
     "a packaged name ({names}), a .txt, .jsonl or .parquet file, package:NAME/FILE, "
@@ -32,57 +34,83 @@ _FORMS = (
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as documents in order, with the digest that identifies it."""
+    """A text as documents in order, with the digest that identifies it.
+
+    ``nulls`` counts the rows of the source that have no text (null), which are left out.
+    """
 
     name: str
     documents: Sequence[str]
+    nulls: int = 0
 
     @property
     def digest(self) -> str:
         """``sha256:`` over the documents: the same text has the same digest, whatever its source."""
-        return labelled(fingerprint(list(self.documents)))
+        return _digest(self.documents)
+
+    @property
+    def with_other_line_ends(self) -> dict[str, str]:
+        """The digests of the same text with other line ends, each with what these are."""
+        lines = [document.replace("\r\n", "\n") for document in self.documents]
+        found = {
+            _digest(lines): "the same text with line ends LF",
+            _digest(
+                [document.replace("\n", "\r\n") for document in lines]
+            ): "the same text with line ends CRLF",
+        }
+        found.pop(self.digest, None)
+        return found
+
+
+def _digest(documents: Sequence[str]) -> str:
+    return labelled(fingerprint(list(documents)))
 
 
 def load_corpus(reference: str, root: Path) -> Corpus:
     """Load the corpus that a marker names; relative paths start at ``root``.
 
-    Raises CorpusError when it does not exist, is empty, is not UTF-8, or cannot be downloaded.
+    Raises CorpusError when it does not exist, is empty, is not UTF-8, has rows that are no text, or cannot be
+    downloaded.
     """
     if reference in PACKAGED:
         text = resources.files(__package__).joinpath(f"corpora/{PACKAGED[reference]}")
-        documents = [text.read_text(encoding="utf-8")]
+        rows: Iterable[Row] = [("", text.read_text(encoding="utf-8"))]
     elif reference.startswith("hub:"):
-        documents = _from_hub(reference)
+        rows = _from_hub(reference)
     else:
-        documents = _from_file(_locate(reference, root), reference)
-    documents = [document for document in documents if document.strip()]
+        rows = _from_file(_locate(reference, root), reference)
+    values = [_checked(place, value, reference) for place, value in rows]
+    documents = [value for value in values if value is not None and value.strip()]
+    nulls = values.count(None)
     if not documents:
-        raise CorpusError(f"the corpus {reference!r} is empty", remedy="give a text that is not empty")
-    return Corpus(reference, documents)
+        raise CorpusError(
+            f"the corpus {reference!r} is empty",
+            given=f"{len(values):,} rows, of which {nulls:,} are null" if nulls else None,
+            remedy="give a text that is not empty",
+        )
+    return Corpus(reference, documents, nulls)
 
 
-def overlap(calibration: Corpus, corpus: Corpus) -> float:
-    """Return the share (0 to 1) of either text that occurs in the other, the larger of the two.
-
-    Counted in passages of 64 characters, ignoring white space and letter case: a common span is sure to
-    be found from 127 characters on. Two texts of similar style share nearly none.
-    """
-    one, other = _plain(calibration), _plain(corpus)
-    return max(_share(one, other), _share(other, one))
-
-
-def _plain(corpus: Corpus) -> str:
-    return " ".join(" ".join(corpus.documents).lower().split())
-
-
-def _share(text: str, other: str) -> float:
-    """Return the share of passages of ``text`` that occur anywhere in ``other``."""
-    passages = {text[start : start + _PASSAGE] for start in range(0, len(text) - _PASSAGE + 1, _PASSAGE)}
-    if not passages:
-        return float(bool(text) and text in other)
-    starts = range(len(other) - _PASSAGE + 1)
-    common = {passage for start in starts if (passage := other[start : start + _PASSAGE]) in passages}
-    return len(common) / len(passages)
+def _checked(place: str, value: object, reference: str) -> str | None:
+    """Return a row's text, None for null; raise CorpusError for everything else, which is no text."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise CorpusError(
+            f"{place} of the corpus {reference!r} is not text",
+            given=f"{type(value).__name__}: {str(value)[:80]}",
+            accepted="text, or null, which is left out",
+            remedy="name a column of text; render chat messages with the model's chat template first",
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as fault:
+        raise CorpusError(
+            f"{place} of the corpus {reference!r} is not valid Unicode",
+            given=f"half of a surrogate pair at character {fault.start:,}",
+            remedy="write the text as UTF-8 again",
+        ) from None
+    return value
 
 
 def _locate(reference: str, root: Path) -> Path:
@@ -97,42 +125,66 @@ def _locate(reference: str, root: Path) -> Path:
     )
 
 
-def _from_file(path: Path, reference: str) -> list[str]:
-    if path.suffix == ".parquet":
-        return _column(_datasets().Dataset.from_parquet(str(path)), "text", reference)
+def _from_file(path: Path, reference: str) -> Iterator[Row]:
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        yield from _from_parquet(path, reference)
+        return
     try:
-        text = path.read_bytes().decode("utf-8")
+        # A byte order mark says how the file is encoded; it is no text.
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as fault:
         raise CorpusError(
             f"the corpus {reference!r} is not UTF-8",
             given=f"byte {fault.object[fault.start]:#04x} at offset {fault.start:,}",
             remedy="convert it to UTF-8",
         ) from None
-    return _from_jsonl(text, reference) if path.suffix == ".jsonl" else [text]
+    if kind == ".jsonl":
+        yield from _from_jsonl(text, reference)
+    else:
+        yield "the text", text
 
 
-def _from_jsonl(text: str, reference: str) -> list[str]:
-    documents = []
-    for number, line in enumerate(text.splitlines(), 1):
+def _from_jsonl(text: str, reference: str) -> Iterator[Row]:
+    # Lines end at a line feed only: other characters that end lines elsewhere may stand in JSON's strings.
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            problem = "has no text"
+            problem = f"has no {_COLUMN!r}"
         except ValueError:
             row, problem = None, "is not JSON"
-        document = row.get("text") if isinstance(row, dict) else None
-        if not isinstance(document, str):
+        if not isinstance(row, dict) or _COLUMN not in row:
             raise CorpusError(
                 f"line {number} of the corpus {reference!r} {problem}",
                 given=line[:80],
-                accepted='one JSON object per line, with a string "text"',
+                accepted=f'one JSON object per line, with a string "{_COLUMN}"',
             )
-        documents.append(document)
-    return documents
+        yield f"line {number}, {_COLUMN!r},", row[_COLUMN]
 
 
-def _from_hub(reference: str) -> list[str]:
+def _from_parquet(path: Path, reference: str) -> Iterator[Row]:
+    """Read a column with pyarrow: the datasets library would cache it by path, size and time."""
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise _without_datasets() from None
+    try:
+        file = parquet.ParquetFile(path)
+        _require_column(file.schema_arrow.names, _COLUMN, reference)
+        values = file.read(columns=[_COLUMN])[_COLUMN].to_pylist()
+    except (ArrowException, OSError) as fault:
+        raise CorpusError(
+            f"the corpus {reference!r} cannot be read",
+            given=f"{path}: {str(fault).splitlines()[0][:200]}",
+            accepted="a whole Parquet file",
+            remedy="copy or write it again",
+        ) from None
+    yield from _rows(values, _COLUMN)
+
+
+def _from_hub(reference: str) -> Iterator[Row]:
     """Load ``hub:DATASET[/SUBSET]:SPLIT[:COLUMN]``, where a dataset id has the form ``owner/name``."""
     name, split, column = [*reference.removeprefix("hub:").split(":"), "", ""][:3]
     if not name or not split:
@@ -156,25 +208,32 @@ def _from_hub(reference: str) -> list[str]:
             given=f"{type(fault).__name__}: {str(fault).splitlines()[0] if str(fault) else ''}",
             remedy="where the hub cannot be reached, pass a file: corpus='path/to/text.txt'",
         ) from None
-    return _column(rows, column or "text", reference)
+    _require_column(rows.column_names, column or _COLUMN, reference)
+    yield from _rows(rows[column or _COLUMN], column or _COLUMN)
 
 
-def _column(rows: Any, column: str, reference: str) -> list[str]:
-    if column not in rows.column_names:
+def _rows(values: Iterable[object], column: str) -> Iterator[Row]:
+    for number, value in enumerate(values):
+        yield f"row {number:,}, column {column!r},", value
+
+
+def _require_column(names: Sequence[str], column: str, reference: str) -> None:
+    if column not in names:
         raise CorpusError(
-            f"the corpus {reference!r} has no column {column!r}",
-            given=column,
-            accepted=", ".join(rows.column_names),
+            f"the corpus {reference!r} has no column {column!r}", given=column, accepted=", ".join(names)
         )
-    return [str(text) for text in rows[column]]
 
 
 def _datasets() -> Any:
     try:
         import datasets
     except ImportError:
-        raise CorpusError(
-            "reading .parquet and hub: corpora needs the datasets library",
-            remedy="pip install 'pytest-tenpak[datasets]', or pass a .txt or .jsonl file",
-        ) from None
+        raise _without_datasets() from None
     return datasets
+
+
+def _without_datasets() -> CorpusError:
+    return CorpusError(
+        "reading .parquet and hub: corpora needs the datasets library",
+        remedy="pip install 'pytest-tenpak[datasets]', or pass a .txt or .jsonl file",
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any
@@ -38,10 +38,10 @@ class _Subject:
 
     model: Any
     loader: str
-    unread: list[str]
     stream: Stream
     windows: list[Window]
     scorer: perplexity.Scorer
+    unread: list[str] = field(default_factory=list)
 
     @cached_property
     def digest(self) -> str:
@@ -71,7 +71,7 @@ def _load(job: MeasureJob) -> _Subject:
     model, loader, unread = _load_model(job)
     bos = tokenizer.bos_token_id if job.protocol.bos == "window" else None
     scorer = perplexity.Scorer(model, stream.ids, bos=bos, batch_size=job.batch_size)
-    return _Subject(model, loader, unread, stream, windows, scorer)
+    return _Subject(model, loader, stream, windows, scorer, unread)
 
 
 def _load_model(job: MeasureJob) -> tuple[Any, str, list[str]]:

@@ -108,6 +108,14 @@ _CASE = (
         "text to calibrate on, for methods that do; never the corpus",
         metavar="CORPUS",
     ),
+    Argument(
+        "max_overlap",
+        float,
+        0.01,
+        "share of calibration text or corpus that may be copied from the other, 0 to 1",
+        minimum=0,
+        maximum=1,
+    ),
     Argument("protocol", str, "gptq", "evaluation protocol", choices=PROTOCOLS, metavar="PROTOCOL"),
     Argument(
         "context", int, None, "tokens per window; default by protocol and model", minimum=2, metavar="TOKENS"

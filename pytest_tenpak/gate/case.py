@@ -29,6 +29,7 @@ class Case:
     checkpoint: str | None
     corpus: tuple[str, ...]
     calibration: str | None
+    max_overlap: float
     protocol: str
     context: int | None
     stride: int | None

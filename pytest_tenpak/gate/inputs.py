@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, CorpusError, ModelError, OverlapError, UnavailableError, named
-from ..evaluation.corpus import Corpus, load_corpus, overlap
+from ..evaluation.corpus import Corpus, load_corpus
+from ..evaluation.overlap import OVERLAP_VERSION, overlap
 from ..evaluation.protocol import Protocol
 from ..execution.jobs import ConvertJob
 from ..execution.process import run_job
@@ -23,9 +24,6 @@ from .case import Case
 from .device import Device
 from .experiment import Experiment, Subject
 from .run import Run
-
-#: The share of passages that two texts may have in common, such as quotations.
-_OVERLAP = 0.01
 
 
 def set_up(case: Case, run: Run, device: Device) -> list[Experiment]:
@@ -129,21 +127,26 @@ def _find_checkpoint(case: Case, run: Run) -> Path:
     return folder
 
 
-def refuse_overlap(experiment: Experiment) -> None:
-    """Raise OverlapError where the calibration text overlaps the corpus."""
-    texts, corpus = experiment.calibration, experiment.corpus
+def measure_overlap(experiment: Experiment) -> float:
+    """Return the share of calibration text or corpus that was copied from the other; 0 without calibration.
+
+    Raises OverlapError where it is more than the case allows.
+    """
+    texts, corpus, most = experiment.calibration, experiment.corpus, experiment.case.max_overlap
     if texts is None:
-        return
-    cache_key = {"calibration": texts.digest, "corpus": corpus.digest}
+        return 0.0
+    cache_key = {"calibration": texts.digest, "corpus": corpus.digest, "version": OVERLAP_VERSION}
     store = experiment.run.store
-    share = store.document("overlaps", cache_key, lambda: {"share": overlap(texts, corpus)})["share"]
-    if share > _OVERLAP:
+    share = float(store.document("overlaps", cache_key, lambda: {"share": overlap(texts, corpus)})["share"])
+    if share > most:
         raise OverlapError(
             "the calibration text overlaps the evaluation corpus, so figures would look better than they are",
-            given=f"calibration={texts.name!r}, corpus={corpus.name!r}: {share:.0%} of the passages shared",
-            accepted=f"at most {_OVERLAP:.0%}",
-            remedy="calibrate on another text: a validation split, or other documents of the same kind",
+            given=f"calibration={texts.name!r}, corpus={corpus.name!r}: {share:.1%} was copied",
+            accepted=f"at most {most:.1%}, in stretches of 256 characters or whole documents",
+            remedy="calibrate on another text: a validation split, or other documents of the same kind; "
+            "or allow it with max_overlap= in the marker",
         )
+    return share
 
 
 def refuse_incomplete(experiment: Experiment, subject: Subject, unread: Collection[str]) -> None:

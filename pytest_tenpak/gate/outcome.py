@@ -17,7 +17,8 @@ class Part:
     """What was measured of a case on one corpus.
 
     ``name`` is the baseline's, ``changes`` the differences in provenance since it was accepted, ``noise`` was
-    calibrated by this run, if it was requested.
+    calibrated by this run, if it was requested. ``overlap`` is the share of calibration text or corpus that
+    was copied from the other, ``nulls`` the number of rows of the corpus that have no text and were left out.
     """
 
     corpus: str
@@ -26,6 +27,8 @@ class Part:
     reference: Measurement
     changes: tuple[str, ...] = ()
     noise: Noise | None = None
+    overlap: float = 0.0
+    nulls: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain form."""

@@ -16,8 +16,8 @@ from ..verdict.comparison import Comparison
 from ..verdict.update import decide
 from .case import Case
 from .device import Device
-from .experiment import Subject
-from .inputs import find_source, refuse_incomplete, refuse_overlap, set_up
+from .experiment import Experiment, Subject
+from .inputs import find_source, measure_overlap, refuse_incomplete, set_up
 from .measuring import SubjectTrace, measure_pair, measure_rounded, start_reference
 from .noise import calibrate
 from .outcome import Outcome, Part
@@ -46,7 +46,7 @@ def _evaluate(case: Case, run: Run) -> Outcome:
     experiments = set_up(case, run, device)
     source = find_source(experiments[0])
     for experiment in experiments:
-        refuse_overlap(experiment)
+        measure_overlap(experiment)
     whole = _wants_whole_budget(case, run, accepted)
     # References come first: an unusable corpus is found before hours of quantizing.
     references = [start_reference(experiment, whole) for experiment in experiments]
@@ -100,6 +100,7 @@ def _answer(
         entry,
         accepted.entry_device,
         run.rule,
+        same_but=_same_text(experiment, entry),
     )
     whole = whole or comparison.comparable is None
     # Where all windows are wanted, only a broken limit may end it early, since no update clears it.
@@ -111,10 +112,26 @@ def _answer(
         rounded = measure_rounded(experiment, subject, len(measurement.windows.tokens))
     verdict = compare(measurement, measured_reference, replace(comparison, calibrated=noise), rounded)
     changes = tuple(entry.provenance.differences(measurement.provenance)) if entry else ()
-    corpus = experiment.corpus.name
-    part = Part(corpus, case.baseline_name(corpus), measurement, measured_reference, changes, noise)
+    corpus = experiment.corpus
+    part = Part(
+        corpus.name,
+        case.baseline_name(corpus.name),
+        measurement,
+        measured_reference,
+        changes,
+        noise,
+        measure_overlap(experiment),
+        corpus.nulls,
+    )
     several = len(case.corpus) > 1
-    return part, [replace(check, corpus=corpus) if several else check for check in verdict.checks]
+    return part, [replace(check, corpus=corpus.name) if several else check for check in verdict.checks]
+
+
+def _same_text(experiment: Experiment, entry: Entry | None) -> dict[str, str]:
+    """Return what an entry's corpus differs in, by its digest, where that is line ends and nothing else."""
+    corpus = experiment.corpus
+    differs = entry is not None and entry.identity.get("corpus") != corpus.digest
+    return corpus.with_other_line_ends if differs else {}
 
 
 def _calibrated(reference: SubjectTrace, subject: Subject, measurement: Measurement) -> Noise | None:

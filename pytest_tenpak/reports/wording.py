@@ -19,6 +19,8 @@ from .escaping import short_name, visible
 _NAMED = 10
 #: Below this share of quantized weights in the decoder, the share is said.
 _NEARLY_ALL = 0.95
+#: From this share of copied text on, the share is said.
+_OVERLAP = 0.001
 #: How a run is asked for what an update lacks; ``tenpak accept`` has options of its own.
 RUN_OPTIONS: Mapping[Lack, str] = {
     Lack.REASON: '--tenpak-accept "reason"',
@@ -257,7 +259,8 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
             for check in outcome.verdict.checks
             if check.decisive is False and not check.status.failing and outcome.passes
         ]
-        lines += [f"{short_name(outcome.title)}: {line}" for line in _coverage_lines(outcome)]
+        about = [*_coverage_lines(outcome), *_text_lines(outcome)]
+        lines += [f"{short_name(outcome.title)}: {line}" for line in about]
         lines += [
             f"{where}: noise on {part.corpus}{'' if _stores_noise(outcome) else ', not stored'}: "
             f"{_noise(part.noise)}"
@@ -277,6 +280,19 @@ def _coverage_lines(outcome: Outcome) -> Iterator[str]:
         yield f"{share:.0%} of the decoder's weights are quantized; the others are as they were"
     if measurement.coverage.left_out:
         yield f"the checkpoint no longer holds {measurement.coverage.in_words}"
+
+
+def _text_lines(outcome: Outcome) -> Iterator[str]:
+    """What was left out of a text, and how much of it the calibration text has too."""
+    for part in outcome.parts:
+        if part.nulls:
+            rows = "row has" if part.nulls == 1 else "rows have"
+            yield f"{part.nulls:,} {rows} no text (null) on {part.corpus}, and were left out"
+        if part.overlap >= _OVERLAP:
+            yield (
+                f"{part.overlap:.1%} of {part.corpus} or of the calibration text was copied from the other, "
+                f"which max_overlap={outcome.case.max_overlap:g} allows"
+            )
 
 
 def _note_on_baseline(outcome: Outcome, written: Collection[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +29,8 @@ class Comparison:
 
     ``identity`` and ``weights_digest`` are those of the measured checkpoint, ``entry`` is the baseline entry
     to compare with, if there is one. ``entry_device`` names the device class of the entry where it is not
-    the run's own. ``calibrated`` is noise that this run measured; it replaces the entry's.
+    the run's own. ``calibrated`` is noise that this run measured; it replaces the entry's. ``same_but``
+    explains digests that an entry may have: texts that differ from the measured one in line ends only.
     """
 
     limits: Limits
@@ -40,13 +41,14 @@ class Comparison:
     entry_device: str = ""
     rule: Rule = DEFAULT_RULE
     calibrated: Noise | None = None
+    same_but: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def changes(self) -> list[str]:
         """How the identity differs from the entry's, one line per field; empty without an entry."""
         if self.entry is None:
             return []
-        return question_changes(self.entry, self.identity, self.entry_device)
+        return question_changes(self.entry, self.identity, self.entry_device, self.same_but)
 
     @property
     def comparable(self) -> Entry | None:

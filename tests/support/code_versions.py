@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from places import DATA, ROOT
 
+from pytest_tenpak.evaluation.overlap import OVERLAP_VERSION
 from pytest_tenpak.metrics.measurement import METRICS_VERSION
 from pytest_tenpak.models.convert import CONVERSION_VERSION
 from pytest_tenpak.models.ledger import LEDGER_VERSION
@@ -40,6 +41,7 @@ def versions() -> dict[str, tuple[int, str]]:
     """Version and digest of each piece of code that has a version in cache keys."""
     found = {
         "METRICS_VERSION": (METRICS_VERSION, digest(MEASURING)),
+        "OVERLAP_VERSION": (OVERLAP_VERSION, digest(["evaluation.overlap"])),
         "LEDGER_VERSION": (LEDGER_VERSION, digest(["models.ledger"])),
         "CONVERSION_VERSION": (CONVERSION_VERSION, digest(["models.convert"])),
         "ROUNDING_VERSION": (ROUNDING_VERSION, digest(["quantizers.rounding"])),

@@ -100,6 +100,7 @@ def case(nodeid="test_a.py::test_a", file="test_a.py", line=7, **rest) -> Case:
         "checkpoint": None,
         "corpus": ("text.txt",),
         "calibration": None,
+        "max_overlap": 0.01,
         "protocol": "gptq",
         "context": None,
         "stride": None,
