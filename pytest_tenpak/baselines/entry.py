@@ -223,6 +223,8 @@ class Baseline:
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
+            if path.is_symlink():
+                refuse(path, "is a link to a file that does not exist", str(path.readlink()))
             return None
         except (OSError, UnicodeDecodeError) as fault:
             refuse(path, "cannot be read", str(fault))

@@ -35,15 +35,15 @@ class Version:
 class Repository:
     """The git repository around a folder; paths are relative to that folder."""
 
-    def __init__(self, root: Path, folder: Path) -> None:
-        """Find the repository that ``root`` lies in; ``folder`` need not exist. Raises GitError."""
-        self._top = Path(_git(root, "rev-parse", "--show-toplevel").decode().rstrip("\n")).resolve()
+    def __init__(self, folder: Path) -> None:
+        """Find the repository that has the folder, which need not exist: a submodule's own, if it is in one.
+
+        Raises GitError where the folder is outside every repository.
+        """
         folder = folder.resolve()
-        if not folder.is_relative_to(self._top):
-            raise GitError(
-                f"{folder} is not in the git repository {self._top}",
-                remedy="keep baselines in the repository of the tests, so that changes are reviewed together",
-            )
+        here = next(place for place in (folder, *folder.parents) if place.is_dir())
+        top = _git(here, "rev-parse", "--show-toplevel").decode().rstrip("\n")
+        self._top = Path(top).resolve()
         self._folder = folder.relative_to(self._top).as_posix()
 
     def files(self, revision: str) -> dict[str, str]:

@@ -41,26 +41,24 @@ class History:
     unreadable: int = 0
 
 
-def trends(root: Path, folder: Path, names: Collection[str] | None = None) -> dict[str, list[Past]]:
+def trends(folder: Path, names: Collection[str] | None = None) -> dict[str, list[Past]]:
     """Return what commits accepted for baselines below ``folder`` (all, or those named), oldest first.
 
     Empty outside git.
     """
     try:
-        known = read_history(root, folder, names)
+        known = read_history(folder, names)
     except GitError:
         return {}
     return {name: [row.past for row in rows] for name, rows in known.accepted.items()}
 
 
-def read_history(
-    root: Path, folder: Path, names: Collection[str] | None = None, working_tree: bool = False
-) -> History:
+def read_history(folder: Path, names: Collection[str] | None = None, working_tree: bool = False) -> History:
     """Read every committed change of figures, and with ``working_tree`` the uncommitted ones.
 
     A renamed file includes its history under the old name. Raises GitError outside git.
     """
-    repository = Repository(root, folder)
+    repository = Repository(folder)
     versions = _by_name(repository.versions())
     versions = {name: rows for name, rows in versions.items() if names is None or name in names}
     contents = repository.read({version.blob for rows in versions.values() for version in rows})

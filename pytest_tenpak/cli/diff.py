@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     """Print every baseline that differs in the working tree, and those that cannot be read."""
     folder = options.baseline_folder(config)
-    repository = Repository(config.rootpath, folder)
+    repository = Repository(folder)
     files = {path: blob for path, blob in repository.files(arguments.revision).items() if _counts(path)}
     contents = repository.read(set(files.values()))
     committed = {path.removesuffix(".json"): contents.get(blob, b"") for path, blob in files.items()}

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     if arguments.plot is not None:
         check_plot(arguments.plot)
     folder = options.baseline_folder(config)
-    known = read_history(config.rootpath, folder, working_tree=True)
+    known = read_history(folder, working_tree=True)
     names = arguments.names or list(baseline_files(folder))
     wanted = {name: rows for name, rows in known.accepted.items() if is_wanted(name, names)}
     if not wanted:

@@ -46,6 +46,8 @@ class GateSession:
     def collect(self, outcome: Outcome, test_passed: bool) -> None:
         """Collect an outcome; write its baseline if the update rule and the test both allow it."""
         self.outcomes[outcome.case.nodeid] = outcome
+        if outcome.baseline in self.written:
+            return  # a repetition of the same test
         writes = test_passed and outcome.update.write
         failing = outcome.verdict.failing
         refused = bool(failing) and all(check.kind.is_about_tolerance for check in failing)
@@ -68,6 +70,6 @@ class GateSession:
             written=tuple(self.written),
             unused=self.unused,
             problems=tuple(problems),
-            trends=trends(self.run.root, self.run.baselines, names) if with_trends else {},
+            trends=trends(self.run.baselines, names) if with_trends else {},
             rule=self.run.rule,
         )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ..errors import TenpakError
+from ..errors import SpecError, TenpakError
 from . import hookspecs, options
 from .collection import CollectionWatcher
 from .controller import Controller
+from .repetition import RepetitionWatcher, gate_id
 from .run_state import EXPECTED_KEY, UNUSED_KEY, USAGE_KEY, note_unused, open_session, session_key
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     config.stash[_watcher] = CollectionWatcher()
     config.pluginmanager.register(config.stash[_watcher], "tenpak-collection-watcher")
+    config.pluginmanager.register(RepetitionWatcher(), "tenpak-repetition-watcher")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Controller(config), "tenpak-controller")
         if config.getoption("htmlpath", None):
@@ -90,9 +93,9 @@ def _tenpak_marker(request: pytest.FixtureRequest) -> pytest.Mark:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Store the original id of a gate: ``--dist=loadgroup`` appends to it in workers."""
+    """Store the original id of a gate: ``--dist=loadgroup`` appends to it in workers, repetitions before."""
     if _markers(item):
-        item.stash[_nodeid] = item.nodeid
+        item.stash[_nodeid] = gate_id(item)
 
 
 @pytest.hookimpl(trylast=True)
@@ -140,6 +143,7 @@ def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
 
     problems: list[str] = []
     names: dict[str, str] = {}
+    files: dict[str, Path] = {}
     try:
         session = open_session(config)
         defaults = options.marker_defaults(config)
@@ -162,6 +166,8 @@ def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
         except TenpakError as error:
             problems.append(str(error.asked_by(nodeid)))
             continue
+        if files.setdefault(nodeid, item.path) != item.path:
+            problems.append(_same_id(nodeid, files[nodeid], item.path))
         if names.setdefault(case.name, nodeid) != nodeid:
             problems.append(f"{nodeid}: the baseline {case.name!r} is already used by {names[case.name]}")
         item.stash[_case] = case
@@ -179,6 +185,19 @@ def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
     if output is not None:
         output[EXPECTED_KEY] = sorted(session.expected)
     return problems
+
+
+def _same_id(nodeid: str, one: Path, other: Path) -> str:
+    """Say that two tests have one id, which pytest does not prevent outside the rootdir."""
+    error = SpecError(
+        "two gates have the same id, and would share one baseline",
+        given=f"{one} and {other}",
+        accepted="gates whose files have different paths below the rootdir, or below their own packages",
+        remedy="set --rootdir to a folder that is above both, rename one of the files or tests, "
+        "or run them in two runs with baseline folders of their own",
+        who=nodeid,
+    )
+    return str(error)
 
 
 def _place(item: pytest.Item, marker: pytest.Mark) -> tuple[str, int]:
@@ -212,8 +231,6 @@ def _marker_of(item: pytest.Item) -> pytest.Mark:
 
 
 def _find_marker(item: pytest.Item) -> pytest.Mark:
-    from ..errors import SpecError
-
     markers = _markers(item)
     callspec: Any = getattr(item, "callspec", None)
     on_parameter = callspec is not None and any(mark.name in MARKERS for mark in callspec.marks)

@@ -162,3 +162,21 @@ def test_faults_of_git_are_told(suite, monkeypatch):  # noqa: F811
     suite.tenpak("diff")
     assert suite.code == 4
     assert "git is not installed" in suite.errors
+
+
+def test_baselines_in_a_submodule_are_compared_with_its_own_commits(suite):  # noqa: F811
+    """The repository around it knows only which commit of the submodule it uses."""
+    inner = suite.path / "inner"
+    suite.write("a", accepted())
+    suite.folder.rename(inner)
+    git(suite.path, "init", "-q", "inner")
+    git(inner, "add", "-A")
+    git(inner, "commit", "-qm", "inner")
+    git(suite.path, "init", "-q")
+    git(suite.path, "-c", "protocol.file.allow=always", "submodule", "add", "-q", "./inner", "baselines")
+    (suite.path / ".gitignore").write_text("inner\ncache\n")
+    suite.commit()
+    assert "nothing changed since HEAD" in suite.tenpak("diff")
+    assert "not committed" not in suite.tenpak("history")
+    (suite.folder / "a.json").unlink()
+    assert "removed" in suite.tenpak("diff") or "gone" in suite.tenpak("diff")

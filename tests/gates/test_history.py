@@ -28,9 +28,9 @@ def perplexities(rows):
 def test_outside_git_there_are_no_trends(suite):  # noqa: F811
     """And no error: reports just have none."""
     suite.write("a", FIRST)
-    assert trends(suite.path, suite.folder) == {}
+    assert trends(suite.folder) == {}
     git(suite.path, "init", "-q")
-    assert trends(suite.path, suite.folder) == {}
+    assert trends(suite.folder) == {}
 
 
 def test_every_accepted_change_is_a_point_oldest_first(suite):  # noqa: F811
@@ -45,7 +45,7 @@ def test_every_accepted_change_is_a_point_oldest_first(suite):  # noqa: F811
     commits.append(suite.commit())
     suite.write("a", replace(SECOND, provenance=accepted(torch="2.14.0").provenance))
     suite.commit()
-    found = trends(suite.path, suite.folder)
+    found = trends(suite.folder)
     assert list(found) == ["a", "b"]
     assert [(past.commit, past.device_class) for past in found["a"]] == [
         (commits[0], "cpu"),
@@ -70,7 +70,7 @@ def test_a_renamed_baseline_keeps_its_past(suite):  # noqa: F811
     suite.write("new/b", SECOND)
     suite.write("old/a", THIRD)
     suite.commit()
-    found = trends(suite.path, suite.folder)
+    found = trends(suite.folder)
     assert perplexities(found["new/b"]) == [FIRST.figures.perplexity, SECOND.figures.perplexity]
     assert perplexities(found["old/a"]) == [THIRD.figures.perplexity]
 
@@ -87,7 +87,7 @@ def test_what_a_branch_accepted_is_told_once(suite):  # noqa: F811
     suite.commit()
     git(suite.path, "merge", "-q", "--no-commit", "branch")
     suite.commit()
-    assert [past.commit for past in trends(suite.path, suite.folder)["a"]][1:] == [on_branch]
+    assert [past.commit for past in trends(suite.folder)["a"]][1:] == [on_branch]
     git(suite.path, "checkout", "-q", "branch")
     (suite.path / "other2").write_text("x")
     suite.commit()
@@ -97,7 +97,7 @@ def test_what_a_branch_accepted_is_told_once(suite):  # noqa: F811
     git(suite.path, "merge", "-q", "--no-commit", "branch")
     suite.write("a", THIRD)
     merge = suite.commit()
-    assert [past.commit for past in trends(suite.path, suite.folder)["a"]][-1] == merge
+    assert [past.commit for past in trends(suite.folder)["a"]][-1] == merge
 
 
 def test_older_versions_are_migrated_and_unreadable_ones_counted(suite):  # noqa: F811
@@ -112,7 +112,7 @@ def test_older_versions_are_migrated_and_unreadable_ones_counted(suite):  # noqa
         suite.commit()
     Baseline("c", {"cpu": FIRST}).write(target)
     suite.commit()
-    known = read_history(suite.path, suite.folder)
+    known = read_history(suite.folder)
     before = Baseline.read(old).entries["cpu"].figures
     assert [row.past.figures for row in known.accepted["a"]] == [before, FIRST.figures]
     assert known.unreadable == 2
@@ -128,7 +128,7 @@ def test_few_processes_read_everything(suite, monkeypatch):  # noqa: F811
     monkeypatch.setattr(
         subprocess, "run", lambda *args, **rest: (started.append(args), run(*args, **rest))[1]
     )
-    assert sum(map(len, trends(suite.path, suite.folder).values())) == 9
+    assert sum(map(len, trends(suite.folder).values())) == 9
     assert len(started) <= 4
 
 
@@ -138,7 +138,7 @@ def test_only_the_newest_versions_are_read(suite, monkeypatch):  # noqa: F811
     for entry in (FIRST, SECOND, THIRD):
         suite.write("a", entry)
         suite.commit()
-    assert perplexities(trends(suite.path, suite.folder)["a"]) == [
+    assert perplexities(trends(suite.folder)["a"]) == [
         SECOND.figures.perplexity,
         THIRD.figures.perplexity,
     ]
