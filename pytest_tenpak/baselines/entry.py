@@ -169,6 +169,8 @@ class Entry:
         """Return the plain form, as it is stored."""
         plain = asdict(self)
         plain["windows"] = {"nll": plain.pop("nll"), "tokens": plain.pop("tokens")}
+        if not self.provenance.config:  # files from before it was recorded stay as they are
+            del plain["provenance"]["config"]
         return plain
 
     @classmethod

@@ -92,7 +92,7 @@ class Scorer:
         self._batch_size = batch_size
         self.head = model.get_output_embeddings()
         #: Whether logits are the head's product and nothing else.
-        self.head_is_all = self.head is not None and self._head_is_all()
+        self.head_is_all = self.head is not None and self._has_body() and self._head_is_all()
 
     @property
     def device(self) -> Any:
@@ -142,6 +142,10 @@ class Scorer:
         return self._batch_size or max(
             1, _BATCH_TOKENS.get(self._model.device.type, 1024) // _longest(windows)
         )
+
+    def _has_body(self) -> bool:
+        # In some families (Llama 4, Mllama) the text model's prefix is that of a model around it.
+        return self._model.base_model is not self._model
 
     def _head_is_all(self) -> bool:
         import torch

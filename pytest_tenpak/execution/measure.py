@@ -11,9 +11,10 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from ..errors import MeasurementError
+from ..errors import CheckpointError, MeasurementError
 from ..evaluation import divergence, perplexity
 from ..evaluation.decoder_layers import compare_layers, save_layers
 from ..evaluation.protocol import Window
@@ -21,7 +22,7 @@ from ..evaluation.tokenize import Stream, tokenize
 from ..evaluation.trace import Plan, Trace
 from ..metrics.intervals import looks
 from ..progress import Progress
-from ..quantizers.loading import load_with_account
+from ..quantizers.loading import load_tokenizer, load_with_account, require_causal_lm
 from ..quantizers.locate import relocate
 from ..quantizers.rounding import round_to_nearest
 from ..store.digest import fingerprint
@@ -61,17 +62,32 @@ def measure(job: MeasureJob, progress: Progress) -> dict[str, Any]:
 
 def _load(job: MeasureJob) -> _Subject:
     import torch
-    from transformers import AutoTokenizer
 
     if job.threads:
         torch.set_num_threads(job.threads)
-    tokenizer = AutoTokenizer.from_pretrained(job.directory, local_files_only=True, trust_remote_code=False)
+    require_causal_lm(job.directory)
+    tokenizer = load_tokenizer(job.directory)
     stream = tokenize(tokenizer, job.documents, job.protocol)
     windows = job.protocol.windows(len(stream.ids), 0, stream.starts)
     model, loader, unread = _load_model(job)
+    _require_embeddings(model, tokenizer, stream, job.directory)
     bos = tokenizer.bos_token_id if job.protocol.bos == "window" else None
     scorer = perplexity.Scorer(model, stream.ids, bos=bos, batch_size=job.batch_size)
     return _Subject(model, loader, stream, windows, scorer, unread)
+
+
+def _require_embeddings(model: Any, tokenizer: Any, stream: Stream, directory: Path) -> None:
+    """Raise CheckpointError where the tokenizer gives ids for which the model has no embedding."""
+    rows, largest = model.get_input_embeddings().weight.shape[0], max(stream.ids)
+    if largest >= rows:
+        raise CheckpointError(
+            f"the tokenizer in {directory} has tokens for which the model has no embedding",
+            given=f"{tokenizer.convert_ids_to_tokens(largest)!r} has the id {largest:,}, "
+            f"and there are {rows:,} embeddings",
+            accepted="a tokenizer whose ids are all below the number of embeddings",
+            remedy="after adding tokens, call model.resize_token_embeddings(len(tokenizer)) and save both; "
+            "or restore the tokenizer that belongs to the model",
+        )
 
 
 def _load_model(job: MeasureJob) -> tuple[Any, str, list[str]]:

@@ -15,7 +15,7 @@ from ..execution.process import run_job
 from ..models.convert import CONVERSION_VERSION
 from ..models.locate import locate_model
 from ..models.model import Model, describe_model
-from ..models.safetensors_files import read_tensors
+from ..models.preflight import require_consistent, require_readable
 from ..quantizers.base import MEASURING, Quantizer
 from ..quantizers.interpreters import installed_versions
 from ..quantizers.locate import locate
@@ -120,7 +120,7 @@ def _find_checkpoint(case: Case, run: Run) -> Path:
             given=f"{folder} has no config.json" if folder.is_dir() else f"{folder} does not exist",
             accepted="a directory that transformers can load, tokenizer included",
         )
-    read_tensors(folder)
+    require_consistent(folder, require_readable(folder))
     backend = loading_backend(folder)
     if backend is not None:
         backend.require("checkpoint", installed_versions(*backend.requires))

@@ -11,7 +11,9 @@ from ..evaluation.trace import Trace
 from ..execution.jobs import MeasureJob
 from ..execution.process import run_job
 from ..metrics.measurement import Coverage, Layers, Measurement, Provenance, Windows
+from ..models.config import computing_fields
 from ..models.ledger import Contents
+from ..models.nonfinite import nonfinite_tensors
 from ..quantizers.locate import locate
 from ..verdict.criteria import FIRST_SECTION, Criterion, first_decisive_look, limit_of
 from .experiment import Experiment, Subject
@@ -125,13 +127,20 @@ class SubjectTrace:
             ledger=contents.ledger,
             identity=experiment.identity(subject),
             weights_digest=experiment.weights_digest(subject),
-            provenance=Provenance(experiment.versions(subject), {**facts["device"], **made}),
+            provenance=Provenance(
+                experiment.versions(subject), {**facts["device"], **made}, computing_fields(subject.directory)
+            ),
             loader=facts["loader"],
             budget=trace.tokens(trace.planned(self.budget)),
             robust=robust,
             divergence=divergence,
             layers=Layers.from_dict(facts["layers"]),
-            coverage=Coverage(contents.decoder_weights, contents.left_out),
+            coverage=Coverage(
+                contents.decoder_weights,
+                contents.left_out,
+                contents.added,
+                nonfinite_tensors(subject.directory) if windows.nonfinite else (),
+            ),
         )
 
     @property

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from ..baselines.entry import Baseline, Entry
 from ..errors import OverlapError, TenpakError, UnavailableError, file_error
 from ..metrics.measurement import Measurement, Noise
+from ..models.tokenizer_changes import tokenizer_changes
 from ..quantizers.base import Quantizer
 from ..verdict.checks import Check, Status, Verdict
 from ..verdict.compare import compare, needs_rounding
@@ -101,6 +102,7 @@ def _answer(
         accepted.entry_device,
         run.rule,
         same_but=_same_text(experiment, entry),
+        tokenizer_changes=tuple(tokenizer_changes(experiment.model.path, subject.directory)),
     )
     whole = whole or comparison.comparable is None
     # Where all windows are wanted, only a broken limit may end it early, since no update clears it.

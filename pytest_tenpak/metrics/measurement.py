@@ -64,15 +64,25 @@ class Coverage:
 
     ``decoder_weights``: weights that methods may quantize, all matrices except embeddings and output heads
     (0: not counted). ``left_out``: how many tensors of the model's files the checkpoint no longer holds, by
-    the beginning of their names: parts that are not measured, such as a vision half.
+    the beginning of their names: parts that are not measured, such as a vision half. ``added``: tensors that
+    the checkpoint stores and the model does not, such as a head that was tied. ``nonfinite``: stored tensors
+    that hold NaN or infinity, with their files; looked for only where a figure is not finite.
     """
 
     decoder_weights: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
+    added: tuple[str, ...] = ()
+    nonfinite: tuple[str, ...] = ()
 
     def quantized_share(self, ledger: Ledger) -> float | None:
         """Return which share of the decoder's weights is quantized (0 to 1); None where that is unknown."""
         return ledger.layer_weights / self.decoder_weights if self.decoder_weights else None
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Coverage:
+        """Return the coverage that ``asdict`` wrote, from JSON."""
+        rows: dict[str, Any] = {n: tuple(row) if isinstance(row, list) else row for n, row in plain.items()}
+        return cls(**rows)
 
     @property
     def in_words(self) -> str:
@@ -199,20 +209,31 @@ NO_LAYERS = Layers()
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a measurement was made: versions by distribution name, and the machine. May differ between runs."""
+    """How a measurement was made: versions by distribution name, and the machine. May differ between runs.
+
+    ``config`` has the fields of the checkpoint's config.json that can change what it computes, nested ones
+    dotted (empty where it was not recorded).
+    """
 
     versions: Mapping[str, str]
     device: Mapping[str, str]
+    config: Mapping[str, str] = field(default_factory=dict)
 
     def differences(self, other: Provenance) -> list[str]:
         """List ``name old → new`` for each entry that differs between ``self`` (old) and ``other`` (new)."""
-        rows = []
-        for old, new in ((self.versions, other.versions), (self.device, other.device)):
-            for name in sorted({*old, *new}):
-                before, after = old.get(name, "none"), new.get(name, "none")
-                if before != after:
-                    rows.append(f"{name} {before} → {after}")
-        return rows
+        pairs = ((self.versions, other.versions), (self.device, other.device))
+        return [row for old, new in pairs for row in _differences(old, new)] + self.config_differences(other)
+
+    def config_differences(self, other: Provenance) -> list[str]:
+        """List ``config NAME old → new`` for each differing field, where both recorded the config."""
+        if not (self.config and other.config):
+            return []
+        return [f"config {row}" for row in _differences(self.config, other.config)]
+
+
+def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    pairs = [(name, old.get(name, "none"), new.get(name, "none")) for name in sorted({*old, *new})]
+    return [f"{name} {before} → {after}" for name, before, after in pairs if before != after]
 
 
 @dataclass(frozen=True)
@@ -291,7 +312,7 @@ class Measurement:
             "ledger": Ledger(**plain["ledger"]),
             "provenance": Provenance(**plain["provenance"]),
             "layers": Layers.from_dict(plain["layers"]),
-            "coverage": Coverage(**plain["coverage"]),
+            "coverage": Coverage.from_dict(plain["coverage"]),
             "robust": Robust(**plain["robust"]) if plain["robust"] else None,
             "divergence": Divergence(**plain["divergence"]) if plain["divergence"] else None,
         }

@@ -12,7 +12,7 @@ from ..metrics.measurement import Ledger
 from .safetensors_files import StoredTensor, read_tensors, weight_files
 
 #: Increased whenever a change of this module changes what it counts or finds; part of cache keys.
-LEDGER_VERSION = 1
+LEDGER_VERSION = 2
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _INPUT_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
@@ -36,7 +36,8 @@ class Contents:
     ``decoder_weights``: the weights that methods may quantize, all matrices except embeddings and output
     heads. ``missing``: tensors of the model, and parts of quantized layers, that the checkpoint lacks.
     ``left_out``: tensors in the model's files that its loader does not read and the checkpoint has not
-    either, counted by the beginning of their names.
+    either, counted by the beginning of their names. ``added``: tensors that the checkpoint has and the model
+    has not, and that are no part of a quantized layer.
     """
 
     ledger: Ledger
@@ -44,6 +45,7 @@ class Contents:
     decoder_weights: int
     missing: tuple[str, ...]
     left_out: Mapping[str, int]
+    added: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain form."""
@@ -52,7 +54,7 @@ class Contents:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Contents:
         """Return the contents that :meth:`to_dict` wrote, from JSON."""
-        rows = {name: tuple(plain[name]) for name in ("layers", "missing")}
+        rows = {name: tuple(plain[name]) for name in ("layers", "missing", "added")}
         return cls(**{**plain, **rows, "ledger": Ledger(**plain["ledger"])})
 
 
@@ -88,6 +90,15 @@ def read_contents(
             if len(tensor.shape) > 1 and not name.endswith(EMBEDDINGS)
         ),
         missing=tuple(sorted([*_lacking(whole, stored, prefixes), *_incomplete(prefixes, stored)])),
+        added=tuple(
+            sorted(
+                tensor.name
+                for tensor in counted
+                if tensor.name not in whole
+                and _layer_of(tensor.name) not in prefixes
+                and not is_buffer(tensor)
+            )
+        ),
         left_out=dict(Counter(".".join(name.split(".")[:2]) for name in unread if name not in stored)),
     )
 

@@ -14,6 +14,7 @@ from ..store.digest import fingerprint, labelled
 from ..store.store import Store
 from .ledger import EMBEDDINGS
 from .locate import FORMS, TOKENIZER_FILES, VOCABULARIES
+from .preflight import require_readable
 from .safetensors_files import read_tensors, weight_files
 
 _INPUTS_FIRST = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
@@ -74,16 +75,16 @@ def describe_model(path: Path, store: Store, source: Path | None = None) -> Mode
             accepted=", ".join(VOCABULARIES),
             remedy=f"save it in the same directory: tokenizer.save_pretrained({str(path)!r})",
         )
-    if source is not None:
-        digest = labelled(store.file_digest(source))
-        return Model(path, digest, digest, architecture)
     if not any(path.glob("*.safetensors")):
         raise ModelError(
             f"the model directory {path} has no weights",
             accepted="*.safetensors",
             remedy="save the model with save_pretrained(), which writes safetensors",
         )
-    read_tensors(path)
+    require_readable(path)
+    if source is not None:
+        digest = labelled(store.file_digest(source))
+        return Model(path, digest, digest, architecture)
     weights = {file.name: store.file_digest(file) for file in weight_files(path)}
     tokenizer = {n: store.file_digest(path / n) for n in TOKENIZER_FILES if (path / n).is_file()}
     volatile = ("transformers_version", "_name_or_path")

@@ -61,9 +61,9 @@ class Quantized:
     @cached_property
     def tokenizer(self) -> Any:
         """The checkpoint's tokenizer."""
-        from transformers import AutoTokenizer
+        from ..quantizers.loading import load_tokenizer
 
-        return AutoTokenizer.from_pretrained(self.checkpoint, local_files_only=True)
+        return load_tokenizer(self.checkpoint)
 
     def generate(self, prompt: str, **options: Any) -> str:
         """Generate text after ``prompt`` and return it without the prompt; greedy by default.

@@ -7,6 +7,7 @@ import random
 from ..errors import CorpusError
 from ..spec import Option
 from .base import Job
+from .loading import load_tokenizer
 
 #: Options of every method that calibrates, in addition to its own.
 OPTIONS = (
@@ -25,9 +26,7 @@ def draw_samples(job: Job) -> list[list[int]]:
     reseeds: the same texts, options and tokenizer give the same samples. Raises CorpusError when the
     texts are shorter than one sample.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(job.model, local_files_only=True, trust_remote_code=False)
+    tokenizer = load_tokenizer(job.model)
     ids: list[int] = tokenizer(_JOIN.join(job.calibration), verbose=False)["input_ids"]
     count, length, seed = (job.spec.options[name] for name in ("samples", "sample_length", "seed"))
     if len(ids) < length:

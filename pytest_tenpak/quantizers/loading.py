@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import CheckpointError, SpecError
 from ..models.account import require_all_loaded, unread_tensors
+from ..models.locate import VOCABULARIES
 from ..models.safetensors_files import read_tensors
 
 #: Rows in a block of bitsandbytes' packed CPU layout.
@@ -53,6 +54,71 @@ def load_with_account(directory: Path, device: str, dtype: str, **options: Any) 
     if device == "cpu" and getattr(model, "is_loaded_in_4bit", False):
         _fit_4bit_to_cpu(model)
     return model.eval(), unread_tensors(model, account, stored)
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """Load the tokenizer of a local directory; raises CheckpointError for one that cannot be loaded."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except MemoryError:
+        raise
+    except Exception as fault:  # the tokenizers library raises Exception itself
+        problem = f"the tokenizer in {directory} cannot be loaded"
+        if (directory / "tokenizer.json").is_file():
+            raise CheckpointError(
+                problem,
+                given=f"{type(fault).__name__}: {_first_line(fault)}",
+                accepted="tokenizer.json, as save_pretrained() writes it",
+                remedy="copy or save the tokenizer again",
+            ) from fault
+        # What transformers says then is about the last library that it tried, which may be any.
+        found = [name for name in VOCABULARIES if (directory / name).is_file()]
+        raise CheckpointError(
+            f"{problem}: there is no tokenizer.json",
+            given=f"{', '.join(found)}, which transformers could not read here",
+            accepted="tokenizer.json, or files for which the library is installed",
+            remedy="save it with save_pretrained() where it can be loaded, which writes tokenizer.json; "
+            "or install here what reads a .model file: pip install sentencepiece protobuf",
+        ) from fault
+
+
+def require_causal_lm(directory: Path) -> None:
+    """Raise CheckpointError unless transformers itself has a causal language model for the config."""
+    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    file = directory / "config.json"
+    given = json.loads(file.read_text(encoding="utf-8"))
+    kind = given.get("model_type")
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except (ValueError, KeyError) as fault:
+        if "auto_map" in given:
+            raise CheckpointError(
+                f"the model in {directory} needs code of its own, which is never run",
+                given=f"model_type {kind!r} with auto_map in {file}; transformers {transformers.__version__}",
+                accepted="model types that transformers has itself",
+                remedy="upgrade transformers if a later version has this model type",
+            ) from fault
+        raise CheckpointError(
+            f"transformers {transformers.__version__} cannot read {file}",
+            given=f"model_type {kind!r}: {_first_line(fault)}",
+            accepted="the config of a model type that this version has",
+            remedy="upgrade transformers, or correct config.json",
+        ) from fault
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise CheckpointError(
+            f"the model in {directory} is not a causal language model",
+            given=f"model_type {kind!r} in {file}, for which transformers has no AutoModelForCausalLM",
+            accepted="models that predict the next token from those before it",
+            remedy="name a decoder; encoders and encoder-decoder models have no perplexity of this kind",
+        )
+
+
+def _first_line(fault: BaseException) -> str:
+    return (str(fault).strip().splitlines() or [""])[0][:300]
 
 
 @contextmanager

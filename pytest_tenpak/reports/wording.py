@@ -130,6 +130,8 @@ def bound(check: Check) -> str:
 
 def headline(check: Check) -> str:
     """One check in a few words: what pytest shows in its one-line summary."""
+    if check.kind.failure and check.status.failing:
+        return f"{check.kind.failure} on {check.corpus}" if check.corpus else check.kind.failure
     cells = check_cells(check)
     words = f"{cells.title} {cells.difference or cells.value}".rstrip()
     return words + (f", bound {cells.bound}" if cells.bound else "")
@@ -204,8 +206,9 @@ def remedy(outcome: Outcome) -> Remedy:
     failing = outcome.verdict.failing
     if any(check.kind.is_about_tolerance for check in failing):
         return Remedy("what to do", "set the tolerance that is named, in the marker or for the run")
-    if any(not check.kind.is_cleared_by_update for check in failing):
-        advice = (
+    stays = [check for check in failing if not check.kind.is_cleared_by_update]
+    if stays:
+        advice = stays[0].kind.advice or (
             "updating the baseline does not clear this; quantize better, or change the limit in the marker"
         )
         return Remedy("what to do", advice)

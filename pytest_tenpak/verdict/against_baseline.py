@@ -7,12 +7,12 @@ step in the drift: a change of perplexity by other or more text is not drift.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ..baselines.entry import Entry
 from ..metrics.intervals import perplexity
-from ..metrics.measurement import HEADLINE, RATIOS, Layers, Ledger, Measurement
+from ..metrics.measurement import HEADLINE, RATIOS, Layers, Measurement
 from .checks import Check, Status, Tolerances
 from .comparison import ROUNDING, Comparison
 from .criteria import Criterion
@@ -46,7 +46,7 @@ def against_baseline(measurement: Measurement, comparison: Comparison, paired: b
     if paired:
         yield from _perplexity_checks(measurement, comparison, comparison.entry)
         yield from _layers_checks(measurement, comparison, comparison.entry)
-    yield from _compression_checks(measurement.ledger, comparison.entry, comparison.tolerances)
+    yield from _compression_checks(measurement, comparison.entry, comparison.tolerances)
 
 
 # ---------------------------------------------------------------- perplexity
@@ -77,8 +77,9 @@ def _step_check(
     tokens = windows.tokens[:common]
     answer = criterion.answer(windows, rule)
     shown = answer.sampled.relative()
+    config = entry.provenance.config_differences(measurement.provenance)
     improved = answer.holds and shown.value < -tolerance and criterion.is_improvement(windows, rule)
-    evidence = [evidence_of(answer, shown, criterion, measurement, rule), *_circumstances(comparison)]
+    evidence = [evidence_of(answer, shown, criterion, measurement, rule), *_circumstances(comparison, config)]
     if common < len(entry.tokens):
         evidence.insert(1, f"the baseline has {len(entry.tokens)} windows")
     return Check(
@@ -93,10 +94,12 @@ def _step_check(
     )
 
 
-def _circumstances(comparison: Comparison) -> list[str]:
-    """Say which weights and which noise the tolerance applied to."""
+def _circumstances(comparison: Comparison, config: Sequence[str]) -> list[str]:
+    """Say which weights and which noise the tolerance applied to; ``config``: how the configs differ."""
     noise = comparison.noise
-    if comparison.same_weights:
+    if comparison.same_weights and config:
+        lines = [f"the same quantized weights, but another config: {', '.join(config)}"]
+    elif comparison.same_weights:
         lines = ["the same quantized weights: only kernels or libraries can have changed it"]
     elif noise is None:
         lines = ["other quantized weights; the spread between requantizations was not measured"]
@@ -179,8 +182,9 @@ def _layer_move(old_gain: float, gain: float, old_error: float, error: float) ->
 # ---------------------------------------------------------------- compression
 
 
-def _compression_checks(ledger: Ledger, entry: Entry, tolerances: Tolerances) -> Iterator[Check]:
-    value = ledger.ratios[HEADLINE]
+def _compression_checks(measurement: Measurement, entry: Entry, tolerances: Tolerances) -> Iterator[Check]:
+    value, added = measurement.ledger.ratios[HEADLINE], measurement.coverage.added
+    additions = f"; it stores what the model has not: {', '.join(added[:4])}" if added else ""
     steps = [("compression_tolerance", entry.ledger.ratios[HEADLINE], tolerances.compression)]
     if tolerances.drift and not entry.is_anchor:
         anchor = entry.anchor.figures.compression
@@ -197,7 +201,7 @@ def _compression_checks(ledger: Ledger, entry: Entry, tolerances: Tolerances) ->
             before=before,
             difference=value / before - 1,
             bound=bound,
-            evidence=RATIOS[HEADLINE],
+            evidence=RATIOS[HEADLINE] + (additions if status is Status.REGRESSED else ""),
         )
 
 

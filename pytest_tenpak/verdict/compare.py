@@ -33,7 +33,7 @@ def compare(
 
     ``rounded`` is the model rounded to nearest at the same bits, if :func:`needs_rounding`.
     """
-    faults = tuple(_sanity(measurement, reference))
+    faults = tuple(_sanity(measurement, reference, comparison))
     if any(check.status is Status.ERROR for check in faults):
         return Verdict(faults)
     return Verdict(
@@ -84,7 +84,7 @@ def _rounded_up(share: float, decimals: int) -> float:
     return math.ceil(share * scale) / scale
 
 
-def _sanity(measurement: Measurement, reference: Measurement) -> Iterator[Check]:
+def _sanity(measurement: Measurement, reference: Measurement, comparison: Comparison) -> Iterator[Check]:
     """Check what no bound expresses: that figures are finite, and tokens the same."""
     for name, measured in (("reference", reference), ("checkpoint", measurement)):
         windows = measured.windows
@@ -93,6 +93,8 @@ def _sanity(measurement: Measurement, reference: Measurement) -> Iterator[Check]
         elif not math.isfinite(measured.perplexity):
             bad = f"{windows.nonfinite:,} of {windows.nonfinite + windows.total_tokens:,} tokens"
             evidence = f"the {name}'s perplexity is not finite: {bad} have an NLL of NaN or infinity"
+            if measured.coverage.nonfinite:
+                evidence += f"; stored tensors with NaN or infinity: {'; '.join(measured.coverage.nonfinite)}"
             yield Check("finite", Status.ERROR, evidence=evidence)
     broken = measurement.layers.nonfinite
     if broken:
@@ -102,7 +104,10 @@ def _sanity(measurement: Measurement, reference: Measurement) -> Iterator[Check]
         )
         yield Check("finite", Status.ERROR, evidence=evidence)
     if measurement.windows.stream != reference.windows.stream:
-        evidence = "the checkpoint's tokenizer gives other tokens for the corpus than the model's own"
+        changes = comparison.tokenizer_changes
+        evidence = "the checkpoint's tokenizer gives other tokens for the corpus than the model's own: " + (
+            "; ".join(changes) or "its files are the same, so another library reads them"
+        )
         yield Check("tokenizer", Status.REGRESSED, evidence=evidence)
 
 

@@ -31,6 +31,7 @@ class Comparison:
     to compare with, if there is one. ``entry_device`` names the device class of the entry where it is not
     the run's own. ``calibrated`` is noise that this run measured; it replaces the entry's. ``same_but``
     explains digests that an entry may have: texts that differ from the measured one in line ends only.
+    ``tokenizer_changes`` says how the checkpoint's tokenizer files differ from the model's.
     """
 
     limits: Limits
@@ -42,6 +43,7 @@ class Comparison:
     rule: Rule = DEFAULT_RULE
     calibrated: Noise | None = None
     same_but: Mapping[str, str] = field(default_factory=dict)
+    tokenizer_changes: tuple[str, ...] = ()
 
     @cached_property
     def changes(self) -> list[str]:

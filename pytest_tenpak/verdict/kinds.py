@@ -39,7 +39,8 @@ class CheckKind:
     ``subject`` is what is measured, ``comparison`` what it is compared with. ``unit`` is that of ``value``
     and ``before``. ``at_least``: the bound is a minimum instead of a maximum. ``relative``: it bounds the
     relative difference instead of the value itself. ``names_evidence``: the evidence names what was measured,
-    and is part of the title. ``from_zero``: zero is the best possible value.
+    and is part of the title. ``from_zero``: zero is the best possible value. ``failure`` says in a headline
+    what is wrong, where no figure does; ``advice`` what to do, where quantizing better is no answer.
     """
 
     name: str
@@ -51,6 +52,8 @@ class CheckKind:
     relative: bool = False
     names_evidence: bool = False
     from_zero: bool = False
+    failure: str = ""
+    advice: str = ""
 
     @property
     def title(self) -> str:
@@ -84,7 +87,7 @@ _KINDS = (
         Unit.SHARE,
         at_least=True,
     ),
-    CheckKind("complete", _LIMIT, "tensors", "of the model's files"),
+    CheckKind("complete", _LIMIT, "tensors", "of the model's files", failure="tensors were left out"),
     CheckKind("baseline", _TOLERANCE, "baseline"),
     CheckKind("ppl_tolerance", _TOLERANCE, "perplexity", "vs baseline", _P, relative=True),
     CheckKind("drift", _TOLERANCE, "perplexity", "vs anchor", _P, relative=True),
@@ -95,8 +98,21 @@ _KINDS = (
     ),
     CheckKind("compression_drift", _TOLERANCE, "compression", "vs anchor", _R, at_least=True, relative=True),
     CheckKind("measured", _SANITY, "measured"),
-    CheckKind("finite", _SANITY, "finite figures"),
-    CheckKind("tokenizer", _SANITY, "tokenizer"),
+    CheckKind(
+        "finite",
+        _SANITY,
+        "finite figures",
+        failure="figures are not finite",
+        advice="where a tensor is named, quantize or copy the weights again; where none is, a layer "
+        "overflows: set dtype='float32' or 'bfloat16' in the marker",
+    ),
+    CheckKind(
+        "tokenizer",
+        _SANITY,
+        "tokenizer",
+        failure="the tokenizer gives other tokens",
+        advice="put the model's own tokenizer files into the checkpoint, or restore them",
+    ),
     CheckKind("noise_floor", _SANITY, "tolerance", "vs noise", Unit.SHARE, at_least=True, from_zero=True),
 )
 #: Every kind by its name, which is that of the marker's argument where there is one.

@@ -73,7 +73,7 @@ def test_calibrating_on_the_corpus_is_invalid(broken):
         result.stdout.fnmatch_lines(
             [
                 "*test_it: the calibration text overlaps the evaluation corpus, so figures would look better than they are",
-                f"*calibration='{calibration}', corpus='text.txt': 100% of the passages*",
+                f"*calibration='{calibration}', corpus='text.txt': 100.0% was copied",
                 "*calibrate on another text*",
                 "*learner * invalid",
             ]
