@@ -83,6 +83,7 @@ def outcome(number: int) -> Outcome:
         corpus=("wikitext",),
         calibration=None,
         max_overlap=0.01,
+        max_reference_nll=1.1,
         protocol="gptq",
         context=256,
         stride=None,

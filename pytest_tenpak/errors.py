@@ -69,8 +69,16 @@ class CorpusError(TenpakError):
     """The text to measure on, or to calibrate with, cannot be used."""
 
 
-class OverlapError(TenpakError):
+class InvalidError(TenpakError):
+    """The question itself is wrong: figures would mean nothing, or something else."""
+
+
+class OverlapError(InvalidError):
     """The calibration text overlaps the evaluation corpus, so the perplexity would look better than it is."""
+
+
+class GuessingError(InvalidError):
+    """The unquantized model cannot predict the text, so no difference from it means anything."""
 
 
 class CheckpointError(TenpakError):
@@ -113,6 +121,7 @@ _KINDS: dict[str, type[TenpakError]] = {
         ModelError,
         CorpusError,
         OverlapError,
+        GuessingError,
         CheckpointError,
         WorkerError,
         MeasurementError,

@@ -116,6 +116,13 @@ _CASE = (
         minimum=0,
         maximum=1,
     ),
+    Argument(
+        "max_reference_nll",
+        float,
+        1.1,
+        "NLL of the unquantized model at most, in multiples of that of guessing, ln(vocabulary); 0: no limit",
+        minimum=0,
+    ),
     Argument("protocol", str, "gptq", "evaluation protocol", choices=PROTOCOLS, metavar="PROTOCOL"),
     Argument(
         "context", int, None, "tokens per window; default by protocol and model", minimum=2, metavar="TOKENS"

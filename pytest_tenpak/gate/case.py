@@ -30,6 +30,7 @@ class Case:
     corpus: tuple[str, ...]
     calibration: str | None
     max_overlap: float
+    max_reference_nll: float
     protocol: str
     context: int | None
     stride: int | None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from ..errors import GuessingError
 from ..evaluation.trace import Trace
 from ..execution.jobs import MeasureJob
 from ..execution.process import run_job
@@ -18,6 +19,8 @@ from ..quantizers.locate import locate
 from ..verdict.criteria import FIRST_SECTION, Criterion, first_decisive_look, limit_of
 from .experiment import Experiment, Subject
 
+#: How many times the NLL of a case's best text another text may have.
+_APART = 3
 #: Scored tokens that round-to-nearest is measured on at most: it only has to reveal ruined checkpoints.
 _ROUNDED_TOKENS = 8192
 
@@ -141,6 +144,7 @@ class SubjectTrace:
                 contents.added,
                 nonfinite_tensors(subject.directory) if windows.nonfinite else (),
             ),
+            vocabulary=facts["vocabulary"],
         )
 
     @property
@@ -160,6 +164,33 @@ def start_reference(experiment: Experiment, whole: bool) -> SubjectTrace:
     reference = SubjectTrace(experiment, model, experiment.case.max_tokens)
     reference.extend(Target(None if whole or experiment.run.rule.fixed else FIRST_SECTION))
     return reference
+
+
+def refuse_guessing(references: Sequence[SubjectTrace]) -> None:
+    """Raise GuessingError where the unquantized model predicts a text no better than by chance.
+
+    Or far worse than another text of the case. Figures of such a text mean nothing: quantizing may even
+    improve them.
+    """
+    measured = [one.measurement(len(one.windows.tokens)) for one in references]
+    best = min((share for one in measured if (share := one.guessing) is not None), default=0.0)
+    for trace, one in zip(references, measured, strict=True):
+        share, most = one.guessing, trace.experiment.case.max_reference_nll
+        if share is None or not most:
+            continue
+        apart = len(references) > 1 and share > max(_APART * best, most / 2)
+        if share > most or apart:
+            raise GuessingError(
+                "the unquantized model cannot predict this text, so figures on it mean nothing"
+                if share > most
+                else "the unquantized model predicts this text far worse than another text of the case",
+                given=f"corpus {trace.experiment.corpus.name!r}: perplexity {one.perplexity:,.0f}; "
+                f"guessing among {one.vocabulary:,} tokens has {one.vocabulary:,}"
+                + (f"; the best text has {one.vocabulary**best:,.1f}" if apart else ""),
+                accepted=f"an NLL of at most {most:g} times that of guessing (max_reference_nll)",
+                remedy="check that text, tokenizer and weights belong together; "
+                "or set max_reference_nll= in the marker, 0 for no limit",
+            )
 
 
 def measure_pair(

@@ -19,6 +19,8 @@ class Part:
     ``name`` is the baseline's, ``changes`` the differences in provenance since it was accepted, ``noise`` was
     calibrated by this run, if it was requested. ``overlap`` is the share of calibration text or corpus that
     was copied from the other, ``nulls`` the number of rows of the corpus that have no text and were left out.
+    ``resolution`` is the smallest difference of perplexity, relative, that could have been told from none.
+    ``other_weights``: the quantized weights are not those that the baseline was accepted for.
     """
 
     corpus: str
@@ -29,6 +31,8 @@ class Part:
     noise: Noise | None = None
     overlap: float = 0.0
     nulls: int = 0
+    resolution: float | None = None
+    other_weights: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain form."""

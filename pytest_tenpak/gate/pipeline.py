@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ..baselines.entry import Baseline, Entry
-from ..errors import OverlapError, TenpakError, UnavailableError, file_error
+from ..errors import InvalidError, TenpakError, UnavailableError, file_error
 from ..metrics.measurement import Measurement, Noise
 from ..models.tokenizer_changes import tokenizer_changes
 from ..quantizers.base import Quantizer
 from ..verdict.checks import Check, Status, Verdict
-from ..verdict.compare import compare, needs_rounding
+from ..verdict.compare import compare, needs_rounding, resolution
 from ..verdict.comparison import Comparison
 from ..verdict.update import decide
 from .case import Case
 from .device import Device
 from .experiment import Experiment, Subject
 from .inputs import find_source, measure_overlap, refuse_incomplete, set_up
-from .measuring import SubjectTrace, measure_pair, measure_rounded, start_reference
+from .measuring import SubjectTrace, measure_pair, measure_rounded, refuse_guessing, start_reference
 from .noise import calibrate
 from .outcome import Outcome, Part
 from .run import Run
@@ -51,6 +51,7 @@ def _evaluate(case: Case, run: Run) -> Outcome:
     whole = _wants_whole_budget(case, run, accepted)
     # References come first: an unusable corpus is found before hours of quantizing.
     references = [start_reference(experiment, whole) for experiment in experiments]
+    refuse_guessing(references)
     subject = experiments[0].quantize(source) if isinstance(source, Quantizer) else source
     refuse_incomplete(experiments[0], subject, references[0].unread)
     answers = [_answer(*row, subject, whole) for row in zip(references, accepted, strict=True)]
@@ -124,6 +125,8 @@ def _answer(
         noise,
         measure_overlap(experiment),
         corpus.nulls,
+        resolution(measurement, measured_reference, comparison),
+        comparison.comparable is not None and not comparison.same_weights,
     )
     several = len(case.corpus) > 1
     return part, [replace(check, corpus=corpus.name) if several else check for check in verdict.checks]
@@ -173,5 +176,5 @@ def _outcome(
 def _not_measured(case: Case, run: Run, error: TenpakError) -> Outcome:
     """Make an outcome without figures: never a pass, and a skip only where that is allowed."""
     may_skip = isinstance(error, UnavailableError) and (case.may_skip or run.skip_unavailable)
-    status = Status.INVALID if isinstance(error, OverlapError) else Status.ERROR
+    status = Status.INVALID if isinstance(error, InvalidError) else Status.ERROR
     return Outcome.not_measured(case, status, error.problem, str(error), may_skip)

@@ -280,7 +280,8 @@ class Measurement:
 
     ``identity`` says what was measured and how; two measurements are comparable only where it is equal.
     ``weights_digest`` identifies the stored weights, ``loader`` the library that loaded them.
-    ``budget`` is the number of tokens that could have been measured.
+    ``budget`` is the number of tokens that could have been measured, ``vocabulary`` the number of tokens that
+    each is predicted among (0: not recorded).
     """
 
     windows: Windows
@@ -294,6 +295,14 @@ class Measurement:
     divergence: Divergence | None = None
     layers: Layers = NO_LAYERS
     coverage: Coverage = field(default_factory=Coverage)
+    vocabulary: int = 0
+
+    @property
+    def guessing(self) -> float | None:
+        """The mean NLL over that of guessing, ln(vocabulary): 1 is as bad; None where that is unknown."""
+        if self.vocabulary < 2 or not math.isfinite(self.perplexity):
+            return None
+        return math.log(self.perplexity) / math.log(self.vocabulary)
 
     @property
     def perplexity(self) -> float:

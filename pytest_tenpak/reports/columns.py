@@ -16,6 +16,8 @@ from ..gate.outcome import Outcome, Part
 from ..metrics.measurement import HEADLINE, RATIOS
 from ..verdict.kinds import VS_BASELINE
 
+#: Marks a comparison with a baseline that was accepted for other quantized weights.
+OTHER_WEIGHTS = "≠"
 #: Relative differences below this are the rounding of stored figures, and shown as none.
 _NO_DIFFERENCE = 1e-7
 
@@ -172,6 +174,12 @@ def _tokens(row: Measured) -> str:
     return f"{measurement.windows.total_tokens:,} of {measurement.budget:,}"
 
 
+def _moved(row: Measured) -> str:
+    return percent(row.moved) + (
+        f" {OTHER_WEIGHTS}" if row.part.other_weights and row.moved is not None else ""
+    )
+
+
 #: The columns between a gate's method and its verdict.
 COLUMNS = (
     _column(BITS, 4),
@@ -186,7 +194,7 @@ COLUMNS = (
     _column(DELTA, 0, lambda row: percent(row.figures.ppl_delta)),
     _column(KLD, 3),
     _column(TOP1, 5),
-    Column("Δ baseline", lambda row: percent(row.moved), lambda row: row.moved),
+    Column("Δ baseline", _moved, lambda row: row.moved),
     Column("tokens", _tokens, lambda row: row.part.measurement.windows.total_tokens, 6),
 )
 

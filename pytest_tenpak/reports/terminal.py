@@ -44,7 +44,8 @@ def failure(outcome: Outcome, width: int | None = None) -> str:
     checks = _check_table([wording.check_cells(check) for check in outcome.verdict.checks], width)
     lines = list(wording.reasons(outcome))
     for part in outcome.parts:
-        lines += [line for line in (wording.divergence_line(part), wording.robust_line(part)) if line]
+        about = (wording.divergence_line(part), wording.robust_line(part), wording.resolution_words(part))
+        lines += [line for line in about if line]
     lines += _accounts(outcome)
     return "\n".join(
         [
@@ -276,6 +277,7 @@ def summary_lines(
     """The end of a run: table, how many gates ran, notes, and what is missing, unused or wrong."""
     lines = [
         wording.counts(summary.outcomes, len(summary.expected)),
+        *wording.resolution_line(summary.outcomes),
         *wording.notes(summary.outcomes, summary.written),
         *wording.absent(summary),
         *(line for problem in summary.problems for line in visible_lines(problem)),

@@ -12,15 +12,19 @@ from ..metrics.measurement import Noise
 from ..verdict.checks import Check, Status
 from ..verdict.kinds import Unit
 from ..verdict.update import Decided, Lack, Note
-from .columns import percent
+from .columns import OTHER_WEIGHTS, percent
 from .escaping import short_name, visible
 
 #: How many of many gates are named.
 _NAMED = 10
 #: Below this share of quantized weights in the decoder, the share is said.
 _NEARLY_ALL = 0.95
+#: So many gates' smallest differences are listed; of more, the range.
+_FEW = 3
 #: From this share of copied text on, the share is said.
 _OVERLAP = 0.001
+#: From this share of the NLL of guessing on, the reference's is said.
+_NEAR_GUESSING = 0.9
 #: How a run is asked for what an update lacks; ``tenpak accept`` has options of its own.
 RUN_OPTIONS: Mapping[Lack, str] = {
     Lack.REASON: '--tenpak-accept "reason"',
@@ -250,7 +254,12 @@ def _move_words(note: Note) -> str:
 
 def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
     """What a run did to baselines or left to do, a line each; ``written`` are the files it wrote."""
-    lines = []
+    other = any(part.other_weights for outcome in outcomes for part in outcome.parts)
+    lines = (
+        [f"{OTHER_WEIGHTS}: the quantized weights are not those that the baseline was accepted for"]
+        if other
+        else []
+    )
     for outcome in outcomes:
         where = f"{outcome.baseline} [{outcome.device_class}]"
         words = _note_on_baseline(outcome, written)
@@ -291,11 +300,46 @@ def _text_lines(outcome: Outcome) -> Iterator[str]:
         if part.nulls:
             rows = "row has" if part.nulls == 1 else "rows have"
             yield f"{part.nulls:,} {rows} no text (null) on {part.corpus}, and were left out"
+        share = part.reference.guessing
+        if share is not None and share > _NEAR_GUESSING:
+            yield (
+                f"the unquantized model predicts {part.corpus} little better than by guessing (perplexity "
+                f"{part.reference.perplexity:,.0f} among {part.reference.vocabulary:,} tokens)"
+            )
         if part.overlap >= _OVERLAP:
             yield (
                 f"{part.overlap:.1%} of {part.corpus} or of the calibration text was copied from the other, "
                 f"which max_overlap={outcome.case.max_overlap:g} allows"
             )
+
+
+def resolution_line(outcomes: Sequence[Outcome]) -> list[str]:
+    """Which differences of perplexity the gates could not have told from none: of each, or the range."""
+    found = {
+        short_name(outcome.title): part.resolution
+        for outcome in outcomes
+        for part in outcome.parts[:1]
+        if part.resolution is not None
+    }
+    if not found:
+        return []
+    shown = ", ".join(f"{_rounded(value)} in {name}" for name, value in found.items())
+    if len(found) > _FEW:
+        least, most = min(found.values()), max(found.values())
+        shown = f"{_rounded(least)} to {_rounded(most)}, by gate"
+    return [f"differences of perplexity that could not have been told from none: below {shown}"]
+
+
+def resolution_words(part: Part) -> str:
+    """The smallest difference of perplexity that could have been told from none; empty where unknown."""
+    if part.resolution is None:
+        return ""
+    least = _rounded(part.resolution)
+    return f"differences of perplexity below {least} on {part.corpus} could not have been told from none"
+
+
+def _rounded(share: float) -> str:
+    return f"{100 * share:.2g}%"
 
 
 def _note_on_baseline(outcome: Outcome, written: Collection[str]) -> str:

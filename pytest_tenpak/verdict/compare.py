@@ -117,6 +117,20 @@ def are_paired(measurement: Measurement, reference: Measurement) -> bool:
     return ours.stream == theirs.stream and ours.tokens == theirs.tokens and ours.total_tokens > 0
 
 
+def resolution(measurement: Measurement, reference: Measurement, comparison: Comparison) -> float | None:
+    """Return the smallest difference of perplexity, relative, that could have been told from none.
+
+    The half-width of the interval of the difference from the baseline; where there is none, from the
+    reference. None where there are too few windows for an interval.
+    """
+    if not are_paired(measurement, reference) or not math.isfinite(measurement.perplexity):
+        return None
+    to_reference = Criterion("max_ppl_delta", "nll", 0.0, reference.windows.nll)
+    criterion = (comparison.baseline_criteria() or [to_reference])[0]
+    sampled = criterion.sampled(measurement.windows, comparison.rule).widened(criterion.spread)
+    return math.expm1(sampled.half_width) if math.isfinite(sampled.half_width) else None
+
+
 def _against_reference(
     measurement: Measurement, reference: Measurement, comparison: Comparison
 ) -> Iterator[Check]:

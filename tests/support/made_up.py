@@ -101,6 +101,7 @@ def case(nodeid="test_a.py::test_a", file="test_a.py", line=7, **rest) -> Case:
         "corpus": ("text.txt",),
         "calibration": None,
         "max_overlap": 0.01,
+        "max_reference_nll": 1.1,
         "protocol": "gptq",
         "context": None,
         "stride": None,

@@ -9,7 +9,12 @@ from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, random_model, save
 
 from pytest_tenpak.errors import CheckpointError
-from pytest_tenpak.quantizers.loading import load_pretrained, load_with_account
+from pytest_tenpak.quantizers.loading import (
+    load_pretrained,
+    load_tokenizer,
+    load_with_account,
+    require_causal_lm,
+)
 
 
 def edited(folder: Path, edit) -> Path:
@@ -124,3 +129,50 @@ def test_a_quantized_layer_that_cannot_be_put_together_is_an_error_of_ours(llama
     folder = save(model, tmp_path / "nf4")
     with pytest.raises(CheckpointError, match="cannot be put together"):
         load_pretrained(edited(folder, without("layers.1.mlp.down_proj.weight.absmax")), "cpu", "float32")
+
+
+# ---------------------------------------------------------------- what is no causal language model
+
+
+def test_an_encoder_decoder_is_no_causal_language_model(tmp_path):
+    """One sentence in place of transformers' list of all classes."""
+    from transformers import T5Config
+
+    T5Config(d_model=64, num_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="is not a causal language model") as caught:
+        require_causal_lm(tmp_path)
+    assert "'t5'" in caught.value.given
+
+
+def test_a_model_with_code_of_its_own_is_never_run(llama):
+    """And nobody is told to pass an argument that is not offered."""
+    configured(llama, model_type="ours", auto_map={"AutoConfig": "configuration_ours.Ours"})
+    (llama / "configuration_ours.py").write_text("raise SystemExit('was run')")
+    with pytest.raises(CheckpointError, match="needs code of its own, which is never run") as caught:
+        require_causal_lm(llama)
+    assert "trust_remote_code" not in str(caught.value)
+
+
+def test_a_model_type_of_a_later_version_says_which_version_is_here(llama):
+    """Or a typing error in config.json."""
+    with pytest.raises(CheckpointError, match=r"transformers 5\..* cannot read .*config\.json") as caught:
+        require_causal_lm(configured(llama, model_type="llama9"))
+    assert "'llama9'" in caught.value.given
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_named(llama):
+    """Whatever the library says about it."""
+    load_tokenizer(llama)
+    (llama / "tokenizer.json").write_text('{"version": "1.0", "model": {}}')
+    with pytest.raises(CheckpointError, match="the tokenizer in .* cannot be loaded"):
+        load_tokenizer(llama)
+
+
+def test_a_tokenizer_whose_library_is_missing_is_not_told_to_install_another(llama):
+    """Without tokenizer.json, transformers ends with the last library that it tried."""
+    (llama / "tokenizer.json").unlink()
+    (llama / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
+    (llama / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    with pytest.raises(CheckpointError, match=r"cannot be loaded: there is no tokenizer\.json") as caught:
+        load_tokenizer(llama)
+    assert "tiktoken" not in str(caught.value)
