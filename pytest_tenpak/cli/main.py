@@ -39,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         subparser = subparsers.add_parser(name, help=help_line, description=help_line)
         if hasattr(module, "add_arguments"):
             module.add_arguments(subparser)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show an arrow or a sign is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     known, further = parser.parse_known_args(arguments)
     module = modules[known.command]
     if further and not getattr(module, "PYTEST_ARGUMENTS", False):

@@ -86,7 +86,8 @@ def test_layers_that_a_method_left_alone_are_told_and_can_be_limited(project):
     )
     [outcome] = json.loads((project.path / "out.json").read_text())["outcomes"]
     coverage = outcome["parts"][0]["measurement"]["coverage"]
-    assert coverage == {"decoder_weights": 2 * (4 * 128 * 128 + 3 * 128 * 256), "left_out": {}}
+    weights = 2 * (4 * 128 * 128 + 3 * 128 * 256)
+    assert coverage == {"decoder_weights": weights, "left_out": {}, "added": [], "nonfinite": []}
     project.test(test.format("min_quantized_share=0.9"))
     result = project.run()
     result.assert_outcomes(failed=1)
