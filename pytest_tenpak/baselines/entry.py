@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..metrics.device_class import are_both_cpus, distance
 from ..metrics.intervals import perplexity
 from ..metrics.measurement import HEADLINE, NO_LAYERS, Layers, Ledger, Measurement, Noise, Provenance
 from ..store.atomic import write_atomically
@@ -246,26 +248,17 @@ class Baseline:
         check_digests(plain, path)
         return cls(plain["case"], entries)
 
-    def nearest(self, device_class: str) -> tuple[str, Entry] | None:
-        """Return the entry of a device class, or of the most similar one, with its class; None if empty.
+    def entry_for(self, device_class: str, any_device: bool = False) -> tuple[Entry | None, str]:
+        """Return the entry to compare a device class with, and its own class where that is another one.
 
-        The most similar CUDA class has the closest compute capability; every class of the same kind is more
-        similar than one of another kind.
+        Where the class has none, a CPU is compared with the nearest class of CPUs, since it is known how far
+        figures move between these; with ``any_device``, whatever is nearest.
         """
-        family, number = _family(device_class)
-
-        def distance(name: str) -> tuple[bool, bool, int, str]:
-            theirs, other = _family(name)
-            return name != device_class, theirs != family, abs(other - number), name
-
-        name = min(self.entries, key=distance, default=None)
-        return None if name is None else (name, self.entries[name])
-
-
-def _family(device_class: str) -> tuple[str, int]:
-    """Split ``cuda-sm90`` into ``("cuda-sm", 90)``, ``cpu`` into ``("cpu", 0)``."""
-    family = device_class.rstrip("0123456789")
-    return family, int(device_class[len(family) :] or 0)
+        if device_class in self.entries:
+            return self.entries[device_class], ""
+        near = [name for name in self.entries if any_device or are_both_cpus(device_class, name)]
+        name = min(near, key=partial(distance, device_class), default="")
+        return self.entries.get(name), name
 
 
 def baseline_files(folder: Path) -> dict[str, Path]:

@@ -50,8 +50,9 @@ def accept(outcome: Outcome, request: Request, folder: Path, store: Store, rule:
         return Acceptance(_REFUSED, "it could not be measured")
     if not outcome.body_passed:
         return Acceptance(_REFUSED, "the test's own body failed: fix that first")
-    entries = [_read_entry(folder, part, outcome.device_class) for part in outcome.parts]
-    verdict = _decided_again(outcome, entries, rule)
+    found = [_read_entry(folder, part, outcome.device_class) for part in outcome.parts]
+    entries = [None if entry_device else entry for entry, entry_device in found]
+    verdict = _decided_again(outcome, found, rule)
     if verdict.status is Status.NEW and not request.takes("new"):
         return Acceptance(_KEPT, f"new, which --update={request.mode} does not take")
     candidates = [Entry.of(part.measurement, part.reference, part.noise) for part in outcome.parts]
@@ -73,21 +74,24 @@ def accept(outcome: Outcome, request: Request, folder: Path, store: Store, rule:
     return Acceptance(_WRITTEN, note=update.note)
 
 
-def _read_entry(folder: Path, part: Part, device_class: str) -> Entry | None:
+def _read_entry(folder: Path, part: Part, device_class: str) -> tuple[Entry | None, str]:
+    """Return the entry to compare with, and its device class where that is not the outcome's own."""
     baseline = Baseline.read(baseline_path(folder, part.name))
-    return baseline.entries.get(device_class) if baseline else None
+    return baseline.entry_for(device_class) if baseline else (None, "")
 
 
-def _decided_again(outcome: Outcome, entries: list[Entry | None], rule: Rule) -> Verdict:
+def _decided_again(outcome: Outcome, found: list[tuple[Entry | None, str]], rule: Rule) -> Verdict:
     kept = [check for check in outcome.verdict.checks if not check.kind.is_cleared_by_update]
     several = len(outcome.parts) > 1
-    for part, entry in zip(outcome.parts, entries, strict=True):
-        checks = _checks(outcome, part, entry, rule)
+    for part, (entry, entry_device) in zip(outcome.parts, found, strict=True):
+        checks = _checks(outcome, part, entry, entry_device, rule)
         kept += [replace(check, corpus=part.corpus) if several else check for check in checks]
     return Verdict(tuple(kept))
 
 
-def _checks(outcome: Outcome, part: Part, entry: Entry | None, rule: Rule) -> Iterator[Check]:
+def _checks(
+    outcome: Outcome, part: Part, entry: Entry | None, entry_device: str, rule: Rule
+) -> Iterator[Check]:
     case, measurement = outcome.case, part.measurement
     comparison = Comparison(
         case.limits,
@@ -95,6 +99,8 @@ def _checks(outcome: Outcome, part: Part, entry: Entry | None, rule: Rule) -> It
         measurement.identity,
         measurement.weights_digest,
         entry,
+        entry_device,
+        outcome.device_class,
         rule=rule,
         calibrated=part.noise,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import SpecError, UnavailableError
 from ..store.store import Store
+from .cpu_class import cpu_class
 
 _PROBE = """
 import torch
@@ -49,7 +50,7 @@ KERNEL_VARIABLES = (
 
 @dataclass(frozen=True)
 class Device:
-    """A torch device (``cpu``, ``cuda:0``), its class in baselines (``cpu``, ``cuda-sm90``), its name."""
+    """A torch device (``cpu``, ``cuda:0``), its class in baselines (``cpu-avx2``), its name."""
 
     torch_name: str
     device_class: str
@@ -71,9 +72,6 @@ class Device:
         return {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ}
 
 
-CPU = Device("cpu", "cpu", "cpu")
-
-
 def parse_device(wanted: str) -> tuple[str, int | None]:
     """Parse ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into family and index; else raise SpecError."""
     family, colon, index = wanted.partition(":")
@@ -90,10 +88,10 @@ def choose_device(wanted: str, store: Store, worker: int = 0) -> Device:
     """
     family, index = parse_device(wanted)
     if family == "cpu":
-        return CPU
+        return _cpu()
     gpus = _gpus(store)
     if not gpus and family == "auto":
-        return CPU
+        return _cpu()
     number = index if index is not None else (worker % len(gpus) if gpus else 0)
     if number >= len(gpus):
         raise UnavailableError(
@@ -103,6 +101,10 @@ def choose_device(wanted: str, store: Store, worker: int = 0) -> Device:
         )
     device_class, name = gpus[number]
     return Device(f"cuda:{number}", device_class, name)
+
+
+def _cpu() -> Device:
+    return Device("cpu", cpu_class(), "cpu")
 
 
 def _gpus(store: Store) -> list[tuple[str, str]]:

@@ -67,13 +67,11 @@ class _Accepted:
 
     @classmethod
     def find(cls, case: Case, corpus: str, run: Run, device: Device) -> _Accepted:
-        """Find the entry of the run's device class, or of the nearest class where that is allowed."""
+        """Find the entry of the run's device class, or of the nearest class that it may be compared with."""
         baseline = Baseline.read(run.baselines / f"{case.baseline_name(corpus)}.json")
-        own = baseline.entries.get(device.device_class) if baseline else None
-        if baseline is None or own or not run.compare_across_devices:
-            return cls(own)
-        name, entry = baseline.nearest(device.device_class) or ("", None)
-        return cls(entry, name)
+        if baseline is None:
+            return cls(None)
+        return cls(*baseline.entry_for(device.device_class, run.compare_across_devices))
 
     @property
     def own_entry(self) -> Entry | None:
@@ -101,6 +99,7 @@ def _answer(
         experiment.weights_digest(subject),
         entry,
         accepted.entry_device,
+        experiment.device.device_class,
         run.rule,
         same_but=_same_text(experiment, entry),
         tokenizer_changes=tuple(tokenizer_changes(experiment.model.path, subject.directory)),

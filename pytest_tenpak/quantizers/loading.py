@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from ..models.safetensors_files import read_tensors
 
 #: Rows in a block of bitsandbytes' packed CPU layout.
 _PACKED_ROWS = 32
+#: Whoever holds torch's kernels to these means bitsandbytes' too, which has no such setting.
+_WITHOUT_BF16 = ("default", "avx2")
 
 
 def load_pretrained(directory: Path, device: str, dtype: str, **options: Any) -> Any:
@@ -171,7 +174,7 @@ def _fit_4bit_to_cpu(model: Any) -> None:
                 accepted="a blocksize that divides the input width of every quantized layer",
                 remedy="choose another blocksize, skip the module with skip_modules, or run on CUDA",
             )
-        if outputs % _PACKED_ROWS:
+        if outputs % _PACKED_ROWS or os.environ.get("ATEN_CPU_CAPABILITY", "").lower() in _WITHOUT_BF16:
             module.support_avx512bf16_for_cpu = False
 
 

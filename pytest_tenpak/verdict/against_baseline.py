@@ -106,8 +106,8 @@ def _circumstances(comparison: Comparison, config: Sequence[str]) -> list[str]:
     else:
         lines = [f"other quantized weights; requantizations spread by {noise.spread:.3%}"]
     if comparison.entry_device:
-        widened = f"widened by {noise.runtime_maximum:.3%}" if noise else "no runtime noise is recorded there"
-        device = comparison.entry_device
+        between, device = comparison.between_devices, comparison.entry_device
+        widened = f"widened by {between:.2%}" if between else "no runtime noise is recorded there"
         lines.append(f"compared with the entry of {device}, the nearest device class; {widened}")
     return lines
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..baselines.entry import Entry
 from ..baselines.identity import question_changes
+from ..metrics.device_class import are_both_cpus, spread_between_cpus
 from ..metrics.intervals import DEFAULT_RULE, Rule
 from ..metrics.measurement import Noise, Windows
 from .checks import Limits, Tolerances
@@ -29,8 +30,8 @@ class Comparison:
 
     ``identity`` and ``weights_digest`` are those of the measured checkpoint, ``entry`` is the baseline entry
     to compare with, if there is one. ``entry_device`` names the device class of the entry where it is not
-    the run's own. ``calibrated`` is noise that this run measured; it replaces the entry's. ``same_but``
-    explains digests that an entry may have: texts that differ from the measured one in line ends only.
+    the run's own, ``device``. ``calibrated`` is noise that this run measured; it replaces the entry's.
+    ``same_but`` explains digests that an entry may have: of texts with other line ends than the measured one.
     ``tokenizer_changes`` says how the checkpoint's tokenizer files differ from the model's.
     """
 
@@ -40,6 +41,7 @@ class Comparison:
     weights_digest: str
     entry: Entry | None = None
     entry_device: str = ""
+    device: str = ""
     rule: Rule = DEFAULT_RULE
     calibrated: Noise | None = None
     same_but: Mapping[str, str] = field(default_factory=dict)
@@ -75,10 +77,21 @@ class Comparison:
     @property
     def spread(self) -> float:
         """Half-width (ln perplexity) of the error against the entry that no number of windows reduces."""
-        if self.noise is None:
+        requantized = 0.0
+        if self.noise is not None and not self.same_weights:
+            requantized = self.noise.half_width(self.rule.alpha)
+        return requantized + self.between_devices
+
+    @property
+    def between_devices(self) -> float:
+        """How far ln perplexity may move between the entry's device class and the run's, if that is known."""
+        if not self.entry_device:
             return 0.0
-        requantized = 0.0 if self.same_weights else self.noise.half_width(self.rule.alpha)
-        return requantized + (self.noise.runtime_maximum if self.entry_device else 0.0)
+        calibrated = self.noise.runtime_maximum if self.noise else 0.0
+        if not are_both_cpus(self.device, self.entry_device):
+            return calibrated
+        spec = self.identity.get("spec") or {}
+        return max(calibrated, spread_between_cpus(spec.get("method", "")))
 
     @property
     def drift_left(self) -> float:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from made_up import better, rewrite
+from projects import CPU
 
 from pytest_tenpak.baselines.entry import Anchor, Baseline, baseline_files
 
@@ -25,7 +26,7 @@ def path_of(project, name: str = "test_one"):
     return project.path / "baselines/test_gate" / f"{name}.json"
 
 
-def entry_of(project, name: str = "test_one", device_class: str = "cpu"):
+def entry_of(project, name: str = "test_one", device_class: str = CPU):
     return Baseline.read(path_of(project, name)).entries[device_class]
 
 
@@ -53,7 +54,7 @@ def test_one_test_of_many_is_accepted_by_its_id(two, distributed):
     result.assert_outcomes(passed=1, failed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
-        ["*test_one.json [[]cpu[]]: baseline updated, accepted as worse: smaller kernels"]
+        [f"*test_one.json [[]{CPU}[]]: baseline updated, accepted as worse: smaller kernels"]
     )
     assert entry_of(two).history[0].reason == "smaller kernels"
     assert path_of(two, "test_two").read_bytes() == kept
@@ -97,7 +98,7 @@ def test_improvements_are_taken_alone(two, distributed):
     kept = path_of(two).read_bytes()
     result = two.run(*distributed, "--tenpak-update=improved")
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*test_two.json [[]cpu[]]: baseline updated"])
+    result.stdout.fnmatch_lines([f"*test_two.json [[]{CPU}[]]: baseline updated"])
     assert entry_of(two, "test_two").history[0].reason == "updated on request"
     assert path_of(two).read_bytes() == kept
 
@@ -186,11 +187,11 @@ def test_a_class_without_an_entry_is_new_or_borrows_the_nearest(project, distrib
     assert strict.ret == 0
     project.run(*distributed, *borrowed, "--tenpak-update=new").assert_outcomes(passed=1)
     baseline = Baseline.read(path)
-    assert sorted(baseline.entries) == ["cpu", "cuda-sm90"]
-    assert len(baseline.entries["cpu"].nll) == len(baseline.entries["cuda-sm90"].nll)
+    assert sorted(baseline.entries) == [CPU, "cuda-sm90"]
+    assert len(baseline.entries[CPU].nll) == len(baseline.entries["cuda-sm90"].nll)
     # Without it, a class of its own is new.
     Baseline("test_gate.py::test_one", {"cuda-sm90": baseline.entries["cuda-sm90"]}).write(path)
-    project.run(*distributed).stdout.fnmatch_lines(["*new", "*test_one.json [[]cpu[]]: baseline created*"])
+    project.run(*distributed).stdout.fnmatch_lines(["*new", f"*test_one.json [[]{CPU}[]]: baseline created*"])
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from made_up import better, rewrite
+from projects import CPU
 
 PLAIN = """
 @pytest.mark.quantize(method="nf4", {})
@@ -52,7 +53,7 @@ def check(plain: dict, name: str) -> dict:
 
 
 def entry(project, name: str = "test_gate/test_nf4.json") -> dict:
-    return json.loads((project.path / "baselines" / name).read_text())["entries"]["cpu"]
+    return json.loads((project.path / "baselines" / name).read_text())["entries"][CPU]
 
 
 def test_what_is_clear_takes_a_quarter_of_the_budget(project):

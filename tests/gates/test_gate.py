@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from made_up import better, rewrite
+from projects import CPU
 
 PLAIN = """
 @pytest.mark.quantize(method="nf4", max_ppl_delta=0.5)
@@ -36,7 +37,7 @@ def test_a_first_run_creates_the_baseline_and_a_second_compares(project, distrib
             "test_gate.py::test_nf4 *nf4 * new*",
             "bits/weight: quantized layers; compression: whole checkpoint vs 16 bit*",
             "1 gate expected, 1 ran",
-            "baselines/test_gate/test_nf4.json [[]cpu[]]: baseline created: review and commit it",
+            f"baselines/test_gate/test_nf4.json [[]{CPU}[]]: baseline created: review and commit it",
         ]
     )
     assert project.baselines == ["test_gate/test_nf4.json"]
@@ -76,7 +77,7 @@ def test_a_regression_fails_in_the_call_phase_and_says_all(project, distributed)
             "the baseline has 110 windows; other quantized weights; *was not measured",
             "KL divergence on text.txt (exact, nats): mean * ± *, median *, 99% *, 99.9% *, max *; top-1 agreement *",
             "NLL on text.txt (nats, reference → quantized): trimmed mean * → *, median *, worst 0.1% of tokens*",
-            "baseline: baselines/test_gate/test_nf4.json [[]cpu[]]",
+            f"baseline: baselines/test_gate/test_nf4.json [[]{CPU}[]]",
             "differs in provenance: nothing that is recorded*",
             "to accept: pytest test_gate.py::test_nf4 --tenpak-update=failing --tenpak-accept 'why this is fine'",
             "test_gate.py::test_nf4 *+25.00% *regressed",
@@ -117,10 +118,10 @@ def test_accepting_needs_to_be_asked_for_and_keeps_what_it_replaces(project, dis
     accepted.stdout.fnmatch_lines(
         [
             "*regressed, accepted",
-            "*test_nf4.json [[]cpu[]]: baseline updated, accepted as worse: smaller kernels",
+            f"*test_nf4.json [[]{CPU}[]]: baseline updated, accepted as worse: smaller kernels",
         ]
     )
-    entry = json.loads((project.path / "baselines/test_gate/test_nf4.json").read_text())["entries"]["cpu"]
+    entry = json.loads((project.path / "baselines/test_gate/test_nf4.json").read_text())["entries"][CPU]
     assert entry["history"][0]["reason"] == "smaller kernels"
     assert entry["history"][0]["figures"]["perplexity"] < entry["figures"]["perplexity"]
     project.run(*distributed).assert_outcomes(passed=1)

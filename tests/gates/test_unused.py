@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from collected import GATE, Suite
-from projects import LEAN
+from projects import CPU, LEAN
 
 from pytest_tenpak.baselines.entry import Baseline
 from pytest_tenpak.baselines.names import derived_name
@@ -360,7 +360,7 @@ def test_a_new_case_is_told_of_the_baseline_it_had(renamed, distributed):
     result.stdout.fnmatch_lines(
         [
             "test_gate.py::test_new *new",
-            "baselines/test_gate/test_new.json [[]cpu[]]: no baseline, but an unused baseline matches this case; "
+            f"baselines/test_gate/test_new.json [[]{CPU}[]]: no baseline, but an unused baseline matches this case; "
             f"to move it here: {MOVE}; or --tenpak-update=new to create a new one",
         ]
     )
@@ -388,7 +388,7 @@ def test_in_ci_the_failure_names_the_move(renamed, monkeypatch):
 def test_asking_for_a_new_baseline_gives_one(renamed):
     """Whoever names --tenpak-update has decided."""
     result = renamed.run("--tenpak-update=new")
-    result.stdout.fnmatch_lines(["*test_new.json [[]cpu[]]: baseline created: review and commit it", ONE])
+    result.stdout.fnmatch_lines([f"*test_new.json [[]{CPU}[]]: baseline created: review and commit it", ONE])
     assert renamed.baselines == ["test_gate/test_new.json", "test_gate/test_old.json"]
 
 
@@ -396,15 +396,15 @@ def test_another_question_or_a_test_that_is_still_there_is_no_rename(renamed):
     """A baseline is created as ever: for another identity, another device, or beside the old test."""
     path = renamed.path / "baselines/test_gate/test_old.json"
     baseline = Baseline.read(path)
-    entry = baseline.entries["cpu"]
+    entry = baseline.entries[CPU]
     other = replace(entry, identity={**entry.identity, "metrics_version": 99})
     both = "@pytest.mark.quantize(method='fp16')\ndef test_old(): pass\n"
-    for entries in ({"cpu": other}, {"cuda-sm90": entry}, {"cpu": entry}):
-        if "cpu" in entries and entries["cpu"] is entry:
+    for entries in ({CPU: other}, {"cuda-sm90": entry}, {CPU: entry}):
+        if CPU in entries and entries[CPU] is entry:
             renamed.test(both + both.replace("old", "new"))
         Baseline(baseline.case, entries).write(path)
         result = renamed.run()
-        result.stdout.fnmatch_lines(["*test_new.json [[]cpu[]]: baseline created: review and commit it"])
+        result.stdout.fnmatch_lines([f"*test_new.json [[]{CPU}[]]: baseline created: review and commit it"])
         (renamed.path / "baselines/test_gate/test_new.json").unlink()
 
 

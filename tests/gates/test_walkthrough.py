@@ -9,15 +9,18 @@ from pathlib import Path
 import pytest
 from commanding import GIT
 from places import ROOT
-from projects import LEAN
+from projects import CPU, LEAN
 
 DOCUMENT = ROOT / "docs" / "baselines.md"
+#: The device class in what the document shows.
+SHOWN_CPU = "cpu-avx512_bf16"
 FIGURE = re.compile(r"(\b[0-9a-f]{9}\b|[-+]?\d[\d,.]*)")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def pattern_of(line: str) -> re.Pattern[str]:
     """A line that the document shows, its figures, commits and widths being others; more may stand beside it."""
+    line = line.replace(SHOWN_CPU, CPU)
     words = ("-+" if set(word) == {"-"} else _pattern_of_word(word) for word in line.split())
     return re.compile(r"\s+".join(words))
 

@@ -15,6 +15,7 @@ import pytest
 from places import ROOT, SUPPORT
 
 from pytest_tenpak.evaluation.corpus import load_corpus
+from pytest_tenpak.gate.cpu_class import cpu_class
 
 #: Products this small are ten times slower on two threads than on one where others use the machine too.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -30,6 +31,9 @@ def without(others: Iterable[str]) -> tuple[str, ...]:
 
 #: Arguments for a run that is not about other plugins.
 LEAN = without(OTHERS)
+
+#: The device class of this machine's CPU, whose entries runs on it write.
+CPU = cpu_class()
 
 #: What the projects measure on: 110 windows of 64 bytes of what the model was trained on.
 TEXT = load_corpus("shakespeare", Path()).documents[0][-7080:]

@@ -7,6 +7,7 @@ import pytest
 from made_up import IDENTITY, accepted, better, comparison, judged, measured, reference
 
 from pytest_tenpak.baselines.entry import Baseline, Entry
+from pytest_tenpak.metrics.device_class import CPU_SPREADS
 from pytest_tenpak.metrics.intervals import Rule
 from pytest_tenpak.metrics.measurement import Layers, Noise
 from pytest_tenpak.verdict.against_baseline import is_beyond_anchor
@@ -178,22 +179,59 @@ def test_measuring_goes_on_until_the_tighter_bound_is_settled():
 @pytest.mark.parametrize(
     ("wanted", "known", "found"),
     [
-        ("cuda-sm90", ["cpu", "cuda-sm80", "cuda-sm89", "cuda-sm90"], "cuda-sm90"),
+        ("cuda-sm90", ["cpu", "cuda-sm80", "cuda-sm90"], ""),
         ("cuda-sm90", ["cpu", "cuda-sm80", "cuda-sm89"], "cuda-sm89"),
         ("cuda-sm75", ["cpu", "cuda-sm80", "cuda-sm89"], "cuda-sm80"),
         ("cuda-sm90", ["cpu"], "cpu"),
-        ("cpu", ["cuda-sm80"], "cuda-sm80"),
+        ("cpu-avx2", ["cuda-sm80"], "cuda-sm80"),
+        ("cpu-avx2", ["cuda-sm80", "cpu-amx", "cpu-avx512"], "cpu-avx512"),
+        ("cpu-amx", ["cpu-avx2", "cpu-avx512_bf16", "cpu-arm64"], "cpu-arm64"),
+        ("cpu-arm64", ["cuda-sm80", "cpu-avx2"], "cpu-avx2"),
+        ("cpu-avx2", ["cpu"], "cpu"),
     ],
 )
 def test_the_nearest_device_class(wanted, known, found):
-    """Its own entry, else the closest compute capability, else another kind of device."""
-    name, _ = Baseline("t", {name: accepted() for name in known}).nearest(wanted)
-    assert name == found
+    """Its own entry, else the closest compute capability or CPU, else another kind of device."""
+    baseline = Baseline("t", {name: accepted() for name in known})
+    entry, entry_device = baseline.entry_for(wanted, any_device=True)
+    assert entry is not None
+    assert entry_device == found
 
 
-def test_no_entry_is_nearest_to_nothing():
-    """An empty file has nothing to compare with."""
-    assert Baseline("t", {}).nearest("cpu") is None
+@pytest.mark.parametrize(
+    ("wanted", "known", "found"),
+    [
+        ("cpu-avx2", ["cpu-avx512_bf16", "cuda-sm80"], "cpu-avx512_bf16"),
+        ("cpu-avx512_bf16", ["cpu-x86-64", "cpu-avx2"], "cpu-avx2"),
+        ("cpu-avx2", ["cpu"], "cpu"),
+        ("cpu-avx2", ["cuda-sm80"], None),
+        ("cuda-sm90", ["cuda-sm80", "cpu-avx2"], None),
+        ("cpu-avx2", [], None),
+    ],
+)
+def test_only_classes_of_cpus_are_compared_without_being_asked(wanted, known, found):
+    """It is measured how far figures move between those; between GPUs by more than any tolerance."""
+    baseline = Baseline("t", {name: accepted() for name in known})
+    entry, entry_device = baseline.entry_for(wanted)
+    assert (entry_device or None) == found
+    assert (entry is None) == (found is None)
+
+
+def test_another_class_of_cpus_is_compared_widened_by_what_kernels_move():
+    """By method: as much as benchmarks/cpu_classes.py found, and some; the report says with what it compared."""
+    for method, spread in (("nf4", CPU_SPREADS["nf4"]), ("another", max(CPU_SPREADS.values()))):
+        identity = {**IDENTITY, "spec": {"method": method, "options": {}}}
+        case = replace(
+            comparison(worse_by(0), entry_at(0), Limits(), TOLERANCES),
+            identity=identity,
+            entry=replace(entry_at(0), identity=identity),
+            entry_device="cpu-avx512_bf16",
+            device="cpu-avx2",
+        )
+        assert case.spread == case.between_devices == spread
+        assert case.baseline_criteria()[0].spread == spread
+        assert replace(case, entry_device="").spread == 0
+        assert replace(case, device="cuda-sm90").spread == 0
 
 
 NOISE = Noise(1, 0.0, 0.0, {"batch_size": 0.001, "dtype": 0.02})
@@ -209,7 +247,7 @@ def test_another_devices_entry_is_compared_widened_by_the_runtime_noise():
     assert "no runtime noise is recorded there" in plain.evidence
     widened = checks(other, known, entry_device="cuda-sm80")["ppl_tolerance"]
     assert widened.status is Status.REGRESSED or not widened.decisive
-    assert "widened by 2.000%" in widened.evidence
+    assert "widened by 2.00%" in widened.evidence
     assert checks(worse_by(0.05, weights="e"), known, entry_device="cuda-sm80")["ppl_tolerance"].decisive
 
 
