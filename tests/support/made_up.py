@@ -168,10 +168,11 @@ def better(entry: Entry, factor: float, same_weights: bool = False) -> Entry:
     return replace(entry, nll=nll, figures=figures, weights_digest=digest, anchor=anchor)
 
 
-def rewrite(path: Path, change: Callable[[Entry], Entry], device_class: str = "cpu") -> bytes:
-    """Change an entry of a baseline file as if that had been accepted; the file's new bytes."""
+def rewrite(path: Path, change: Callable[[Entry], Entry], device_class: str = "") -> bytes:
+    """Change an entry of a baseline file, its first or a named one, as if that had been accepted; its new bytes."""
     baseline = Baseline.read(path)
     assert baseline is not None
+    device_class = device_class or next(iter(baseline.entries))
     baseline.with_entry(device_class, change(baseline.entries[device_class])).write(path)
     return path.read_bytes()
 
