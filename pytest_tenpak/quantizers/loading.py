@@ -16,8 +16,11 @@ from ..models.safetensors_files import read_tensors
 
 #: Rows in a block of bitsandbytes' packed CPU layout.
 _PACKED_ROWS = 32
-#: Whoever holds torch's kernels to these means bitsandbytes' too, which has no such setting.
-_WITHOUT_BF16 = ("default", "avx2")
+#: Whoever holds torch or oneDNN to less than AVX512-BF16 means bitsandbytes too, which has no such setting.
+_WITHOUT_BF16 = {
+    "ATEN_CPU_CAPABILITY": ("default", "avx2"),
+    "ONEDNN_MAX_CPU_ISA": ("sse41", "avx", "avx2", "avx2_vnni", "avx512_core", "avx512_core_vnni"),
+}
 
 
 def load_pretrained(directory: Path, device: str, dtype: str, **options: Any) -> Any:
@@ -174,8 +177,12 @@ def _fit_4bit_to_cpu(model: Any) -> None:
                 accepted="a blocksize that divides the input width of every quantized layer",
                 remedy="choose another blocksize, skip the module with skip_modules, or run on CUDA",
             )
-        if outputs % _PACKED_ROWS or os.environ.get("ATEN_CPU_CAPABILITY", "").lower() in _WITHOUT_BF16:
+        if outputs % _PACKED_ROWS or _is_held_below_bf16():
             module.support_avx512bf16_for_cpu = False
+
+
+def _is_held_below_bf16() -> bool:
+    return any(os.environ.get(name, "").lower() in values for name, values in _WITHOUT_BF16.items())
 
 
 def architecture_of(model: Path, supported: Collection[str], backend: str) -> str:
