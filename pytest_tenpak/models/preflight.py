@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .files import files_to_load
-from .locate import VOCABULARIES
-from .safetensors_files import StoredTensor, read_tensors
+from .locate import TOKENIZER_FILES, VOCABULARIES
+from .safetensors_files import StoredTensor, read_tensors, weight_files
 
 #: The beginning of what git-lfs leaves in place of a file that was not fetched.
 _LFS = b"version https://git-lfs.github.com/"
+#: Files that transformers reads if they are there, besides those of tokenizers.
+_JSON = (
+    "config.json",
+    "generation_config.json",
+    "quantize_config.json",
+    "quant_config.json",
+    "adapter_config.json",
+)
 _DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
 #: What tensors of a quantized layer are called, in every format that has a config here.
 _PARTS = (".qweight", ".absmax", ".SCB", ".weight_packed", ".weight_scale", ".weight_scale_inv")
@@ -32,8 +39,11 @@ def require_readable(directory: Path) -> dict[str, Any]:
     Raises CheckpointError for a file that is a pointer of git-lfs or not valid JSON, for a dtype that does
     not exist, and where there is no tokenizer or no whole weights.
     """
-    for path in files_to_load(directory):
+    small = [directory / name for name in (*_JSON, *TOKENIZER_FILES) if (directory / name).is_file()]
+    # Others may lie beside them that no loader reads: nobody has to fetch these.
+    for path in (*small, *filter(Path.is_file, weight_files(directory))):
         _require_fetched(path)
+    for path in small:
         if path.suffix == ".json":
             _require_json(path)
     if not any((directory / name).is_file() for name in VOCABULARIES):

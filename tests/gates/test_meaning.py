@@ -23,6 +23,22 @@ def harmed(project):
     return edit
 
 
+@pytest.fixture
+def checkpoint(project):
+    """A copy of the model that is gated as a checkpoint."""
+    folder = project.path / "ck"
+    shutil.copytree(project.model, folder)
+    project.test("@pytest.mark.quantize(checkpoint='ck')\ndef test_it(): pass\n")
+    return folder
+
+
+def edit_tensor(folder, name, edit) -> None:
+    """Change one tensor of a checkpoint."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name] = edit(tensors[name])
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
 def louder(tensors):
     """A model that is sure of the wrong tokens."""
     return {name: tensor.flip(0) * 20 if "embed" in name else tensor for name, tensor in tensors.items()}
@@ -79,15 +95,12 @@ def test_every_verdict_says_what_it_could_have_seen(project):
     assert outcome["parts"][0]["resolution"] == pytest.approx((limit["high"] - limit["low"]) / 2, rel=0.05)
 
 
-def test_a_config_that_was_edited_is_the_cause_that_is_named(project):
+def test_a_config_that_was_edited_is_the_cause_that_is_named(project, checkpoint):
     """The same weights, another rope base: neither kernels nor libraries moved the figures."""
-    folder = project.path / "ck"
-    shutil.copytree(project.model, folder)
-    project.test("@pytest.mark.quantize(checkpoint='ck')\ndef test_it(): pass\n")
     project.run().assert_outcomes(passed=1)
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((checkpoint / "config.json").read_text())
     config["rope_parameters"]["rope_theta"] = 50.0
-    (folder / "config.json").write_text(json.dumps(config))
+    (checkpoint / "config.json").write_text(json.dumps(config))
     result = project.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
@@ -99,30 +112,20 @@ def test_a_config_that_was_edited_is_the_cause_that_is_named(project):
     )
 
 
-def test_other_weights_are_marked_though_the_gate_passes(project):
+def test_other_weights_are_marked_though_the_gate_passes(project, checkpoint):
     """A requantized checkpoint whose figures are as good is not the one that was accepted."""
-    folder = project.path / "ck"
-    shutil.copytree(project.model, folder)
-    project.test("@pytest.mark.quantize(checkpoint='ck')\ndef test_it(): pass\n")
     project.run().assert_outcomes(passed=1)
     same = project.run()
     assert "≠" not in same.stdout.str()
-    tensors = load_file(folder / "model.safetensors")
-    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 1.00001
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    edit_tensor(checkpoint, "model.norm.weight", lambda norm: norm * 1.00001)
     result = project.run()
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*test_it * ≠ *passed", "≠: the quantized weights are not those that *"])
 
 
-def test_a_tensor_with_nan_is_named_with_its_file(project):
+def test_a_tensor_with_nan_is_named_with_its_file(project, checkpoint):
     """And the advice is about weights, not about limits."""
-    folder = project.path / "ck"
-    shutil.copytree(project.model, folder)
-    tensors = load_file(folder / "model.safetensors")
-    tensors["model.norm.weight"][3] = torch.nan
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    project.test("@pytest.mark.quantize(checkpoint='ck')\ndef test_it(): pass\n")
+    edit_tensor(checkpoint, "model.norm.weight", lambda norm: norm * torch.nan)
     result = project.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
@@ -134,10 +137,9 @@ def test_a_tensor_with_nan_is_named_with_its_file(project):
     )
 
 
-def test_a_tokenizer_that_adds_a_token_is_named_by_its_file(project):
+def test_a_tokenizer_that_adds_a_token_is_named_by_its_file(project, checkpoint):
     """What differs, and advice that fits."""
-    folder = project.path / "ck"
-    shutil.copytree(project.model, folder)
+    folder = checkpoint
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["post_processor"] = {
         "type": "TemplateProcessing",
@@ -146,7 +148,6 @@ def test_a_tokenizer_that_adds_a_token_is_named_by_its_file(project):
         "special_tokens": {"<s>": {"id": "<s>", "ids": [256], "tokens": ["<s>"]}},
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    project.test("@pytest.mark.quantize(checkpoint='ck')\ndef test_it(): pass\n")
     result = project.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(

@@ -32,6 +32,15 @@ def test_a_whole_directory_is_fine(folder):
 
 
 @pytest.mark.parametrize(
+    "name", ["consolidated.safetensors", "pytorch_model.bin", "model.gguf", "picture.png"]
+)
+def test_files_that_no_loader_reads_need_not_be_fetched(folder, name):
+    """Repositories hold the weights in several formats, and one is enough."""
+    (folder / name).write_bytes(LFS)
+    require_readable(folder)
+
+
+@pytest.mark.parametrize(
     "name",
     ["config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja", "generation_config.json"],
 )
