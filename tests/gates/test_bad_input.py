@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from projects import CPU
 from safetensors.torch import load_file, save_file
 
 PLAIN = "@pytest.mark.quantize({})\ndef test_nf4(): pass\n"
@@ -245,7 +246,7 @@ def baseline(project):
         ),
         (
             lambda text: text.replace('"nll": [', '"nll": [null, '),
-            "*has a fault in entries.cpu.windows.nll.0",
+            f"*has a fault in entries.{CPU}.windows.nll.0",
         ),
     ],
     ids=["corrupted", "another schema version", "a field of another kind"],

@@ -15,7 +15,7 @@ LOWER = {
 }
 
 
-def test_a_run_on_another_cpu_is_compared_and_says_so(project, monkeypatch, distributed):
+def test_a_run_on_another_cpu_is_compared_and_says_so(project, monkeypatch):
     """With the nearest class, its bounds wider; no file changes, and a regression stays one."""
     if CPU not in X86[1:]:
         pytest.skip(f"no class below {CPU} can be emulated")
@@ -26,7 +26,7 @@ def test_a_run_on_another_cpu_is_compared_and_says_so(project, monkeypatch, dist
     written = path.read_bytes()
     for name, value in switches.items():
         monkeypatch.setenv(name, value)
-    result = project.run(*distributed, "--tenpak-json=out.json")
+    result = project.run("--tenpak-json=out.json")
     result.assert_outcomes(passed=1)
     assert path.read_bytes() == written
     [outcome] = json.loads((project.path / "out.json").read_text())["outcomes"]
@@ -36,7 +36,7 @@ def test_a_run_on_another_cpu_is_compared_and_says_so(project, monkeypatch, dist
         f"compared with the entry of {CPU}, the nearest device class; widened by 0.25%" in check["evidence"]
     )
     rewrite(path, lambda entry: better(entry, 1.25))
-    project.run(*distributed).assert_outcomes(failed=1)
-    result = project.run(*distributed, "--tenpak-update=failing", "--tenpak-accept=other kernels")
+    project.run().assert_outcomes(failed=1)
+    result = project.run("--tenpak-update=failing", "--tenpak-accept=other kernels")
     result.assert_outcomes(passed=1)
     assert sorted(json.loads(path.read_text())["entries"]) == sorted([CPU, lower])

@@ -25,19 +25,19 @@ def checkpoint(project):
     return edit
 
 
-def test_a_checkpoint_without_a_norm_is_an_error_that_names_it(project, checkpoint, distributed):
+def test_a_checkpoint_without_a_norm_is_an_error_that_names_it(project, checkpoint):
     """Before it is measured; healthy, damaged and mended in turn, one cache for all."""
-    project.run(*distributed).assert_outcomes(passed=1)
+    project.run().assert_outcomes(passed=1)
     name = "model.layers.1.input_layernorm.weight"
     healthy = load_file(project.path / "ck" / "model.safetensors")
     checkpoint(lambda tensors: {n: t for n, t in tensors.items() if n != name})
-    result = project.run(*distributed)
+    result = project.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         ["*the checkpoint lacks tensors of the model", f"*given: *ck: {name}", "*error*"]
     )
     checkpoint(lambda _: healthy)
-    project.run(*distributed).assert_outcomes(passed=1)
+    project.run().assert_outcomes(passed=1)
 
 
 def test_a_model_without_a_matrix_is_an_error_that_names_it(project, checkpoint):

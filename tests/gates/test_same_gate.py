@@ -9,24 +9,24 @@ TEST = """
 def test_it(n):
     pass
 """
-REPEATED = {"repeat": ("--count=2",), "flakefinder": ("--flake-finder", "--flake-runs=2")}
+REPEATED = {"repeat": ("--count=2",), "flakefinder": ("--flake-finder", "--flake-runs=2", "-n", "2")}
 
 
 @pytest.mark.parametrize("plugin", REPEATED)
-def test_a_repeated_gate_is_compared_with_its_own_baseline(project, distributed, plugin):
+def test_a_repeated_gate_is_compared_with_its_own_baseline(project, plugin):
     """pytest-repeat and pytest-flakefinder: one measurement and one baseline, and a worse recipe is red each time."""
     project.others = {plugin}
     project.test(TEST)
-    first = project.run(*distributed, *REPEATED[plugin], "--tenpak-update=all")
+    first = project.run(*REPEATED[plugin], "--tenpak-update=all")
     first.assert_outcomes(passed=4)
     first.stdout.fnmatch_lines(["2 gates expected, 2 ran"])
     assert project.baselines == ["test_gate/test_it--1.json", "test_gate/test_it--2.json"]
-    plain = project.run(*distributed)
+    plain = project.run()
     plain.assert_outcomes(passed=2)
     path = project.path / "baselines" / "test_gate" / "test_it--2.json"
     rewrite(path, lambda entry: better(entry, 1.3))
-    project.run(*distributed).assert_outcomes(passed=1, failed=1)
-    again = project.run(*distributed, *REPEATED[plugin])
+    project.run().assert_outcomes(passed=1, failed=1)
+    again = project.run(*REPEATED[plugin])
     again.assert_outcomes(passed=2, failed=2)
     again.stdout.fnmatch_lines(["test_gate.py::test_it[[]2[]] * regressed*"])
     assert "unused" not in again.stdout.str()
