@@ -7,7 +7,10 @@ than the standard library.
 from __future__ import annotations
 
 import platform
+import re
 from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -29,6 +32,8 @@ from ..store.digest import fingerprint
 from ..verdict.criteria import first_decisive_look, limit_of
 from .jobs import MeasureJob, Rounding
 
+#: What torch says of a product of two types.
+_OTHER_TYPE = re.compile(r"must have the same dtype|expected scalar type|same dtype, but got")
 #: Scored tokens in one block of a trace, whose figures by token are held in memory until the block is whole.
 _BLOCK_TOKENS = 32768
 
@@ -52,12 +57,32 @@ class _Subject:
 
 def measure(job: MeasureJob, progress: Progress) -> dict[str, Any]:
     """Load a model and add windows to its trace."""
-    subject = _load(job)
-    trace, reference = Trace(job.trace), _reference(job, subject)
-    if trace.plan is None:
-        _begin(job, subject, trace, reference)
-    _score(job, subject, trace, reference, progress)
+    with _types_explained(job):
+        subject = _load(job)
+        trace, reference = Trace(job.trace), _reference(job, subject)
+        if trace.plan is None:
+            _begin(job, subject, trace, reference)
+        _score(job, subject, trace, reference, progress)
     return {}
+
+
+@contextmanager
+def _types_explained(job: MeasureJob) -> Iterator[None]:
+    """Raise MeasurementError where layers of a checkpoint compute in another type than they are given.
+
+    Some formats (NVFP4, MXFP4) unpack their weights to bfloat16, whatever type was requested.
+    """
+    try:
+        yield
+    except RuntimeError as fault:
+        if not _OTHER_TYPE.search(str(fault)):
+            raise
+        raise MeasurementError(
+            "layers of the checkpoint compute in another type than the one it is measured in",
+            given=f"dtype={job.dtype!r}; torch: {str(fault).splitlines()[0][:200]}",
+            accepted="the type that the format unpacks its weights to, usually bfloat16",
+            remedy="set dtype='bfloat16' in the marker",
+        ) from fault
 
 
 def _load(job: MeasureJob) -> _Subject:

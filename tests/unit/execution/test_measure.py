@@ -7,6 +7,7 @@ import pytest
 from tiny import random_model
 from traces import TOKENS, begin, run
 
+from pytest_tenpak.errors import MeasurementError
 from pytest_tenpak.evaluation.perplexity import Scorer
 from pytest_tenpak.evaluation.protocol import Protocol
 from pytest_tenpak.execution import measure as measuring
@@ -143,3 +144,21 @@ def test_every_job_crosses_into_the_process_as_it_is(tmp_path):
     quantizing_job = QuantizeJob(place, spec, tmp_path, tmp_path / "out", "cpu", "float32", ("text",))
     for one in (job(tmp_path), measuring_job, quantizing_job, ConvertJob(tmp_path / "a.gguf", tmp_path)):
         assert type(one).from_dict(json.loads(json.dumps(to_plain(one)))) == one
+
+
+def test_layers_that_compute_in_another_type_are_an_error_of_ours(tmp_path, monkeypatch):
+    """As checkpoints in NVFP4 do on a CPU: bfloat16, whatever was requested; other faults stay what they are."""
+    model = random_model("llama")
+    for layer in model.model.layers:
+        layer.mlp.down_proj.bfloat16()
+    monkeypatch.setattr(measuring, "_load", lambda _: Scorer(model, TOKENS))
+    with pytest.raises(MeasurementError, match="compute in another type") as caught:
+        measuring.measure(job(tmp_path), ignore)
+    assert caught.value.remedy == "set dtype='bfloat16' in the marker"
+
+    def fail(_):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(measuring, "_load", fail)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        measuring.measure(job(tmp_path), ignore)
