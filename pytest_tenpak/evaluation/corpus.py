@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import CorpusError
 from ..models.locate import installed_file
+from ..models.preflight import LFS_POINTER
 from ..spec import nearest
 from ..store.digest import fingerprint, labelled
 
@@ -131,14 +132,21 @@ def _from_file(path: Path, reference: str) -> Iterator[Row]:
         yield from _from_parquet(path, reference)
         return
     try:
+        content = path.read_bytes()
         # A byte order mark says how the file is encoded; it is no text.
-        text = path.read_bytes().decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as fault:
         raise CorpusError(
             f"the corpus {reference!r} is not UTF-8",
             given=f"byte {fault.object[fault.start]:#04x} at offset {fault.start:,}",
             remedy="convert it to UTF-8",
         ) from None
+    if content.startswith(LFS_POINTER):
+        raise CorpusError(
+            f"the corpus {reference!r} is a pointer of git-lfs, not the text itself",
+            given=str(path),
+            remedy="run in that repository: git lfs install && git lfs pull",
+        )
     if kind == ".jsonl":
         yield from _from_jsonl(text, reference)
     else:

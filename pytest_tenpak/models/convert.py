@@ -14,6 +14,7 @@ from ..store.digest import fingerprint
 from ..store.store import Store
 from .account import require_all_loaded
 from .locate import TOKENIZER_FILES
+from .preflight import require_fetched
 
 #: Increased whenever a change of this module changes its output; part of cache keys.
 CONVERSION_VERSION = 2
@@ -43,8 +44,17 @@ def convert_gguf(file: Path, out: Path) -> None:
 def _require_one_file(file: Path) -> None:
     from gguf import GGUFReader
 
-    field = GGUFReader(file).get_field("split.count")
-    count = int(field.contents()) if field is not None else 1
+    require_fetched(file)
+    try:
+        field = GGUFReader(file).get_field("split.count")
+        count = int(field.contents()) if field is not None else 1
+    except (ValueError, LookupError, TypeError, OSError) as fault:
+        raise ModelError(
+            f"{file.name} cannot be read",
+            given=f"{file}: {str(fault)[:200]}",
+            accepted="a whole GGUF file",
+            remedy="copy or download it again",
+        ) from None
     if count > 1:
         raise ModelError(
             f"{file.name} is one part of a GGUF file that was split into {count}",

@@ -15,7 +15,7 @@ from .locate import TOKENIZER_FILES, VOCABULARIES
 from .safetensors_files import StoredTensor, read_tensors, weight_files
 
 #: The beginning of what git-lfs leaves in place of a file that was not fetched.
-_LFS = b"version https://git-lfs.github.com/"
+LFS_POINTER = b"version https://git-lfs.github.com/"
 #: Files that transformers reads if they are there, besides those of tokenizers.
 _JSON = (
     "config.json",
@@ -42,7 +42,7 @@ def require_readable(directory: Path) -> dict[str, Any]:
     small = [directory / name for name in (*_JSON, *TOKENIZER_FILES) if (directory / name).is_file()]
     # Others may lie beside them that no loader reads: nobody has to fetch these.
     for path in (*small, *filter(Path.is_file, weight_files(directory))):
-        _require_fetched(path)
+        require_fetched(path)
     for path in small:
         if path.suffix == ".json":
             _require_json(path)
@@ -66,9 +66,10 @@ def require_readable(directory: Path) -> dict[str, Any]:
     return config
 
 
-def _require_fetched(path: Path) -> None:
+def require_fetched(path: Path) -> None:
+    """Raise CheckpointError for a pointer of git-lfs in place of a file."""
     with path.open("rb") as stream:
-        if stream.read(len(_LFS)) == _LFS:
+        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
             raise CheckpointError(
                 f"{path} is a pointer of git-lfs, not the file itself",
                 remedy="run in that repository: git lfs install && git lfs pull",

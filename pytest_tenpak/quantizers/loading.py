@@ -129,9 +129,18 @@ def _first_line(fault: BaseException) -> str:
 
 @contextmanager
 def _explained(directory: Path) -> Iterator[None]:
-    """Raise CheckpointError where transformers could not put quantized tensors together."""
+    """Raise CheckpointError where transformers finds no weights, or cannot put quantized ones together."""
     try:
         yield
+    except OSError as fault:
+        if "no file named" not in str(fault):
+            raise
+        raise CheckpointError(
+            f"transformers finds no weights in {directory}",
+            given=", ".join(sorted(path.name for path in directory.glob("*.safetensors"))),
+            accepted="model.safetensors, or shards of it with model.safetensors.index.json",
+            remedy="rename the file, or save the model again with save_pretrained()",
+        ) from fault
     except RuntimeError as fault:
         if "automatic conversion of the weights" not in str(fault):
             raise

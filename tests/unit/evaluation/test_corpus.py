@@ -49,6 +49,7 @@ def test_a_file_inside_an_installed_package(tmp_path):
     [
         ("empty.txt", b"", "is empty"),
         ("blank.txt", b" \n\n ", "is empty"),
+        ("pointer.txt", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of git-lfs"),
         ("latin.txt", "caf\xe9".encode("latin-1"), "is not UTF-8"),
         ("bad.jsonl", b'{"text": "a"}\n{"txt": "b"}', "line 2 .* has no 'text'"),
         ("bad.jsonl", b"[1]", "line 1 .* has no 'text'"),

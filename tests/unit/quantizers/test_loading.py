@@ -176,3 +176,11 @@ def test_a_tokenizer_whose_library_is_missing_is_not_told_to_install_another(lla
     with pytest.raises(CheckpointError, match=r"cannot be loaded: there is no tokenizer\.json") as caught:
         load_tokenizer(llama)
     assert "tiktoken" not in str(caught.value)
+
+
+def test_weights_of_another_name_are_named(llama):
+    """As some converters write them; transformers looks for model.safetensors."""
+    (llama / "model.safetensors").rename(llama / "model.fp16.safetensors")
+    with pytest.raises(CheckpointError, match="transformers finds no weights") as caught:
+        load_pretrained(llama, "cpu", "float32")
+    assert caught.value.given == "model.fp16.safetensors"
