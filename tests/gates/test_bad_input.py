@@ -262,6 +262,7 @@ def test_a_baseline_that_cannot_be_read_fails_and_is_left_alone(project, harm, s
     assert path.read_bytes() == harmed
 
 
+@pytest.mark.slow
 def test_a_baseline_for_another_model_is_invalid(project):
     """The digests differ, and the message says so."""
     path = baseline(project)

@@ -45,6 +45,7 @@ def test_bits_per_weight_equal_theory(project, arguments, expected):
     assert abs(outcome["figures"]["ppl_delta"]) < 0.05, "a model that has learned something still knows it"
 
 
+@pytest.mark.slow
 def test_skipped_modules_stay_and_so_does_the_head(project):
     """Naming modules to skip adds to the output head; it does not replace it."""
     ledger = outcome_of(project, "method='nf4', skip_modules=['down_proj']")["parts"][0]["measurement"][

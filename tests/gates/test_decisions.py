@@ -139,6 +139,7 @@ def test_limits_on_divergence(project):
         result.stdout.fnmatch_lines([f"regressed: {said}*", f"✗ *{said}*reference*"])
 
 
+@pytest.mark.slow
 def test_top_tokens_give_a_lower_bound_and_its_name(project):
     """What is kept of the reference can be chosen; less than everything is told wherever it counts."""
     project.test(PLAIN.format("max_kld=0.5"))

@@ -188,6 +188,7 @@ def test_the_fixture_gives_model_tokenizer_figures_and_checkpoint(project):
     project.run().assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize("distributed", [("-n", "2")], ids=["xdist"])
 def test_several_markers_make_several_cases_with_readable_ids(project, distributed):
     """One item, one baseline each; what tells two of one method apart stands in the id."""
     project.test(
@@ -210,6 +211,7 @@ def test_several_markers_make_several_cases_with_readable_ids(project, distribut
     assert "test_many[nf4-double_quant=True]" in ids
 
 
+@pytest.mark.parametrize("distributed", [("-n", "2")], ids=["xdist"])
 def test_methods_classes_and_parameters(project, distributed):
     """A marker on a class, on a method, and in pytest.param, the unmarked parameter left alone."""
     project.test(

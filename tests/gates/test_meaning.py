@@ -68,6 +68,7 @@ def test_a_model_that_cannot_predict_the_text_is_invalid(project, harmed):
     )
 
 
+@pytest.mark.slow
 def test_a_text_far_worse_than_another_is_invalid(project):
     """Of two texts, one is not what the model was made for."""
     (project.path / "noise.txt").write_bytes(bytes(33 + (n * n * 7919 + n // 7) % 90 for n in range(3000)))
@@ -123,6 +124,7 @@ def test_other_weights_are_marked_though_the_gate_passes(project, checkpoint):
     result.stdout.fnmatch_lines(["*test_it * ≠ *passed", "≠: the quantized weights are not those that *"])
 
 
+@pytest.mark.slow
 def test_a_tensor_with_nan_is_named_with_its_file(project, checkpoint):
     """And the advice is about weights, not about limits."""
     edit_tensor(checkpoint, "model.norm.weight", lambda norm: norm * torch.nan)
@@ -137,6 +139,7 @@ def test_a_tensor_with_nan_is_named_with_its_file(project, checkpoint):
     )
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_adds_a_token_is_named_by_its_file(project, checkpoint):
     """What differs, and advice that fits."""
     folder = checkpoint
@@ -159,6 +162,7 @@ def test_a_tokenizer_that_adds_a_token_is_named_by_its_file(project, checkpoint)
     )
 
 
+@pytest.mark.slow
 def test_a_token_without_an_embedding_is_named(project, harmed):
     """A tokenizer that has grown, and a model that has not."""
     file = project.path / "model" / "tokenizer.json"
@@ -177,6 +181,7 @@ def test_a_token_without_an_embedding_is_named(project, harmed):
     )
 
 
+@pytest.mark.slow
 def test_other_line_ends_than_the_baselines_are_said(project):
     """The text was checked out on Windows: invalid, with the reason."""
     project.test("@pytest.mark.quantize(method='fp16')\ndef test_it(): pass\n")

@@ -32,6 +32,7 @@ def test_a_repeated_gate_is_compared_with_its_own_baseline(project, plugin):
     assert "unused" not in again.stdout.str()
 
 
+@pytest.mark.slow
 def test_a_repetition_updates_a_baseline_once(project):
     """Its history has one replaced entry, however often the test ran."""
     project.others = {"repeat"}

@@ -48,6 +48,7 @@ def gate(project, arguments="method='own'", *args, name="test_own"):
     return project.run(*args)
 
 
+@pytest.mark.parametrize("distributed", [("-n", "2")], ids=["xdist"])
 def test_a_conftest_registers_a_method(project, distributed):
     """Its options are declared, validated and part of the spec; its checkpoint is saved, reloaded, gated."""
     conftest(project)
@@ -77,6 +78,7 @@ def test_a_spec_that_does_not_fit_the_model(project):
     result.stdout.fnmatch_lines(["test_gate.py::test_own: factor is larger than the model"])
 
 
+@pytest.mark.slow
 def test_calibration_reaches_the_quantizer_and_the_identity(project):
     """Texts arrive in the job; another text is another question."""
     (project.path / "cal.txt").write_text("calibrate on this")
