@@ -14,7 +14,7 @@ from ..metrics.intervals import Rule, perplexity
 from ..metrics.measurement import RATIOS, Measurement
 from .against_baseline import against_baseline
 from .checks import Check, Limits, Status, Verdict
-from .comparison import Comparison
+from .comparison import ROUNDING, Comparison
 from .criteria import Criterion
 from .evidence import evidence_of, interval_of
 
@@ -128,7 +128,9 @@ def resolution(measurement: Measurement, reference: Measurement, comparison: Com
     to_reference = Criterion("max_ppl_delta", "nll", 0.0, reference.windows.nll)
     criterion = (comparison.baseline_criteria() or [to_reference])[0]
     sampled = criterion.sampled(measurement.windows, comparison.rule).widened(criterion.spread)
-    return math.expm1(sampled.half_width) if math.isfinite(sampled.half_width) else None
+    if not math.isfinite(sampled.half_width):
+        return None
+    return max(math.expm1(sampled.half_width), ROUNDING)  # of equal weights, no less than what is stored
 
 
 def _against_reference(
