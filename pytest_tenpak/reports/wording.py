@@ -302,8 +302,9 @@ def _text_lines(outcome: Outcome) -> Iterator[str]:
             yield f"{part.nulls:,} {rows} no text (null) on {part.corpus}, and were left out"
         share = part.reference.guessing
         if share is not None and share > _NEAR_GUESSING:
+            how = "worse than" if share > 1 else "little better than"
             yield (
-                f"the unquantized model predicts {part.corpus} little better than by guessing (perplexity "
+                f"the unquantized model predicts {part.corpus} {how} by guessing (perplexity "
                 f"{part.reference.perplexity:,.0f} among {part.reference.vocabulary:,} tokens)"
             )
         if part.overlap >= _OVERLAP:

@@ -61,3 +61,13 @@ def test_documents_and_demos_import_from_the_face(path):
     for module, names in re.findall(r"from pytest_tenpak(\S*) import ([\w, ]+)", path.read_text("utf-8")):
         assert module == ""
         assert {name.strip() for name in names.split(",")} <= PUBLIC
+
+
+def test_the_way_in_of_before_still_leads_to_the_same_classes():
+    """Conftests import the base class of quantizers from the package of quantizers."""
+    from pytest_tenpak import quantizers
+
+    assert quantizers.Quantizer is pytest_tenpak.Quantizer
+    assert quantizers.Job is pytest_tenpak.Job
+    with pytest.raises(AttributeError, match="no attribute 'Registry'"):
+        quantizers.Registry  # noqa: B018
