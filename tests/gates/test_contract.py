@@ -103,6 +103,7 @@ def test_improvements_are_taken_alone(two, distributed):
     assert path_of(two).read_bytes() == kept
 
 
+@pytest.mark.parametrize("distributed", [()], ids=["alone"])
 def test_what_is_past_the_drift_limit_needs_a_new_anchor(project, distributed):
     """The failure's own command says so; a reason alone is refused; then the drift counts from the new anchor."""
     project.test(ONE)
@@ -168,6 +169,7 @@ def test_small_steps_that_add_up_regress(project):
     project.run("--tenpak-drift-limit=4").assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize("distributed", [()], ids=["alone"])
 def test_a_class_without_an_entry_is_new_or_borrows_the_nearest(project, distributed):
     """Each class has its own entry; ``any`` compares with another one's, says so, and writes only if asked."""
     project.test(ONE)

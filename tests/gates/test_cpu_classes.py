@@ -15,6 +15,7 @@ LOWER = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_on_another_cpu_is_compared_and_says_so(project, monkeypatch):
     """With the nearest class, its bounds wider; no file changes, and a regression stays one."""
     if CPU not in X86[1:]:

@@ -158,6 +158,7 @@ def two_texts(project):
     return project
 
 
+@pytest.mark.parametrize("distributed", [()], ids=["alone"])
 def test_two_corpora_have_their_own_checks_and_baselines(two_texts, distributed):
     """One case, a row and a file for each text; a text that got worse fails the case by name."""
     project = two_texts

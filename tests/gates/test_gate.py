@@ -189,6 +189,7 @@ def test_the_fixture_gives_model_tokenizer_figures_and_checkpoint(project):
 
 
 @pytest.mark.parametrize("distributed", [("-n", "2")], ids=["xdist"])
+@pytest.mark.slow
 def test_several_markers_make_several_cases_with_readable_ids(project, distributed):
     """One item, one baseline each; what tells two of one method apart stands in the id."""
     project.test(
@@ -296,6 +297,7 @@ def test_the_model_may_be_a_pair_made_by_the_users_own_fixture(project):
     assert pair["outcomes"][0]["figures"] == path["outcomes"][0]["figures"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_somebody_else_made(project):
     """A directory that transformers can load is gated against the model it came from."""
     project.test(PLAIN)
@@ -359,6 +361,7 @@ def test_an_improvement_passes_and_is_told(project):
     project.run().stdout.fnmatch_lines(["*0.00% *passed"])
 
 
+@pytest.mark.slow
 def test_tolerances_come_from_marker_over_option_over_ini(project):
     """Each overrides the next."""
     project.test(PLAIN)

@@ -12,7 +12,7 @@ def test_it(n):
 REPEATED = {"repeat": ("--count=2",), "flakefinder": ("--flake-finder", "--flake-runs=2", "-n", "2")}
 
 
-@pytest.mark.parametrize("plugin", REPEATED)
+@pytest.mark.parametrize("plugin", ["repeat", pytest.param("flakefinder", marks=pytest.mark.slow)])
 def test_a_repeated_gate_is_compared_with_its_own_baseline(project, plugin):
     """pytest-repeat and pytest-flakefinder: one measurement and one baseline, and a worse recipe is red each time."""
     project.others = {plugin}
