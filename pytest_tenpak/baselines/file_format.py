@@ -10,13 +10,12 @@ from typing import Any, NoReturn
 
 from ..errors import BaselineFileError
 from ..store.digest import fingerprint, labelled
+from ..store.git_lfs import POINTER
 from ..store.strict_json import parse_json, schema_fault
 
 SCHEMA_VERSION = 2
 #: Decimals of every stored figure; identities are stored exactly.
 DECIMALS = 6
-#: The beginning of what git-lfs leaves in place of a file that was not fetched.
-_LFS = "version https://git-lfs.github.com/"
 
 
 # ---------------------------------------------------------------- reading
@@ -31,7 +30,7 @@ def load(text: str, path: Path) -> dict[str, Any]:
         plain = parse_json(text)
         json.dumps(plain, ensure_ascii=False).encode()  # escapes can encode lone surrogates
     except (ValueError, RecursionError) as fault:
-        if text.startswith(_LFS):
+        if text.startswith(POINTER.decode()):
             refuse(path, "is a pointer of git-lfs, not the file itself", "run: git lfs pull")
         conflict = "\n<<<<<<< " in f"\n{text}"
         refuse(path, "is not valid JSON", "it contains a merge conflict" if conflict else str(fault))

@@ -11,9 +11,9 @@ from typing import Any
 
 from ..errors import CorpusError
 from ..models.locate import installed_file
-from ..models.preflight import LFS_POINTER
 from ..spec import nearest
 from ..store.digest import fingerprint, labelled
+from ..store.git_lfs import POINTER
 
 #: Packaged texts by name: the file in ``pytest_tenpak/evaluation/corpora`` (its README names the source).
 PACKAGED = {
@@ -141,7 +141,7 @@ def _from_file(path: Path, reference: str) -> Iterator[Row]:
             given=f"byte {fault.object[fault.start]:#04x} at offset {fault.start:,}",
             remedy="convert it to UTF-8",
         ) from None
-    if content.startswith(LFS_POINTER):
+    if content.startswith(POINTER):
         raise CorpusError(
             f"the corpus {reference!r} is a pointer of git-lfs, not the text itself",
             given=str(path),

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import CheckpointError, named
 from .ledger import is_buffer
-from .safetensors_files import StoredTensor
+from .safetensors_files import StoredTensor, shape_words
 
 
 def require_all_loaded(
@@ -27,7 +27,7 @@ def require_all_loaded(
     faults = {
         "lack tensors of the model": sorted(account["missing_keys"]),
         "have tensors of other shapes than the model's": [
-            f"{name} (stored as {_shape(here)}, expected {_shape(wanted)})"
+            f"{name} (stored as {shape_words(here)}, expected {shape_words(wanted)})"
             for name, here, wanted in sorted(account["mismatched_keys"])
         ],
         "have tensors for which the model has no place": sorted(
@@ -55,10 +55,6 @@ def unread_tensors(model: Any, account: Mapping[str, Any], stored: Mapping[str, 
 def _unexpected(account: Mapping[str, Any], stored: Mapping[str, StoredTensor]) -> set[str]:
     names: Collection[str] = account["unexpected_keys"]
     return {name for name in names if not (name in stored and is_buffer(stored[name]))}
-
-
-def _shape(shape: Collection[int]) -> str:
-    return "×".join(map(str, shape)) or "a number"
 
 
 def _belongs_to(model: Any, name: str) -> bool:

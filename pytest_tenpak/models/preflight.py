@@ -6,16 +6,15 @@ Each of these would end in the traceback of a library that names neither the fil
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..store.git_lfs import POINTER
 from .locate import TOKENIZER_FILES, VOCABULARIES
-from .safetensors_files import StoredTensor, read_tensors, weight_files
+from .safetensors_files import StoredTensor, read_tensors, shape_words, weight_files
 
-#: The beginning of what git-lfs leaves in place of a file that was not fetched.
-LFS_POINTER = b"version https://git-lfs.github.com/"
 #: Files that transformers reads if they are there, besides those of tokenizers.
 _JSON = (
     "config.json",
@@ -69,7 +68,7 @@ def require_readable(directory: Path) -> dict[str, Any]:
 def require_fetched(path: Path) -> None:
     """Raise CheckpointError for a pointer of git-lfs in place of a file."""
     with path.open("rb") as stream:
-        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+        if stream.read(len(POINTER)) == POINTER:
             raise CheckpointError(
                 f"{path} is a pointer of git-lfs, not the file itself",
                 remedy="run in that repository: git lfs install && git lfs pull",
@@ -160,11 +159,7 @@ def _inputs(stored: Mapping[str, StoredTensor], layer: str) -> int:
 def _refuse_shape(directory: Path, name: str, tensor: StoredTensor, said: str) -> None:
     raise CheckpointError(
         f"the quantization_config in {directory} does not fit its tensors",
-        given=f"{said}, but {name} has the shape {_shape(tensor.shape)}",
+        given=f"{said}, but {name} has the shape {shape_words(tensor.shape)}",
         accepted="bits and group_size as the weights were quantized with",
         remedy="restore the config.json that was saved with these tensors",
     )
-
-
-def _shape(shape: Collection[int]) -> str:
-    return "×".join(map(str, shape))

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,11 @@ class StoredTensor:
             stream.seek(self.start)
             for offset in range(0, self.size, _CHUNK):
                 yield stream.read(min(_CHUNK, self.size - offset))
+
+
+def shape_words(shape: Collection[int]) -> str:
+    """Return a shape for a message: ``64×32``."""
+    return "×".join(map(str, shape)) or "a number"
 
 
 def weight_files(directory: Path) -> list[Path]:
