@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class Corpus:
     documents: Sequence[str]
     nulls: int = 0
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """``sha256:`` over the documents: the same text has the same digest, whatever its source."""
         return _digest(self.documents)
