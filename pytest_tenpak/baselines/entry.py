@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..metrics.audit import Audit
 from ..metrics.device_class import are_both_cpus, distance
 from ..metrics.intervals import perplexity
 from ..metrics.measurement import HEADLINE, NO_LAYERS, Layers, Ledger, Measurement, Noise, Provenance
@@ -96,12 +97,46 @@ class Anchor:
 
 
 @dataclass(frozen=True)
+class AuditedFigures:
+    """What an audit found of the accepted checkpoint: each quantized layer, and the files beside the weights.
+
+    ``names``, ``error``, ``gain``: by layer, relative to the model's weights. ``files``: what the
+    checkpoint's files say otherwise than the model's, and its quantization config.
+    """
+
+    names: tuple[str, ...] = ()
+    error: tuple[float, ...] = ()
+    gain: tuple[float, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, audit: Audit) -> AuditedFigures | None:
+        """Return the figures of an audit, rounded as they are stored; None where nothing was audited."""
+        layers = audit.weights.layers if audit.weights else ()
+        files = audit.files.own_fields if audit.files else {}
+        if not (layers or files):
+            return None
+        return cls(
+            tuple(layer.name for layer in layers),
+            tuple(round(layer.error, DECIMALS) for layer in layers),
+            tuple(round(layer.gain, DECIMALS) for layer in layers),
+            files,
+        )
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> AuditedFigures:
+        """Return the figures that ``asdict`` wrote, from JSON."""
+        return cls(tuple(plain["names"]), tuple(plain["error"]), tuple(plain["gain"]), plain["files"])
+
+
+@dataclass(frozen=True)
 class Entry:
     """The accepted figures of one device class.
 
     ``nll`` (nats, summed per window) and ``tokens`` let a later run be compared window by window,
     ``layers`` layer by layer. ``noise`` was measured by ``--tenpak-calibrate-noise``, if that was used.
-    ``anchor`` holds the first accepted figures, ``history`` the latest replaced ones, newest first.
+    ``audit`` is what the audit found, if there was one. ``anchor`` holds the first accepted figures,
+    ``history`` the latest replaced ones, newest first.
     """
 
     identity: Mapping[str, Any]
@@ -115,9 +150,16 @@ class Entry:
     history: tuple[Replaced, ...] = ()
     layers: Layers = NO_LAYERS
     noise: Noise | None = None
+    audit: AuditedFigures | None = None
 
     @classmethod
-    def of(cls, measurement: Measurement, reference: Measurement, noise: Noise | None = None) -> Entry:
+    def of(
+        cls,
+        measurement: Measurement,
+        reference: Measurement,
+        noise: Noise | None = None,
+        audit: Audit | None = None,
+    ) -> Entry:
         """Make a first entry: its own anchor, without history."""
         figures = Figures.of(measurement, reference).rounded()
         layers = Layers(*(tuple(round(x, DECIMALS) for x in row) for row in astuple(measurement.layers)))
@@ -132,6 +174,7 @@ class Entry:
             anchor=Anchor(figures, layers),
             layers=layers,
             noise=noise and _rounded_noise(noise),
+            audit=AuditedFigures.of(audit) if audit else None,
         )
 
     @property
@@ -173,6 +216,8 @@ class Entry:
         plain["windows"] = {"nll": plain.pop("nll"), "tokens": plain.pop("tokens")}
         if not self.provenance.config:  # files from before it was recorded stay as they are
             del plain["provenance"]["config"]
+        if self.audit is None:
+            del plain["audit"]
         return plain
 
     @classmethod
@@ -195,6 +240,7 @@ class Entry:
             history=tuple(Replaced(Figures(**row["figures"]), row["reason"]) for row in plain["history"]),
             layers=Layers.from_dict(plain["layers"]),
             noise=Noise(**plain["noise"]) if plain["noise"] else None,
+            audit=AuditedFigures.from_dict(plain["audit"]) if plain.get("audit") else None,
         )
 
 
@@ -276,6 +322,10 @@ def _check_consistency(path: Path, name: str, entry: Entry) -> None:
     if len(entry.layers.gain) != len(entry.layers.error):
         counts = f"{len(entry.layers.gain)} gains for {len(entry.layers.error)} errors"
         refuse(path, f"has a fault in {where}.layers", counts)
+    audit = entry.audit
+    if audit and not len(audit.names) == len(audit.error) == len(audit.gain):
+        counts = f"{len(audit.names)} names, {len(audit.error)} errors, {len(audit.gain)} gains"
+        refuse(path, f"has a fault in {where}.audit", counts)
     whole = perplexity(entry.nll, entry.tokens)
     if not math.isclose(whole, entry.figures.perplexity, rel_tol=1e-6, abs_tol=1e-5):
         given = f"perplexity {entry.figures.perplexity} where the windows give {whole:.6f}"

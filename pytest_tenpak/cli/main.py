@@ -23,6 +23,7 @@ COMMANDS = (
     "move",
     "prune",
     "check",
+    "audit",
     "merge",
     "cache",
     "doctor",

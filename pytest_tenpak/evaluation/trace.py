@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: Increased whenever a change of this package changes what a trace records, or what is refused when it is
 #: begun, and no figure; part of cache keys.
-TRACE_VERSION = 2
+TRACE_VERSION = 3
 
 _SUMS = ("nll", "tokens", "lost", "kld", "disagreement", "squared_dp")
 _TRIMMED = 0.1

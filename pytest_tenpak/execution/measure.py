@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ..diagnosis.shipped import read_shipped
 from ..errors import CheckpointError, MeasurementError
 from ..evaluation import divergence, perplexity
 from ..evaluation.decoder_layers import compare_layers, save_layers
@@ -48,6 +49,7 @@ class _Subject:
     windows: list[Window]
     scorer: perplexity.Scorer
     unread: list[str] = field(default_factory=list)
+    tokenizer: Any = None
 
     @cached_property
     def digest(self) -> str:
@@ -98,7 +100,7 @@ def _load(job: MeasureJob) -> _Subject:
     _require_embeddings(model, tokenizer, stream, job.directory)
     bos = tokenizer.bos_token_id if job.protocol.bos == "window" else None
     scorer = perplexity.Scorer(model, stream.ids, bos=bos, batch_size=job.batch_size)
-    return _Subject(model, loader, stream, windows, scorer, unread)
+    return _Subject(model, loader, stream, windows, scorer, unread, tokenizer)
 
 
 def _require_embeddings(model: Any, tokenizer: Any, stream: Stream, directory: Path) -> None:
@@ -172,6 +174,10 @@ def _begin(job: MeasureJob, subject: _Subject, trace: Trace, reference: Trace | 
             "device": {**_describe_device(job.device), **_kernels(model, job.layers)},
             "loader": f"{subject.loader} {version(subject.loader)}",
             "unread": subject.unread,
+            "shipped": {
+                "fields": read_shipped(job.directory, subject.tokenizer),
+                "reader": version("transformers"),
+            },
             "vocabulary": subject.scorer.vocabulary,
             "layers": compare_layers(model, ids, reference.layers_file) if reference else {},
         },

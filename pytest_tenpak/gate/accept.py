@@ -10,6 +10,7 @@ from ..baselines.entry import Baseline, Entry
 from ..metrics.intervals import Rule
 from ..store.store import Store
 from ..verdict.against_baseline import against_baseline
+from ..verdict.audit import audit_checks
 from ..verdict.checks import Check, Status, Verdict
 from ..verdict.compare import are_paired
 from ..verdict.comparison import Comparison
@@ -55,7 +56,7 @@ def accept(outcome: Outcome, request: Request, folder: Path, store: Store, rule:
     verdict = _decided_again(outcome, found, rule)
     if verdict.status is Status.NEW and not request.takes("new"):
         return Acceptance(_KEPT, f"new, which --update={request.mode} does not take")
-    candidates = [Entry.of(part.measurement, part.reference, part.noise) for part in outcome.parts]
+    candidates = [part.entry(outcome.audit) for part in outcome.parts]
     changes = list(zip(entries, candidates, strict=True))
     update = decide(verdict, request, False, changes, outcome.case.tolerances)
     if not update.write:
@@ -83,17 +84,28 @@ def _read_entry(folder: Path, part: Part, device_class: str) -> tuple[Entry | No
 def _decided_again(outcome: Outcome, found: list[tuple[Entry | None, str]], rule: Rule) -> Verdict:
     kept = [check for check in outcome.verdict.checks if not check.kind.is_cleared_by_update]
     several = len(outcome.parts) > 1
-    for part, (entry, entry_device) in zip(outcome.parts, found, strict=True):
-        checks = _checks(outcome, part, entry, entry_device, rule)
+    for part, row in zip(outcome.parts, found, strict=True):
+        comparison = _comparison(outcome, part, *row, rule)
+        paired = are_paired(part.measurement, part.reference)
+        checks = against_baseline(part.measurement, comparison, paired)
         kept += [replace(check, corpus=part.corpus) if several else check for check in checks]
-    return Verdict(tuple(kept))
+    return Verdict((*kept, *_audit_checks(outcome, _comparison(outcome, outcome.parts[0], *found[0], rule))))
 
 
-def _checks(
+def _audit_checks(outcome: Outcome, comparison: Comparison) -> Iterator[Check]:
+    """Yield the checks of the run's audit against the entry that is here now."""
+    if outcome.audit:
+        checks = audit_checks(
+            outcome.audit, outcome.case.limits, outcome.case.tolerances, comparison.comparable
+        )
+        yield from (check for check in checks if check.kind.is_cleared_by_update)
+
+
+def _comparison(
     outcome: Outcome, part: Part, entry: Entry | None, entry_device: str, rule: Rule
-) -> Iterator[Check]:
+) -> Comparison:
     case, measurement = outcome.case, part.measurement
-    comparison = Comparison(
+    return Comparison(
         case.limits,
         case.tolerances,
         measurement.identity,
@@ -104,7 +116,6 @@ def _checks(
         rule=rule,
         calibrated=part.noise,
     )
-    return against_baseline(measurement, comparison, are_paired(measurement, part.reference))
 
 
 def _not_written(verdict: Verdict, request: Request, note: Note | None) -> Acceptance:

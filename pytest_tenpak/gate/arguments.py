@@ -181,6 +181,20 @@ _LIMITS = (
         False,
         "limit: the checkpoint holds every tensor of the model's files, also of parts that are not measured",
     ),
+    Argument(
+        "max_weight_error",
+        float,
+        Limits.max_weight_error,
+        "limit: error of a layer's weights, in multiples of that of rounding to nearest, where the method "
+        "compensates (GPTQ); 0: none",
+        minimum=0,
+    ),
+    Argument(
+        "may_differ",
+        tuple,
+        (),
+        "names or patterns of tensors and fields that may differ from the model's",
+    ),
 )
 _TOLERANCES = (
     Argument(
@@ -209,6 +223,15 @@ _TOLERANCES = (
         minimum=0,
         field="layers",
         metavar="SHARE",
+    ),
+    Argument(
+        "audit_tolerance",
+        float,
+        Tolerances.audit,
+        "rise of the error of a layer's weights over the baseline, relative",
+        minimum=0,
+        field="audit",
+        metavar="RELATIVE",
     ),
     Argument(
         "compression_tolerance",

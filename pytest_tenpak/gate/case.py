@@ -65,7 +65,7 @@ class Case:
         """Return the case that :meth:`to_dict` wrote."""
         nested = {
             "spec": QuantizeSpec.from_dict(plain["spec"]),
-            "limits": Limits(**plain["limits"]),
+            "limits": Limits(**{**plain["limits"], "may_differ": tuple(plain["limits"]["may_differ"])}),
             "tolerances": Tolerances(**plain["tolerances"]),
             "corpus": tuple(plain["corpus"]),
         }

@@ -85,7 +85,7 @@ class Experiment:
             "device": [self.device.device_class, self.device.settings],
             "dtype": self.dtype,
             "model": self.model.digest,
-            "files": self._files(self.model.path),
+            "files": self.files(self.model.path),
             "calibration": texts.digest if texts else None,
             "versions": _libraries(self._versions(backend)),
             "adapter": self._adapter(quantizer),
@@ -140,7 +140,7 @@ class Experiment:
         return {
             "identity": self.identity(subject),
             "trace": TRACE_VERSION,
-            "files": self._files(subject.directory),
+            "files": self.files(subject.directory),
             "batch_size": self.run.batch_size,
             "threads": self.threads,
             "device": [self.device.device_class, self.device.name, self.device.settings],
@@ -152,7 +152,7 @@ class Experiment:
     def weights_digest(self, subject: Subject) -> str:
         """Return the digest of the stored weights of ``subject``."""
         path = subject.directory
-        cache_key = {"files": self._files(path)}
+        cache_key = {"files": self.files(path)}
         found = self.run.store.document("weights", cache_key, lambda: {"digest": weights_digest(path)})
         return str(found["digest"])
 
@@ -162,8 +162,8 @@ class Experiment:
         """Return what ``subject`` stores of the model, as :func:`read_contents` does."""
         path, model = subject.directory, self.model.path
         cache_key = {
-            "files": self._files(path),
-            "model": self._files(model),
+            "files": self.files(path),
+            "model": self.files(model),
             "unread": [sorted(unread), sorted(own_unread)],
             "version": LEDGER_VERSION,
         }
@@ -206,7 +206,7 @@ class Experiment:
             return {"backend": backend.name, "version": backend.adapter_version}
         return {"source": self.run.store.file_digest(Path(place.file))}
 
-    def _files(self, directory: Path) -> Mapping[str, str]:
+    def files(self, directory: Path) -> Mapping[str, str]:
         """Return the digest of every file that a loader may read from a directory of weights, by name."""
         return {
             str(path.relative_to(directory)): self.run.store.file_digest(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -34,6 +34,13 @@ class Target(NamedTuple):
     limit: int | None
     criteria: Sequence[Criterion] = ()
     whole: bool = True
+
+
+class Shipped(NamedTuple):
+    """What a directory's files mean, flat by name, and the version of transformers that read them."""
+
+    fields: Mapping[str, str]
+    reader: str
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,10 @@ class SubjectTrace:
             whole=target.whole,
         )
 
+    def of_checkpoint(self, subject: Subject) -> SubjectTrace:
+        """Return the windows of a checkpoint that is compared with this reference."""
+        return SubjectTrace(self.experiment, subject, self.budget, self)
+
     def measurement(self, count: int) -> Measurement:
         """Return the measurement over the first ``count`` windows."""
         subject, trace, experiment = self.subject, self.trace, self.experiment
@@ -146,6 +157,11 @@ class SubjectTrace:
             ),
             vocabulary=facts["vocabulary"],
         )
+
+    @property
+    def shipped(self) -> Shipped:
+        """What is shipped beside the weights, as the worker's transformers reads it."""
+        return Shipped(**self.trace.facts["shipped"])
 
     @property
     def unread(self) -> list[str]:
@@ -206,7 +222,7 @@ def measure_pair(
     broken.
     """
     experiment = reference.experiment
-    checkpoint = SubjectTrace(experiment, subject, reference.budget, reference)
+    checkpoint = reference.of_checkpoint(subject)
     planned = reference.trace.planned(reference.budget)
     while True:
         theirs = reference.windows

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ..baselines.entry import Entry
+from ..metrics.audit import Audit
 from ..metrics.measurement import Measurement, Noise
 from ..verdict.checks import Check, Status, Verdict
 from ..verdict.update import Decided, Note, Update
@@ -34,6 +36,10 @@ class Part:
     resolution: float | None = None
     other_weights: bool = False
 
+    def entry(self, audit: Audit | None) -> Entry:
+        """Return a first baseline entry of what was measured, and audited, on this corpus."""
+        return Entry.of(self.measurement, self.reference, self.noise, audit)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plain form."""
         measured = {"measurement": self.measurement.to_dict(), "reference": self.reference.to_dict()}
@@ -58,9 +64,9 @@ class Outcome:
     ``parts`` has one for each corpus, and none when the case could not be measured; ``problem`` then
     says why, and ``skipped`` whether that was allowed to pass as a skip. ``baseline`` is the file's
     path as shown to the user, ``device_class`` the entry in it, ``quantizing`` the cost of making the
-    checkpoint (``seconds``, ``peak_bytes``, ``threads``). ``body_passed`` is False where the test's own body
-    failed, whatever the gate says. ``shard`` names the report that it came from, where several merged reports
-    have the same gate.
+    checkpoint (``seconds``, ``peak_bytes``, ``threads``). ``audit`` is what was found without running it, if
+    there was one. ``body_passed`` is False where the test's own body failed, whatever the gate says.
+    ``shard`` names the report that it came from, where several merged reports have the same gate.
     """
 
     case: Case
@@ -71,6 +77,7 @@ class Outcome:
     checkpoint: str = ""
     parts: tuple[Part, ...] = ()
     quantizing: Mapping[str, Any] = field(default_factory=dict)
+    audit: Audit | None = None
     problem: str = ""
     skipped: bool = False
     body_passed: bool = True
@@ -127,6 +134,7 @@ class Outcome:
             "checkpoint": self.checkpoint,
             "parts": [part.to_dict() for part in self.parts],
             "quantizing": dict(self.quantizing),
+            "audit": self.audit.to_dict() if self.audit else None,
             "problem": self.problem,
             "skipped": self.skipped,
             "body_passed": self.body_passed,
@@ -148,5 +156,6 @@ class Outcome:
             "verdict": Verdict.from_dict(plain["verdict"]),
             "update": Update.from_dict(plain["update"]),
             "parts": tuple(Part.from_dict(part) for part in plain["parts"]),
+            "audit": Audit.from_dict(plain["audit"]) if plain.get("audit") else None,
         }
         return cls(**{**plain, **nested})

@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 
 from ..baselines.entry import Baseline, Entry
 from ..errors import InvalidError, TenpakError, UnavailableError, file_error
+from ..metrics.audit import Audit
 from ..metrics.measurement import Measurement, Noise
 from ..models.tokenizer_changes import tokenizer_changes
 from ..quantizers.base import Quantizer
+from ..verdict.audit import audit_checks
 from ..verdict.checks import Check, Status, Verdict
 from ..verdict.compare import compare, needs_rounding, resolution
 from ..verdict.comparison import Comparison
 from ..verdict.update import decide
+from .auditing import start_audit
 from .case import Case
 from .device import Device
 from .experiment import Experiment, Subject
@@ -54,8 +57,13 @@ def _evaluate(case: Case, run: Run) -> Outcome:
     refuse_guessing(references)
     subject = experiments[0].quantize(source) if isinstance(source, Quantizer) else source
     refuse_incomplete(experiments[0], subject, references[0].unread)
-    answers = [_answer(*row, subject, whole) for row in zip(references, accepted, strict=True)]
-    return _outcome(case, run, device, subject, accepted, answers)
+    started = start_audit(experiments[0], subject, references[0].unread)
+    comparisons = [_comparison(*row, subject) for row in zip(references, accepted, strict=True)]
+    answers = [_answer(*row, subject, whole) for row in zip(references, comparisons, strict=True)]
+    audit = started.finish(references[0], references[0].of_checkpoint(subject))
+    entry = comparisons[0].comparable
+    audited = list(audit_checks(audit, case.limits, case.tolerances, entry)) if audit else []
+    return _outcome(case, run, device, subject, accepted, answers, audit, audited)
 
 
 @dataclass(frozen=True)
@@ -86,24 +94,29 @@ def _wants_whole_budget(case: Case, run: Run, accepted: Sequence[_Accepted]) -> 
     return creates or run.noise_repetitions > 0 or mode not in (None, "new")
 
 
-def _answer(
-    reference: SubjectTrace, accepted: _Accepted, subject: Subject, whole: bool
-) -> tuple[Part, list[Check]]:
-    """Measure on one corpus and decide; return the measurements and the checks."""
-    experiment, entry = reference.experiment, accepted.entry
-    case, run = experiment.case, experiment.run
-    comparison = Comparison(
-        case.limits,
-        case.tolerances,
+def _comparison(reference: SubjectTrace, accepted: _Accepted, subject: Subject) -> Comparison:
+    """Make what the checkpoint is compared with on one corpus."""
+    experiment = reference.experiment
+    return Comparison(
+        experiment.case.limits,
+        experiment.case.tolerances,
         experiment.identity(subject),
         experiment.weights_digest(subject),
-        entry,
+        accepted.entry,
         accepted.entry_device,
         experiment.device.device_class,
-        run.rule,
-        same_but=_same_text(experiment, entry),
+        experiment.run.rule,
+        same_but=_same_text(experiment, accepted.entry),
         tokenizer_changes=tuple(tokenizer_changes(experiment.model.path, subject.directory)),
     )
+
+
+def _answer(
+    reference: SubjectTrace, comparison: Comparison, subject: Subject, whole: bool
+) -> tuple[Part, list[Check]]:
+    """Measure on one corpus and decide; return the measurements and the checks."""
+    experiment, entry = reference.experiment, comparison.entry
+    case = experiment.case
     whole = whole or comparison.comparable is None
     # Where all windows are wanted, only a broken limit may end it early, since no update clears it.
     criteria = comparison.limit_criteria if whole else comparison.criteria
@@ -154,12 +167,14 @@ def _outcome(
     subject: Subject,
     accepted: Sequence[_Accepted],
     answers: Sequence[tuple[Part, list[Check]]],
+    audit: Audit | None,
+    audited: Sequence[Check],
 ) -> Outcome:
     """Make the outcome: the checks of all corpora together, and the decision about their baselines."""
-    verdict = Verdict(tuple(check for _, checks in answers for check in checks))
+    verdict = Verdict((*(check for _, checks in answers for check in checks), *audited))
     parts = tuple(part for part, _ in answers)
     failed = verdict.status is Status.ERROR
-    entries = [None if failed else Entry.of(part.measurement, part.reference, part.noise) for part in parts]
+    entries = [None if failed else part.entry(audit) for part in parts]
     changes = [(one.own_entry, entry) for one, entry in zip(accepted, entries, strict=True)]
     return Outcome(
         case=case,
@@ -169,6 +184,7 @@ def _outcome(
         checkpoint=str(subject.directory),
         parts=parts,
         quantizing=subject.facts,
+        audit=audit,
     )
 
 

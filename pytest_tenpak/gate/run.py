@@ -25,7 +25,8 @@ class Run:
     reasons of single tests. ``compare_across_devices``: a case without an entry for its device class is
     compared with the nearest one. ``rule`` is how decisions are made, ``divergence`` what is recorded of the
     reference for KL divergence. ``noise_repetitions`` is how often to requantize, to calibrate noise (0: do
-    not). ``show_progress(title)`` opens a progress display.
+    not). ``audit`` is what is compared without running: one of :data:`~.auditing.MODES`.
+    ``show_progress(title)`` opens a progress display.
     """
 
     root: Path
@@ -42,6 +43,7 @@ class Run:
     rule: Rule
     divergence: str
     noise_repetitions: int
+    audit: str
     bounds: Bounds
     interpreters: Interpreters
     show_progress: Callable[[str], AbstractContextManager[Progress]]

@@ -14,14 +14,14 @@ from .safetensors_files import StoredTensor, read_tensors, weight_files
 #: Increased whenever a change of this module changes what it counts or finds; part of cache keys.
 LEDGER_VERSION = 2
 
-_FLOATS = {"F64", "F32", "F16", "BF16"}
-_INPUT_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
+FLOATS = {"F64", "F32", "F16", "BF16"}
+INPUT_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
 _BUFFERS = ("rotary_emb.inv_freq", "masked_bias")
-_OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight")
+OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight")
 #: Embeddings and output heads: no method here quantizes them.
 EMBEDDINGS = (
-    *_INPUT_EMBEDDINGS,
-    *_OUTPUT_HEADS,
+    *INPUT_EMBEDDINGS,
+    *OUTPUT_HEADS,
     "embed_positions.weight",
     "wpe.weight",
     "embeddings.weight",
@@ -69,9 +69,7 @@ def read_contents(
     otherwise: under other tensors, or as integers. Everything stored under ``NAME.`` except its bias then
     counts as codes, scales, zeros or indices. Raises CheckpointError for damaged files.
     """
-    everything, stored = _without_buffers(read_tensors(model)), read_tensors(checkpoint)
-    read = {name: tensor for name, tensor in everything.items() if name not in unread}
-    whole = _renamed_as(stored, _without_tied_copy(read))
+    whole, stored = corresponding_tensors(checkpoint, model, unread)
     layers = [name for name in whole if name.endswith(".weight") and _is_quantized(name, whole, stored)]
     prefixes = {name.removesuffix("weight") for name in layers}
     counted = [tensor for name, tensor in stored.items() if name not in own_unread]
@@ -101,6 +99,28 @@ def read_contents(
         ),
         left_out=dict(Counter(".".join(name.split(".")[:2]) for name in unread if name not in stored)),
     )
+
+
+def corresponding_tensors(
+    checkpoint: Path, model: Path, unread: Collection[str] = ()
+) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
+    """Return the model's weights by the names that the checkpoint uses, and what the checkpoint stores.
+
+    Left out of the model's are buffers, an output head that repeats the input embeddings, and ``unread``.
+    """
+    stored = read_tensors(checkpoint)
+    read = {n: tensor for n, tensor in _without_buffers(read_tensors(model)).items() if n not in unread}
+    return _renamed_as(stored, _without_tied_copy(read)), stored
+
+
+def parts_of(layer: str, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Return what a quantized layer is stored as, by what follows its name; its bias is not among it."""
+    prefix = f"{layer}."
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in stored.items()
+        if name.startswith(prefix) and _layer_of(name) == prefix
+    }
 
 
 def _lacking(
@@ -149,10 +169,10 @@ def _incomplete(layers: Collection[str], stored: Mapping[str, StoredTensor]) -> 
 def _is_quantized(name: str, whole: Mapping[str, StoredTensor], stored: Mapping[str, StoredTensor]) -> bool:
     prefix = name.removesuffix("weight")
     tensor = stored.get(name)
-    if whole[name].dtype not in _FLOATS:
+    if whole[name].dtype not in FLOATS:
         return False
     if tensor is not None:
-        return tensor.dtype not in _FLOATS
+        return tensor.dtype not in FLOATS
     # A tied head that the checkpoint leaves out is not a quantized layer.
     return any(other.startswith(prefix) and other != prefix + "bias" for other in stored)
 
@@ -167,7 +187,7 @@ def _layer_of(name: str) -> str:
 def _without_buffers(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """Return the tensors that are weights: older files also hold causal masks and rotary frequencies."""
     return {
-        name: tensor for name, tensor in tensors.items() if tensor.dtype in _FLOATS and not is_buffer(tensor)
+        name: tensor for name, tensor in tensors.items() if tensor.dtype in FLOATS and not is_buffer(tensor)
     }
 
 
@@ -202,11 +222,11 @@ def _without_tied_copy(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredT
     Whether embeddings are tied is a default of each architecture, which config.json may leave out, so the
     bytes are compared.
     """
-    embeddings = [tensor for name, tensor in tensors.items() if name.endswith(_INPUT_EMBEDDINGS)]
+    embeddings = [tensor for name, tensor in tensors.items() if name.endswith(INPUT_EMBEDDINGS)]
     copies = {
         head.name
         for head in tensors.values()
-        if head.name.endswith(_OUTPUT_HEADS) and any(_same_bytes(head, other) for other in embeddings)
+        if head.name.endswith(OUTPUT_HEADS) and any(_same_bytes(head, other) for other in embeddings)
     }
     return {name: tensor for name, tensor in tensors.items() if name not in copies}
 

@@ -107,6 +107,17 @@ RUN = tuple(
             None,
             "true",
         ),
+        (
+            Option(
+                "audit",
+                str,
+                "auto",
+                "what to compare with the model's without running: weights and files (full), files, nothing "
+                "(off); auto: weights too where that takes seconds, or a tenth of the case",
+                choices=("auto", "full", "files", "off"),
+            ),
+            None,
+        ),
         (Option("device", str, "auto", "auto, cpu, cuda or cuda:N"), "DEVICE"),
         (Option("batch_size", int, 0, "windows per forward pass; 0 chooses", minimum=0), "WINDOWS"),
         (

@@ -66,6 +66,7 @@ def open_session(config: pytest.Config) -> GateSession:
         rule=Rule(options.read(config, "alpha"), options.read(config, "fixed")),
         divergence=options.read(config, "divergence"),
         noise_repetitions=options.read(config, "calibrate_noise"),
+        audit=options.read(config, "audit"),
         bounds=Bounds(options.read(config, "timeout"), int(options.read(config, "memory") * GIB)),
         interpreters=interpreters,
         show_progress=lambda title: _show_progress(config, title),

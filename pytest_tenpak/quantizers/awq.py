@@ -19,13 +19,15 @@ class Awq(Grouped):
     """Weights are rounded after scaling up the channels that matter most for the activations."""
 
     method = "awq"
+    moves_scales = True
     backends = (
-        Backend("gptqmodel", ("gptqmodel",), "pip install 'pytest-tenpak[gptqmodel]'"),
+        Backend("gptqmodel", ("gptqmodel",), "pip install 'pytest-tenpak[gptqmodel]'", adapter_version=2),
         Backend(
             "autoawq",
             ("autoawq",),
             "pip install 'pytest-tenpak[autoawq]' (archived upstream), "
             'or name an environment that has it: tenpak_python = {"autoawq": "PATH/bin/python"}',
+            adapter_version=2,
         ),
     )
     kernels: ClassVar[Mapping[str, Mapping[str, Kernel]]] = {

@@ -89,6 +89,11 @@ class Quantizer(ABC):
     #: Libraries that can run the method, the preferred one first, where users may choose one with
     #: ``backend=``; empty where ``requires`` is enough.
     backends: ClassVar[tuple[Backend, ...]] = ()
+    #: Whether the method moves scales between layers: the audit undoes it.
+    moves_scales: ClassVar[bool] = False
+    #: Names or patterns of tensors that the method changes without storing them quantized, which the audit
+    #: accepts. Any, unless a method says so.
+    may_change: ClassVar[tuple[str, ...]] = ("*",)
     #: Whether the method needs calibration texts.
     calibrates: ClassVar[bool] = False
     #: Increased whenever a change of this package's code changes checkpoints or how they are loaded, so that

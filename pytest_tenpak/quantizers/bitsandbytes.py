@@ -25,6 +25,7 @@ class _BitsAndBytes(Quantizer):
     #: 2: parts of names in ``skip_modules`` that are neither their beginning nor their end count.
     adapter_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("bitsandbytes", "accelerate")
+    may_change: ClassVar[tuple[str, ...]] = ()
     install: ClassVar[str] = "pip install 'pytest-tenpak[bitsandbytes]'"
 
     def _save(self, job: Job, **options: Any) -> None:

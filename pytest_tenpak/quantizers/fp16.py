@@ -10,6 +10,7 @@ class Fp16(Quantizer):
     """Every weight rounded to float16."""
 
     method = "fp16"
+    may_change = ()
 
     def quantize(self, job: Job) -> None:
         """Round to float16 and save."""

@@ -22,12 +22,14 @@ class Gptq(Grouped):
             "gptqmodel",
             ("gptqmodel", "optimum"),
             "pip install 'pytest-tenpak[gptqmodel]'",
+            adapter_version=2,
         ),
         Backend(
             "auto-gptq",
             ("auto-gptq",),
             "pip install 'pytest-tenpak[auto-gptq]' (Python 3.11 at most; archived upstream), "
             'or name an environment that has it: tenpak_python = {"auto-gptq": "PATH/bin/python"}',
+            adapter_version=2,
         ),
     )
     kernels: ClassVar[Mapping[str, Mapping[str, Kernel]]] = {

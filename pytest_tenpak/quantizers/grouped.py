@@ -66,6 +66,7 @@ class Grouped(Quantizer):
     """A method that several backends can run, each through its adapter."""
 
     calibrates: ClassVar[bool] = True
+    may_change: ClassVar[tuple[str, ...]] = ()
     #: Kernels by name, of each backend.
     kernels: ClassVar[Mapping[str, Mapping[str, Kernel]]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,8 +14,12 @@ _FLOATS = {"F32", "F16", "BF16"}
 
 
 def normalize_checkpoint(model: Path, checkpoint: Path) -> None:
-    """Give a checkpoint that a backend has saved the model's own unquantized tensors and sorted metadata."""
+    """Give a checkpoint that a backend saved the model's own unquantized tensors, and sorted metadata.
+
+    The generation config is the model's too: GPTQModel switches sampling on.
+    """
     restore_unquantized(model, checkpoint)
+    restore_generation(model, checkpoint)
     for file in weight_files(checkpoint):
         sort_metadata(file)
 
@@ -38,6 +43,15 @@ def restore_unquantized(model: Path, checkpoint: Path) -> None:
     if name:
         written["dtype"] = name
         write_atomically(checkpoint / "config.json", json.dumps(written, indent=2, sort_keys=True) + "\n")
+
+
+def restore_generation(model: Path, checkpoint: Path) -> None:
+    """Give the checkpoint the model's own generation config, or none where the model has none."""
+    own, written = (directory / "generation_config.json" for directory in (model, checkpoint))
+    if own.is_file():
+        shutil.copyfile(own, written)
+    else:
+        written.unlink(missing_ok=True)
 
 
 def _differs(tensor: StoredTensor, own: StoredTensor | None) -> bool:

@@ -271,7 +271,7 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
             for check in outcome.verdict.checks
             if check.decisive is False and not check.status.failing and outcome.passes
         ]
-        about = [*_coverage_lines(outcome), *_text_lines(outcome)]
+        about = [*_coverage_lines(outcome), *_audit_lines(outcome), *_text_lines(outcome)]
         lines += [f"{short_name(outcome.title)}: {line}" for line in about]
         lines += [
             f"{where}: noise on {part.corpus}{'' if _stores_noise(outcome) else ', not stored'}: "
@@ -292,6 +292,25 @@ def _coverage_lines(outcome: Outcome) -> Iterator[str]:
         yield f"{share:.0%} of the decoder's weights are quantized; the others are as they were"
     if measurement.coverage.left_out:
         yield f"the checkpoint no longer holds {measurement.coverage.in_words}"
+
+
+def _audit_lines(outcome: Outcome) -> Iterator[str]:
+    """What the audit could not compare, and what differs without effect, or is allowed to."""
+    audit = outcome.audit
+    if audit is None:
+        return
+    if audit.why:
+        yield audit.why
+    if audit.weights and audit.weights.not_compared:
+        name, why = next(iter(audit.weights.not_compared.items()))
+        count = len(audit.weights.not_compared)
+        layers = f"{count:,} quantized layers were" if count > 1 else "1 quantized layer was"
+        yield f"the weights of {layers} not compared with the model's: {name} is {why}"
+    changed = [str(one) for one in (*audit.files.behaviour, *audit.files.cosmetic)] if audit.files else []
+    if changed and outcome.passes:
+        more = f" and {len(changed) - _NAMED:,} more" if len(changed) > _NAMED else ""
+        named = ", ".join(changed[:_NAMED]) + more
+        yield f"files differ from the model's, as allowed or without effect: {named}"
 
 
 def _text_lines(outcome: Outcome) -> Iterator[str]:

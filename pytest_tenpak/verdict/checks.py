@@ -38,6 +38,9 @@ class Limits:
     the nats per token that are lost, in multiples of what round-to-nearest at the same bits loses (0: no
     bound). ``min_quantized_share``: share of the decoder's weights that is quantized. ``complete``: whether
     the checkpoint has to hold every tensor of the model's files, also of parts that are not measured.
+    ``max_weight_error`` bounds the error of a quantized layer's weights, in multiples of that of rounding to
+    nearest, where the method compensates (0: no bound). ``may_differ``: names or patterns of tensors, and
+    of fields of the files beside the weights, that may differ from the model's.
     """
 
     max_ppl_delta: float | None = None
@@ -47,6 +50,8 @@ class Limits:
     min_top1: float | None = None
     min_quantized_share: float | None = None
     complete: bool = False
+    max_weight_error: float = 6.0
+    may_differ: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,16 @@ class Tolerances:
 
     ``same_weights`` replaces a wider ``ppl`` where the quantized weights are the baseline's, bit for bit:
     then only kernels or libraries can have changed it. ``layers``: how far the gain or the error of
-    a decoder layer may move, as a share of what the layer adds. ``drift``: how many tolerances small steps
-    may add up to since the anchor (0: any number).
+    a decoder layer may move, as a share of what the layer adds. ``audit``: how far the error of a layer's
+    weights may rise, relative, and twenty times how far their gain may move. ``drift``: how many tolerances
+    small steps may add up to since the anchor (0: any number).
     """
 
     ppl: float = 0.005
     compression: float = 0.001
     same_weights: float = 0.001
     layers: float = 0.03
+    audit: float = 0.1
     drift: float = 3.0
 
     def of_perplexity(self, same_weights: bool) -> float:

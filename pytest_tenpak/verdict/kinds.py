@@ -88,6 +88,24 @@ _KINDS = (
         at_least=True,
     ),
     CheckKind("complete", _LIMIT, "tensors", "of the model's files", failure="tensors were left out"),
+    CheckKind(
+        "audit",
+        _LIMIT,
+        "weights",
+        "vs the model's",
+        failure="weights are not the model's",
+        advice="quantize or copy the checkpoint again; name what is meant to differ in the marker, "
+        "by may_differ=",
+    ),
+    CheckKind(
+        "files",
+        _LIMIT,
+        "files",
+        "vs the model's",
+        failure="files beside the weights say otherwise than the model's",
+        advice="restore the fields from the model's files; name what is meant to differ in the marker, "
+        "by may_differ=",
+    ),
     CheckKind("baseline", _TOLERANCE, "baseline"),
     CheckKind("ppl_tolerance", _TOLERANCE, "perplexity", "vs baseline", _P, relative=True),
     CheckKind("drift", _TOLERANCE, "perplexity", "vs anchor", _P, relative=True),
@@ -97,6 +115,10 @@ _KINDS = (
         "compression_tolerance", _TOLERANCE, "compression", "vs baseline", _R, at_least=True, relative=True
     ),
     CheckKind("compression_drift", _TOLERANCE, "compression", "vs anchor", _R, at_least=True, relative=True),
+    CheckKind("audit_tolerance", _TOLERANCE, "weights", "vs baseline", relative=True),
+    CheckKind(
+        "files_tolerance", _TOLERANCE, "files", "vs baseline", failure="files beside the weights have changed"
+    ),
     CheckKind("measured", _SANITY, "measured"),
     CheckKind(
         "finite",

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from places import DATA, ROOT
 
 from pytest_tenpak.evaluation.overlap import OVERLAP_VERSION
+from pytest_tenpak.metrics.audit import AUDIT_VERSION
 from pytest_tenpak.metrics.measurement import METRICS_VERSION
 from pytest_tenpak.models.convert import CONVERSION_VERSION
 from pytest_tenpak.models.ledger import LEDGER_VERSION
@@ -31,6 +32,8 @@ MEASURING = (
     ),
     *("execution.measure", "models.decoder", "models.account", "quantizers.loading"),
 )
+#: Whatever a figure of an audit comes from.
+AUDITING = tuple(f"diagnosis.{name}" for name in ("folding", "formats", "grids", "values", "weights"))
 #: Modules of ``quantizers`` that declare, find or refuse, and that no checkpoint's bytes come from.
 DECLARING = {
     f"quantizers.{name}" for name in ("base", "interpreters", "kernels", "locate", "presets", "registry")
@@ -44,6 +47,7 @@ def versions() -> dict[str, tuple[int, str]]:
         "OVERLAP_VERSION": (OVERLAP_VERSION, digest(["evaluation.overlap"])),
         "LEDGER_VERSION": (LEDGER_VERSION, digest(["models.ledger"])),
         "CONVERSION_VERSION": (CONVERSION_VERSION, digest(["models.convert"])),
+        "AUDIT_VERSION": (AUDIT_VERSION, digest(AUDITING)),
         "ROUNDING_VERSION": (ROUNDING_VERSION, digest(["quantizers.rounding"])),
     }
     registry = Registry()

@@ -25,11 +25,13 @@ RULES: dict[str, set[str]] = {
     "spec": {"errors", "store.digest"},
     "models": {"errors", "store", "metrics"},
     "baselines": {"errors", "store", "metrics"},
+    "diagnosis": {"errors", "store", "metrics", "models"},
     "quantizers": {"errors", "spec", "progress", "store", "models"},
     "evaluation": {"errors", "spec", "progress", "store", "metrics", "models"},
     "verdict": {"metrics", "baselines"},
     "execution": {*GROUND, "store", "metrics", "models", "quantizers", "evaluation", "verdict.criteria"},
 }
+RULES["execution"].add("diagnosis.shipped")
 RULES["gate"] = {*RULES, "verdict"}
 RULES["reports"] = {"errors", "store", "metrics", "baselines", "verdict", "gate.outcome", "gate.summary"}
 RULES["plugin"] = {*RULES, "reports"}
@@ -45,7 +47,15 @@ ONE_DOOR = {
 HEAVY = {"torch", "transformers", "bitsandbytes", "datasets", "accelerate"}
 #: Where torch and its kin may be imported, when they are needed: what runs in a job's process, the fixture that
 #: loads a model for a test, and the conversion of a user's own.
-TORCH = ("quantizers", "evaluation", "execution", "models.convert", "models.decoder", "plugin.fixture")
+TORCH = (
+    "quantizers",
+    "evaluation",
+    "execution",
+    "models.convert",
+    "models.decoder",
+    "plugin.fixture",
+    "diagnosis.shipped",
+)
 #: Who really starts processes.
 SUBPROCESS = {"execution.process", "quantizers.interpreters", "gate.device", "baselines.git"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from ...gate.outcome import Outcome, Part
 from ...gate.summary import Summary
 from ...metrics.intervals import Rule, estimate
 from ...metrics.measurement import RATIOS, Divergence, Layers, Ledger, Measurement, Provenance
+from ...verdict.audit import layer_fault
 from ...verdict.checks import Check
 from ...verdict.kinds import VS_REFERENCE, Unit
 from ..columns import BITS, COMPRESSION, KLD, TOP1, percent, perplexities
@@ -29,6 +30,7 @@ from ..wording import (
     verdict_words,
 )
 from . import charts
+from .heat import heat_map
 
 #: The sign of a verdict, in addition to its word and its colour.
 MARKS = {"passed": "✓", "improved": "▲", "new": "◆", "accepted": "✓", "failed": "✗", "skipped": "–"}
@@ -93,6 +95,7 @@ class CaseView:
     reasons: Sequence[tuple[str, str]]
     problem: Sequence[str]
     checks: Sequence[CheckView]
+    figures: Sequence[Figure]
     parts: Sequence[PartView]
     notes: Sequence[str]
     remedy: Remedy | None
@@ -126,6 +129,7 @@ def case_view(outcome: Outcome, anchor: str, summary: Summary, bars: int) -> Cas
         reasons=[] if outcome.problem else [(headline(check), check.evidence) for check in failing],
         problem=visible_lines(outcome.problem) if outcome.problem else [],
         checks=checks,
+        figures=list(_audited(outcome)),
         parts=[_part_view(part, bars) for part in outcome.parts],
         notes=[*([note] if is_red and note else []), *notes([outcome], written)],
         remedy=remedy(outcome) if is_red else None,
@@ -207,6 +211,22 @@ def _differences(part: Part) -> list[float]:
 
 
 # ---------------------------------------------------------------- figures
+
+
+def _audited(outcome: Outcome) -> Iterator[Figure]:
+    """The heat map of the audited layers."""
+    audit = outcome.audit
+    if audit is None or audit.weights is None:
+        return
+    limits, layers = outcome.case.limits, audit.weights.layers
+    broken = {layer.name for layer in layers if layer_fault(layer, limits.max_weight_error)}
+    svg = heat_map(layers, broken)
+    if svg:
+        most = max((layer.factor for layer in layers if math.isfinite(layer.factor)), default=1.0)
+        caption = (
+            f"Error of each layer's weights; the darkest is {most:.2f} times that of rounding to nearest."
+        )
+        yield Figure("Weights beside the model's", svg, caption)
 
 
 def _part_view(part: Part, bars: int) -> PartView:

@@ -121,7 +121,8 @@ def _inert(words: str) -> str:
     return escape(words if is_plain else short_name(words))
 
 
-def _svg(body: Iterable[str], width: int = WIDTH, height: int = HEIGHT) -> str:
+def svg(body: Iterable[str], width: int = WIDTH, height: int = HEIGHT) -> str:
+    """A chart of this size."""
     return f'<svg class=chart viewBox="0 0 {width} {height}">{"".join(body)}</svg>'
 
 
@@ -213,7 +214,7 @@ def interval(
         known = [end for end, limit in zip(ends, (low, high), strict=True) if limit is not None]
         body.append(f'<path class=cap d="{"".join(f"M{end} 10V20" for end in known)}"/>')
     body.append(f"<circle class=value cx={x(value)} cy=15 r=4.5 />")
-    return _svg(body, 220, 42)
+    return svg(body, 220, 42)
 
 
 # ---------------------------------------------------------------- of one measurement
@@ -234,7 +235,7 @@ def stretches(values: Sequence[float], tokens: Sequence[int], mean: float) -> st
         f'<path class=zero d="M{_LEFT} {y(0)}H{_RIGHT}"/>',
         f'<path class=mean d="M{_LEFT} {y(mean)}H{_RIGHT}"/>',
     ]
-    return _svg(body)
+    return svg(body)
 
 
 def _steps(values: Sequence[float], tokens: Sequence[int], x: Axis, y: Axis) -> str:
@@ -261,7 +262,7 @@ def histogram(values: Sequence[float], x_title: str) -> str:
     steps = "".join(f"V{y(count)}H{x(edges[0] + (n + 1) * width)}" for n, count in enumerate(counted))
     body = [*_frame(x, y, x_title, number, number, whole=True)]
     body.append(f'<path class=count d="M{x(edges[0])} {_BOTTOM}{steps}V{_BOTTOM}Z"/>')
-    return _svg(body)
+    return svg(body)
 
 
 def lines(
@@ -293,7 +294,7 @@ def lines(
         if named and at < _RIGHT:
             body += [f'<path class="row {kind}" d="M{at:g} 8h16"/>', text(at + 20, 12, name)]
             at += 34 + _LETTER * len(name)
-    return _svg(body)
+    return svg(body)
 
 
 def _trace(row: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
@@ -323,7 +324,7 @@ def quantiles(marks: Sequence[tuple[str, float]]) -> str:
             f'<path class=stem d="M60 {y}H{x(value)}"/>',
             text(x(value) + 8, y + 4, f"{value:.3f}", kind="strong"),
         ]
-    return _svg(body)
+    return svg(body)
 
 
 def amounts(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], show: Show) -> str:
@@ -341,7 +342,7 @@ def amounts(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], show: Show)
             body.append(f"<rect class={kind} x={x(at)} y={y} width={width:.1f} height=22 rx=2 />")
             at += amount
         body.append(text(x(at) + 6, y + 16, show(at), kind="strong"))
-    return _svg(body, WIDTH, 12 + 34 * len(rows))
+    return svg(body, WIDTH, 12 + 34 * len(rows))
 
 
 # ---------------------------------------------------------------- of many cases
@@ -369,7 +370,7 @@ def plane(points: Sequence[Point], x_title: str, y_title: str, show_y: Show) -> 
         body.append(f'<path class=frontier d="M{x(best[0][0])} {y(best[0][1])}{steps}"/>')
     body += [_dot(point, x(point.x), y(point.y)) for point in points]
     body += _names([p for p in points if p.best or p.failed][:_NAMED], x, y)
-    return _svg(body, WIDTH, height)
+    return svg(body, WIDTH, height)
 
 
 def _dot(point: Point, x: float, y: float) -> str:

@@ -233,7 +233,8 @@ def test_the_entries_used_longest_ago_go_first(tmp_path):
     new = Store(root, int(2.5 * MEGABYTE)).directory("models", {}, make_megabyte).path
     assert [path.exists() for path in paths] == [True, False, False]
     assert sorted(path.name for path in (root / "checkpoints").iterdir()) == [paths[0].name]
-    assert {path.stem for path in (root / "locks").iterdir()} == {
+    locks = {path.stem for path in (root / "locks").iterdir()}
+    assert {name for name in locks if not name.startswith("digests-")} == {
         "tidy",
         f"checkpoints-{paths[0].name}",
         f"models-{new.name}",
