@@ -6,6 +6,7 @@ than the standard library.
 
 from __future__ import annotations
 
+import gc
 import platform
 import re
 from bisect import bisect_right
@@ -26,7 +27,12 @@ from ..evaluation.tokenize import Stream, tokenize
 from ..evaluation.trace import Plan, Trace
 from ..metrics.intervals import looks
 from ..progress import Progress
-from ..quantizers.loading import load_tokenizer, load_with_account, require_causal_lm
+from ..quantizers.loading import (
+    import_transformers,
+    load_tokenizer,
+    load_with_account,
+    require_causal_lm,
+)
 from ..quantizers.locate import relocate
 from ..quantizers.rounding import round_to_nearest
 from ..store.digest import fingerprint
@@ -88,6 +94,8 @@ def _types_explained(job: MeasureJob) -> Iterator[None]:
 
 
 def _load(job: MeasureJob) -> _Subject:
+    import_transformers()
+    gc.freeze()  # modules stay to the end: no collection need search them again
     import torch
 
     if job.threads:
