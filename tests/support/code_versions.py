@@ -11,6 +11,7 @@ import io
 import json
 import tokenize
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 from places import DATA, ROOT
 
@@ -40,6 +41,7 @@ DECLARING = {
 }
 
 
+@cache
 def versions() -> dict[str, tuple[int, str]]:
     """Version and digest of each piece of code that has a version in cache keys."""
     found = {

@@ -10,6 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from pytest_tenpak.quantizers.loading import import_transformers
+
 VOCABULARY = 258
 
 #: Sizes by model type, in each family's own words.
@@ -43,6 +45,7 @@ def random_model(family: str, seed: int = 0, **changed: Any) -> Any:
     recipe = CONFIG_MAPPING[family](
         vocab_size=VOCABULARY, bos_token_id=256, eos_token_id=257, pad_token_id=257, **positions, **sizes
     )
+    import_transformers()
     torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(recipe).eval()
 

@@ -6,7 +6,6 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from scipy.stats import trim_mean
 from tiny import VOCABULARY, random_model
 from traces import SIDE_BY_SIDE, TOKENS, letter, run
 
@@ -210,6 +209,8 @@ def test_sums_are_those_of_the_tokens(tmp_path, model, other):
 @pytest.mark.parametrize("count", [1, 4, COUNT])
 def test_robust_figures_agree_with_numpy_and_scipy(tmp_path, model, count):
     """Trimmed mean, median, and the share of the worst tokens, over the first windows."""
+    from scipy.stats import trim_mean
+
     trace = run(model, tmp_path, stops=(4,))
     nll = trace.read("nll", 0, count).double().numpy()
     robust, divergence = trace.summary(trace.windows(0).prefix(count))

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import ROOT
-from scipy.stats import t as student
 
 from pytest_tenpak.metrics.intervals import (
     MIN_DOCUMENTS,
@@ -36,6 +35,14 @@ bounds = st.floats(-2, 2)
 #: A busy machine may take its time; a bootstrapped interval needs some hundredths of a second anyway.
 patient = settings(deadline=None)
 slower = settings(patient, max_examples=25)
+
+
+@pytest.fixture(scope="module")
+def student():
+    """Student's distribution, by a module whose import takes most of a second."""
+    from scipy.stats import t
+
+    return t
 
 
 def near(value, scale=1.0):
@@ -99,12 +106,12 @@ def test_more_confidence_is_never_narrower(rows, fixed):
 
 @patient
 @given(st.integers(MIN_UNITS, 5000), st.floats(1e-5, 0.2))
-def test_looking_whenever_one_likes_is_never_free(n, alpha):
+def test_looking_whenever_one_likes_is_never_free(student, n, alpha):
     """The anytime interval is never narrower than Student's for one look at the same windows."""
     assert anytime_t(n, alpha) >= student.isf(alpha / 2, n - 1)
 
 
-def test_the_anytime_bound_is_where_its_e_value_is_one_over_alpha():
+def test_the_anytime_bound_is_where_its_e_value_is_one_over_alpha(student):
     """The bound solves BF(t) = 1/alpha, with the Bayes factor integrated from its definition."""
     from scipy.integrate import quad
     from scipy.stats import nct, norm
@@ -254,7 +261,7 @@ def test_coverage_is_nominal(n):
             assert missed >= allowed - 3 * math.sqrt(allowed)
 
 
-def test_peeking_breaks_the_rate_and_the_anytime_interval_keeps_it():
+def test_peeking_breaks_the_rate_and_the_anytime_interval_keeps_it(student):
     """Nothing differs; stopping at the first look that says otherwise is wrong 2 % of the time at most by
     the anytime interval, and three times as often as promised by intervals made for one look.
     """
