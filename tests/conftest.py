@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from places import ROOT, SUPPORT
+from places import ROOT, SUPPORT, TESTS
 from projects import ONE_THREAD, Archived, Project
 
 from pytest_tenpak.store.store import Store
@@ -31,6 +31,11 @@ def pytest_collection():
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_collection_modifyitems(items):
+    """Gates first, some of which take ten seconds: at the end no worker of xdist waits for another's."""
+    items.sort(key=lambda item: TESTS / "gates" not in item.path.parents)
 
 
 @pytest.fixture(autouse=True)
