@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -82,9 +83,26 @@ def verdict(project, cache) -> dict:
     return {"checks": checks, "perplexity": figures.get("perplexity"), "problem": problem}
 
 
+def with_reference_alone(project) -> Path:
+    """A cache with the figures of the unquantized model, which stays as it is, and nothing of the checkpoint."""
+    cache = project.path / "reference"
+    shutil.copytree(project.model, project.path / "other")
+    project.test(
+        "@pytest.mark.quantize(checkpoint='other', max_tokens=600, max_reference_nll=0.001)\ndef test_it(): pass\n",
+        name="test_other",
+    )
+    project.ini(**{**project.settings, "cache_dir": cache})
+    result = project.run("test_other.py")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*the unquantized model cannot predict this text*"])
+    (project.path / "test_other.py").unlink()
+    return cache
+
+
 def test_the_verdict_is_that_of_an_empty_cache(project, checkpoint):
     """In both orders, for a change of any file that a loader reads; the baseline is that of the healthy one."""
     healthy = {name: (checkpoint / name).read_bytes() for name in CHANGES}
+    empty = with_reference_alone(project)
 
     def look(name: str | None, cache: str) -> dict:
         """What is said of the checkpoint with this file damaged, and all others healthy."""
@@ -92,9 +110,11 @@ def test_the_verdict_is_that_of_an_empty_cache(project, checkpoint):
             wanted = CHANGES[file](content) if file == name else content
             if (checkpoint / file).read_bytes() != wanted:
                 replace(checkpoint / file, wanted)
+        if not (project.path / cache).exists():
+            shutil.copytree(empty, project.path / cache)
         return verdict(project, project.path / cache)
 
-    look(None, "first")
+    look(None, "cache-None")
     truth = {name: look(name, f"empty-{number}") for number, name in enumerate([None, *CHANGES])}
     assert truth["tokenizer_config.json"] == truth[None], "no figure depends on it"
     assert all(truth[name] != truth[None] for name in (*SHARDS, INDEX, "config.json"))
