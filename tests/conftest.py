@@ -52,10 +52,10 @@ def shared_cache(tmp_path_factory) -> Path:
     return (root.parent if root.name.startswith("popen-") else root) / "cache"
 
 
-def _train(folder: Path, steps: int) -> dict[str, str]:
+def _train(folder: Path, steps: int, length: int) -> dict[str, str]:
     # In a process of its own: pytester forgets modules that were first imported beside it, and torch
     # cannot be imported twice.
-    code = f"import tiny, pathlib; tiny.save_trained_llama(pathlib.Path({str(folder)!r}), steps={steps})"
+    code = f"import tiny, pathlib; tiny.save_trained_llama(pathlib.Path({str(folder)!r}), {steps}, {length})"
     environment = {**os.environ, **ONE_THREAD}
     subprocess.run([sys.executable, "-c", code], cwd=SUPPORT, env=environment, check=True)
     return {}
@@ -63,14 +63,17 @@ def _train(folder: Path, steps: int) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def trained(shared_cache) -> Path:
-    """A byte-level Llama of 0.4 million weights, trained for some seconds on the packaged corpus."""
-    return Store(shared_cache).directory("trained", {}, lambda folder: _train(folder, steps=120)).path
+    """A byte-level Llama of 0.4 million weights, trained for some seconds on the packaged corpus.
+
+    On pieces as long as the windows that projects measure on: longer ones take longer, and teach it less.
+    """
+    return Store(shared_cache).directory("trained", {}, lambda folder: _train(folder, 120, 64)).path
 
 
 @pytest.fixture(scope="session")
 def fluent(shared_cache) -> Path:
     """The same Llama, trained until its layers matter: a quantizer that ruins them is seen."""
-    return Store(shared_cache).directory("fluent", {}, lambda folder: _train(folder, steps=300)).path
+    return Store(shared_cache).directory("fluent", {}, lambda folder: _train(folder, 300, 128)).path
 
 
 @pytest.fixture(scope="session")

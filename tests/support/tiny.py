@@ -57,8 +57,11 @@ def save(model: Any, folder: Path) -> Path:
     return folder
 
 
-def save_trained_llama(folder: Path, steps: int = 120) -> Path:
-    """Train a small Llama on the packaged corpus until it has learned English spelling, and save it."""
+def save_trained_llama(folder: Path, steps: int, length: int) -> Path:
+    """Train a small Llama on the packaged corpus until it has learned English spelling, and save it.
+
+    Of the corpus, each step takes 16 pieces of ``length`` bytes.
+    """
     from pytest_tenpak.evaluation.corpus import load_corpus
 
     text = load_corpus("shakespeare", Path()).documents[0]
@@ -79,8 +82,8 @@ def save_trained_llama(folder: Path, steps: int = 120) -> Path:
     model = AutoModelForCausalLM.from_config(recipe)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(steps):
-        starts = torch.randint(len(ids) - 129, (16,), generator=chooser).tolist()
-        batch = torch.stack([ids[start : start + 128] for start in starts])
+        starts = torch.randint(len(ids) - length - 1, (16,), generator=chooser).tolist()
+        batch = torch.stack([ids[start : start + length] for start in starts])
         optimizer.zero_grad()
         model(input_ids=batch, labels=batch).loss.backward()
         optimizer.step()
