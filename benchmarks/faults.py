@@ -632,7 +632,8 @@ def _table(
     yield (
         f"\nOf {len(planted)} planted faults the gate catches {caught}: the audit {audit}, text {text}; "
         f"a bound of {THRESHOLD:.0%} on perplexity {over}. "
-        f"A gate took {_middle(seconds):.1f} s and {tokens:,.0f} tokens, its audit {_middle(audits):.2f} s (medians)."
+        f"A gate took {_middle(seconds):.1f} s and {tokens:,.0f} tokens, its audit "
+        f"{_middle(audits):.2f} s (medians)."
     )
 
 
