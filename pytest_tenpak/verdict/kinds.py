@@ -115,7 +115,9 @@ _KINDS = (
         "compression_tolerance", _TOLERANCE, "compression", "vs baseline", _R, at_least=True, relative=True
     ),
     CheckKind("compression_drift", _TOLERANCE, "compression", "vs anchor", _R, at_least=True, relative=True),
-    CheckKind("audit_tolerance", _TOLERANCE, "weights", "vs baseline", relative=True),
+    CheckKind(
+        "audit_tolerance", _TOLERANCE, "weights", "vs baseline", failure="weights moved from the baseline's"
+    ),
     CheckKind(
         "files_tolerance", _TOLERANCE, "files", "vs baseline", failure="files beside the weights have changed"
     ),

@@ -101,8 +101,9 @@ def test_layers_are_compared_with_the_baseline_and_an_update_clears_that(project
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "*audit: *model.layers.1.mlp.down_proj: weights are 1.0100 times as large as rounding*",
-            "*audit_tolerance: model.layers.1.mlp.down_proj: error *, gain 0.99* → 1.00* (1 of 14 layers *",
+            "regressed: weights are not the model's; weights moved from the baseline's",
+            "weights vs the model's: model.layers.1.mlp.down_proj: weights are 1.0* times as large as rounding*",
+            "weights vs baseline: model.layers.1.mlp.down_proj: error *, gain 0.99* → 1.0* (1 of 14 layers *",
         ]
     )
 
