@@ -23,6 +23,7 @@ class Part:
     was copied from the other, ``nulls`` the number of rows of the corpus that have no text and were left out.
     ``resolution`` is the smallest difference of perplexity, relative, that could have been told from none.
     ``other_weights``: the quantized weights are not those that the baseline was accepted for.
+    ``entry_device`` is the device class of the baseline entry that it was compared with; empty without one.
     """
 
     corpus: str
@@ -35,6 +36,7 @@ class Part:
     nulls: int = 0
     resolution: float | None = None
     other_weights: bool = False
+    entry_device: str = ""
 
     def entry(self, audit: Audit | None) -> Entry:
         """Return a first baseline entry of what was measured, and audited, on this corpus."""

@@ -139,6 +139,7 @@ def _answer(
         corpus.nulls,
         resolution(measurement, measured_reference, comparison),
         comparison.comparable is not None and not comparison.same_weights,
+        comparison.compared_device,
     )
     several = len(case.corpus) > 1
     return part, [replace(check, corpus=corpus.name) if several else check for check in verdict.checks]

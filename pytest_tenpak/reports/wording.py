@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -260,6 +261,7 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
         if other
         else []
     )
+    lines += _compared_lines(outcomes)
     for outcome in outcomes:
         where = f"{outcome.baseline} [{outcome.device_class}]"
         words = _note_on_baseline(outcome, written)
@@ -280,6 +282,24 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
             if part.noise
         ]
     return [visible(line) for line in lines]
+
+
+def _compared_lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Which device class the baseline entries are of; how many gates where it is not one class for all."""
+    pairs = Counter(
+        (outcome.device_class, part.entry_device)
+        for outcome in outcomes
+        for part in outcome.parts
+        if part.entry_device
+    )
+    for (own, entry), count in pairs.items():
+        which = (
+            f"{count} baseline {'entry' if count == 1 else 'entries'}"
+            if len(pairs) > 1
+            else "baseline entries"
+        )
+        nearest = f", the device class nearest to {own}" if entry != own else ""
+        yield f"compared with {which} of {entry}{nearest}"
 
 
 def _coverage_lines(outcome: Outcome) -> Iterator[str]:

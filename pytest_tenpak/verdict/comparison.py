@@ -60,6 +60,11 @@ class Comparison:
         return None if self.changes else self.entry
 
     @property
+    def compared_device(self) -> str:
+        """The device class of the comparable entry; empty without one."""
+        return (self.entry_device or self.device) if self.comparable else ""
+
+    @property
     def same_weights(self) -> bool:
         """Whether the comparable entry was accepted for exactly the measured weights."""
         return self.comparable is not None and self.comparable.has_weights(self.weights_digest)

@@ -23,6 +23,8 @@ def test_a_run_on_another_cpu_is_compared_and_says_so(project, monkeypatch):
     lower, switches = LOWER.get(CPU, LOWER["other"])
     project.test("@pytest.mark.quantize(method='nf4')\ndef test_nf4(): pass\n")
     project.run().assert_outcomes(passed=1)
+    own = project.run()
+    own.stdout.fnmatch_lines([f"compared with baseline entries of {CPU}"])
     path = project.path / "baselines" / "test_gate" / "test_nf4.json"
     written = path.read_bytes()
     for name, value in switches.items():
@@ -32,6 +34,10 @@ def test_a_run_on_another_cpu_is_compared_and_says_so(project, monkeypatch):
     assert path.read_bytes() == written
     [outcome] = json.loads((project.path / "out.json").read_text())["outcomes"]
     assert outcome["device_class"] == lower
+    assert [part["entry_device"] for part in outcome["parts"]] == [CPU]
+    result.stdout.fnmatch_lines(
+        [f"compared with baseline entries of {CPU}, the device class nearest to {lower}"]
+    )
     check = next(one for one in outcome["verdict"]["checks"] if one["name"] == "ppl_tolerance")
     assert (
         f"compared with the entry of {CPU}, the nearest device class; widened by 0.25%" in check["evidence"]

@@ -1,6 +1,7 @@
 """The words that reports share: notes on baselines come from values, and each front end names its own options."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from made_up import outcome, unmeasured
@@ -11,6 +12,7 @@ from pytest_tenpak.reports.wording import (
     check_cells,
     headlines,
     note_words,
+    notes,
     reasons,
     remedy,
     title,
@@ -92,3 +94,27 @@ def test_what_a_title_names_is_no_reason_of_its_own():
     assert [line.partition(":")[0] for line in lines] == [
         *("perplexity vs reference", "perplexity vs baseline", "perplexity vs anchor"),
     ]
+
+
+def compared(own, entry):
+    """A passing outcome of a device class, compared with the entry of one."""
+    passing = outcome()
+    parts = tuple(replace(part, entry_device=entry) for part in passing.parts)
+    return replace(passing, device_class=own, parts=parts)
+
+
+def test_a_run_says_which_entries_it_was_compared_with():
+    """Once for all gates, since another class's entry is nothing that a green run may keep to itself."""
+    own, near = compared("cpu-avx2", "cpu-avx2"), compared("cpu-avx2", "cpu-amx")
+    nearest = "of cpu-amx, the device class nearest to cpu-avx2"
+
+    def said(*outcomes):
+        return [line for line in notes(outcomes, ()) if line.startswith("compared with")]
+
+    assert said(own, own) == ["compared with baseline entries of cpu-avx2"]
+    assert said(near, near) == [f"compared with baseline entries {nearest}"]
+    assert said(own, near, near) == [
+        "compared with 1 baseline entry of cpu-avx2",
+        f"compared with 2 baseline entries {nearest}",
+    ]
+    assert said(compared("cpu-avx2", "")) == []
