@@ -25,7 +25,7 @@ FROM_TREE := PYTHONPATH=$(CURDIR)
 PARALLEL := -n 2 --dist worksteal
 
 .PHONY: help demo demo-regression test slow unit check fmt coverage table statistics screenshots lint lint-actions
-.PHONY: bench agreement peers-llama-cpp clean
+.PHONY: false-alarms bench agreement peers-llama-cpp clean
 
 demo: $(VENV)/installed  ## quantize SmolLM2 to NF4 and INT8, measure, compare with the baselines
 	$(BIN)/pytest demo/test_smollm2.py
@@ -61,6 +61,9 @@ table: $(VENV)/installed $(ARCHIVED)/installed  ## every method and backend on S
 
 statistics: $(VENV)/installed  ## coverage, false alarms and power of intervals and verdicts, as Markdown
 	$(BIN)/python benchmarks/intervals.py
+
+false-alarms: $(VENV)/installed  ## unchanged gates run in many ways, each from an empty cache, as Markdown
+	$(BIN)/python benchmarks/false_alarms.py
 
 screenshots: $(VENV)/installed  ## the pictures in docs/images, of a run of the demo, green and red
 	-$(BIN)/pytest demo/test_smollm2.py demo/regression --tenpak-json=build/demo.json
