@@ -25,7 +25,7 @@ FROM_TREE := PYTHONPATH=$(CURDIR)
 PARALLEL := -n 2 --dist worksteal
 
 .PHONY: help demo demo-regression test slow unit check fmt coverage table statistics screenshots lint lint-actions
-.PHONY: false-alarms bench agreement peers-llama-cpp clean
+.PHONY: false-alarms faults bench agreement peers-llama-cpp clean
 
 demo: $(VENV)/installed  ## quantize SmolLM2 to NF4 and INT8, measure, compare with the baselines
 	$(BIN)/pytest demo/test_smollm2.py
@@ -64,6 +64,10 @@ statistics: $(VENV)/installed  ## coverage, false alarms and power of intervals 
 
 false-alarms: $(VENV)/installed  ## unchanged gates run in many ways, each from an empty cache, as Markdown
 	$(BIN)/python benchmarks/false_alarms.py
+
+faults: $(VENV)/installed  ## planted faults: which a gate catches, and what an audit costs, as Markdown; hours
+	$(BIN)/python benchmarks/faults.py
+	$(BIN)/python benchmarks/audit.py
 
 screenshots: $(VENV)/installed  ## the pictures in docs/images, of a run of the demo, green and red
 	-$(BIN)/pytest demo/test_smollm2.py demo/regression --tenpak-json=build/demo.json

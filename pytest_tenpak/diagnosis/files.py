@@ -39,8 +39,9 @@ _COSMETIC = (
     "generation.use_cache",
     "quantization.*",
 )
-#: Fields that change nothing where the model had none: a token to pad with, which many libraries set.
-_FILLED_IN = ("*.pad_token", "*.pad_token_id")
+#: Fields that change nothing where the model had none: a token to pad with, which many libraries set, and the
+#: class that transformers finds by itself.
+_FILLED_IN = ("*.pad_token", "*.pad_token_id", "config.architectures")
 #: Fields that differ between any two directories.
 _UNSEEN = ("*name_or_path", "*transformers_version", "quantization.*", "generation._from_model_config")
 #: Options of quantization that loaders act upon, by every library's names. What else a library writes there

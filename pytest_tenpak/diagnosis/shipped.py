@@ -90,6 +90,8 @@ def _flat(plain: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{path}{name}.")
             continue
+        if isinstance(value, list) and len(value) == 1:  # one id, or a list of it
+            (value,) = value
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
         short = text if len(text) <= _LONG else f"{len(text):,} characters, {_digest(text)}"
         yield f"{path}{name}", short

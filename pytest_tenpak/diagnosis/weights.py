@@ -53,18 +53,20 @@ def audit_weights(
 
     ``folds``: the method moves scales between layers, which is undone. ``may_change``: patterns of tensors
     that the method changes without quantizing them. ``unread``: tensors of the model's
-    files that its loader does not read. ``progress(done, total, unit)`` is called for each layer. Raises
-    CheckpointError for damaged files.
+    files that its loader does not read. ``progress(done, total, unit)`` is called for each tensor; what it
+    raises ends the audit. Raises CheckpointError for damaged files.
     """
     audit = _Audit(checkpoint, model, folds, may_change, unread)
     tasks = list(audit.tasks())
-    total = len(tasks)
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        found = []
-        for done, answer in enumerate(pool.map(lambda task: task(), tasks), 1):
+    found: list[_Answer] = []
+    pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
+    try:
+        for answer in pool.map(lambda task: task(), tasks):
             found.append(answer)
             if progress:
-                progress(done, total, "tensors")
+                progress(len(found), len(tasks), "tensors")
+    finally:
+        pool.shutdown(cancel_futures=True)
     kept = [one for one in found if isinstance(one, _Kept)]
     return WeightAudit(
         layers=tuple(one for one in found if isinstance(one, LayerAudit)),

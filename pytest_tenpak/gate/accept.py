@@ -56,7 +56,7 @@ def accept(outcome: Outcome, request: Request, folder: Path, store: Store, rule:
     verdict = _decided_again(outcome, found, rule)
     if verdict.status is Status.NEW and not request.takes("new"):
         return Acceptance(_KEPT, f"new, which --update={request.mode} does not take")
-    candidates = [part.entry(outcome.audit) for part in outcome.parts]
+    candidates = [outcome.entry_of(part) for part in outcome.parts]
     changes = list(zip(entries, candidates, strict=True))
     update = decide(verdict, request, False, changes, outcome.case.tolerances)
     if not update.write:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from math import prod
+from threading import Event
 from typing import Any
 
 from ..diagnosis.contradictions import contradictions
@@ -30,12 +31,20 @@ _SECONDS, _SHARE = 10.0, 0.1
 
 @dataclass(frozen=True)
 class StartedAudit:
-    """An audit whose weights are being compared, or are not: ``why`` says so."""
+    """An audit whose weights are being compared until the context ends, or are not: ``why`` says so."""
 
     experiment: Experiment
     subject: Subject
     weights: Future[tuple[WeightAudit, float]] | None
     why: str = ""
+    stop: Event = field(default_factory=Event)
+
+    def __enter__(self) -> StartedAudit:
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        """Stop comparing, so that no interrupted run waits for it."""
+        self.stop.set()
 
     def finish(self, reference: SubjectTrace, checkpoint: SubjectTrace) -> Audit | None:
         """Return what the audit found, once both were loaded; None where it is switched off."""
@@ -72,10 +81,16 @@ def start_audit(experiment: Experiment, subject: Subject, unread: Collection[str
         "unread": sorted(unread),
     }
 
+    stop = Event()
+
+    def proceed(*done: object) -> None:
+        if stop.is_set():
+            raise CancelledError(*done)
+
     def audit() -> dict[str, Any]:
         started = time.monotonic()
         directories = subject.directory, experiment.model.path
-        found = audit_weights(*directories, folds, may_change, unread, _threads(experiment))
+        found = audit_weights(*directories, folds, may_change, unread, _threads(experiment), progress=proceed)
         return {"weights": found.to_dict(), "seconds": time.monotonic() - started}
 
     def run() -> tuple[WeightAudit, float]:
@@ -85,7 +100,7 @@ def start_audit(experiment: Experiment, subject: Subject, unread: Collection[str
     pool = ThreadPoolExecutor(1, thread_name_prefix="tenpak-audit")
     future = pool.submit(run)
     pool.shutdown(wait=False)
-    return StartedAudit(experiment, subject, future)
+    return StartedAudit(experiment, subject, future, stop=stop)
 
 
 def _threads(experiment: Experiment) -> int:

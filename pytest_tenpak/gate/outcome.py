@@ -100,6 +100,10 @@ class Outcome:
         """The reference's measurement on the first corpus."""
         return self.parts[0].reference if self.parts else None
 
+    def entry_of(self, part: Part) -> Entry:
+        """Return a first baseline entry of one part; that of the first has what was audited."""
+        return part.entry(self.audit if part is self.parts[0] else None)
+
     @property
     def passes(self) -> bool:
         """Whether the test passes as far as the gate is concerned."""

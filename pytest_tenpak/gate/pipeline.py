@@ -57,10 +57,10 @@ def _evaluate(case: Case, run: Run) -> Outcome:
     refuse_guessing(references)
     subject = experiments[0].quantize(source) if isinstance(source, Quantizer) else source
     refuse_incomplete(experiments[0], subject, references[0].unread)
-    started = start_audit(experiments[0], subject, references[0].unread)
     comparisons = [_comparison(*row, subject) for row in zip(references, accepted, strict=True)]
-    answers = [_answer(*row, subject, whole) for row in zip(references, comparisons, strict=True)]
-    audit = started.finish(references[0], references[0].of_checkpoint(subject))
+    with start_audit(experiments[0], subject, references[0].unread) as started:
+        answers = [_answer(*row, subject, whole) for row in zip(references, comparisons, strict=True)]
+        audit = started.finish(references[0], references[0].of_checkpoint(subject))
     entry = comparisons[0].comparable
     audited = list(audit_checks(audit, case.limits, case.tolerances, entry)) if audit else []
     return _outcome(case, run, device, subject, accepted, answers, audit, audited)
@@ -175,7 +175,7 @@ def _outcome(
     verdict = Verdict((*(check for _, checks in answers for check in checks), *audited))
     parts = tuple(part for part, _ in answers)
     failed = verdict.status is Status.ERROR
-    entries = [None if failed else part.entry(audit) for part in parts]
+    entries = [None if failed else part.entry(audit if part is parts[0] else None) for part in parts]
     changes = [(one.own_entry, entry) for one, entry in zip(accepted, entries, strict=True)]
     return Outcome(
         case=case,

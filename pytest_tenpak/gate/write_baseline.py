@@ -50,7 +50,7 @@ def _successor(old: Entry | None, outcome: Outcome, part: Part) -> Entry | None:
     """Return the entry that replaces ``old``; None where the update leaves that unchanged."""
     if old and outcome.update.only_new:
         return None
-    entry = part.entry(outcome.audit)
+    entry = outcome.entry_of(part)
     if old:
         return entry.replacing(old, outcome.update.reason, outcome.update.reanchor)
     return replace(entry, anchor=replace(entry.anchor, reason=outcome.update.reason))

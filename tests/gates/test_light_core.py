@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -102,6 +103,20 @@ def test_what_reviews_baselines_runs(core):
     core.tenpak("move", old, new)
     assert "1 moved since HEAD" in core.tenpak("diff")
     assert "four_bits" in core.tenpak("prune", "demo/test_smollm2.py", code=1)
+
+
+def test_weights_are_audited_without_torch(core, tmp_path):
+    """The tensors of two directories are compared; that files are not is said."""
+    for name, factor in (("model", 1.0), ("checkpoint", 1.5)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"model_type": "llama"}')
+        header = json.dumps({"a.weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+        values = struct.pack("<2f", factor, 1.0)
+        (tmp_path / name / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + values)
+    assert "✓ weights vs the model's" in core.tenpak("audit", "model", "model")
+    printed = core.tenpak("audit", "model", "checkpoint", code=1)
+    assert "a.weight: 1 of 2 weights differ by more than any rounding" in printed
+    assert "files are not compared: transformers, which knows their defaults, is not installed" in printed
 
 
 def test_what_another_machine_measured_is_accepted_and_merged(core):

@@ -55,6 +55,13 @@ def test_a_generation_config_that_says_what_the_config_says_is_none(model, check
     assert changes(model, checkpoint)[0] == []
 
 
+def test_one_id_and_a_list_of_it_are_the_same(model, checkpoint):
+    """Libraries write either."""
+    edit(checkpoint / "generation_config.json", eos_token_id=[257])
+    edit(checkpoint / "config.json", eos_token_id=[257])
+    assert changes(model, checkpoint)[0] == []
+
+
 @pytest.mark.parametrize(
     ("file", "field", "value", "named"),
     [

@@ -285,3 +285,18 @@ def test_formats_know_how_their_codes_are_chosen(tmp_path, model, tensors):
     }
     assert layer_named(audit_of(tmp_path, model, checkpoint)).rounding == CLIPPED
     assert load_file(model / "model.safetensors")  # the model's files are only read
+
+
+def test_an_audit_can_be_stopped(tmp_path, model, tensors):
+    """What the progress display raises ends it; nobody waits for the rest of a large model."""
+    seen = []
+
+    def proceed(done, total, unit):
+        seen.append((done, total, unit))
+        if done == 2:
+            raise KeyboardInterrupt
+
+    checkpoint = saved(tmp_path / "checkpoint", quantized(tensors))
+    with pytest.raises(KeyboardInterrupt):
+        audit_weights(checkpoint, model, threads=1, progress=proceed)
+    assert seen == [(1, 10, "tensors"), (2, 10, "tensors")]

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from made_up import outcome, unmeasured
 
+from pytest_tenpak.metrics.audit import Audit, ChangedField, FilesAudit, WeightAudit
 from pytest_tenpak.reports.wording import (
     RUN_OPTIONS,
     bound,
@@ -118,3 +119,16 @@ def test_a_run_says_which_entries_it_was_compared_with():
         f"compared with 2 baseline entries {nearest}",
     ]
     assert said(compared("cpu-avx2", "")) == []
+
+
+def test_a_note_says_what_was_not_audited_and_what_may_differ():
+    """A gate that passes says what its audit left out, and which fields differ without effect."""
+    weights = WeightAudit(not_compared={"l.0.up": "stored as codebook"})
+    files = FilesAudit((ChangedField("generation.eos_token_id", "2", "0"),))
+    audited = replace(outcome(), audit=Audit(files, weights, "weights were not compared: too large"))
+    lines = notes([audited], ())
+    assert any("weights were not compared: too large" in line for line in lines)
+    assert any(
+        "1 quantized layer was not compared with the model's: l.0.up is stored as" in line for line in lines
+    )
+    assert any("allowed or without effect: generation.eos_token_id 2 → 0" in line for line in lines)
