@@ -112,7 +112,8 @@ class AuditedFigures:
     @classmethod
     def of(cls, audit: Audit) -> AuditedFigures | None:
         """Return the figures of an audit, rounded as they are stored; None where nothing was audited."""
-        layers = audit.weights.layers if audit.weights else ()
+        found = audit.weights.layers if audit.weights else ()
+        layers = [layer for layer in found if math.isfinite(layer.error) and math.isfinite(layer.gain)]
         files = audit.files.own_fields if audit.files else {}
         if not (layers or files):
             return None

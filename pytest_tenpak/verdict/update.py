@@ -230,7 +230,9 @@ def _lack(verdict: Verdict, request: Request, exceeds_drift_limit: bool, changes
 
 
 def _is_same(old: Entry | None, new: Entry | None) -> bool:
-    return old is None or new is None or (old.figures == new.figures and old.nll == new.nll)
+    if old is None or new is None:
+        return True
+    return old.figures == new.figures and old.nll == new.nll and new.audit in (None, old.audit)
 
 
 def _is_shorter(changes: Changes) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from made_up import accepted, judged, measured, reference
 
-from pytest_tenpak.baselines.entry import Entry
+from pytest_tenpak.baselines.entry import AuditedFigures, Entry
 from pytest_tenpak.reports.wording import note_words
 from pytest_tenpak.verdict.checks import Check, Limits, Status, Tolerances, Verdict
 from pytest_tenpak.verdict.update import Request, decide
@@ -136,6 +136,18 @@ def test_all_rewrites_passing_cases_but_not_for_the_worse_unasked(nll, reason, w
     update = decide(verdict, Request("all", reason), in_ci=False, changes=[(accepted(), new)])
     assert update.passes
     assert update.write is writes
+
+
+def test_all_adds_an_audit_to_figures_that_are_the_same():
+    """A baseline from before there was one gets it; without one the file is left alone."""
+    verdict = judged(measured(), reference(), accepted(), Limits(), Tolerances())
+    audited = replace(accepted(), audit=AuditedFigures(("l.0.up",), (0.1,), (0.99,)))
+    for old, new, writes in (
+        (accepted(), audited, True),
+        (audited, audited, False),
+        (audited, accepted(), False),
+    ):
+        assert decide(verdict, Request("all"), False, [(old, new)]).write is writes
 
 
 def test_a_regression_on_one_text_is_not_hidden_by_another_baselines_identity():
