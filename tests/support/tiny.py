@@ -57,7 +57,7 @@ def save(model: Any, folder: Path) -> Path:
     return folder
 
 
-def save_trained_llama(folder: Path, steps: int, length: int) -> Path:
+def save_trained_llama(folder: Path, steps: int, length: int = 128) -> Path:
     """Train a small Llama on the packaged corpus until it has learned English spelling, and save it.
 
     Of the corpus, each step takes 16 pieces of ``length`` bytes.
