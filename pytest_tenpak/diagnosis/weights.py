@@ -116,6 +116,8 @@ class _Audit:
         for name, own in self.whole.items():
             if name in self.stored and name not in quantized:
                 yield partial(self._compare_kept, name, own)
+            elif name not in quantized:
+                yield partial(_NotCompared, name, "stored under other names")
         for name in self.stored.keys() - self.whole.keys():
             yield from self._added(name, self.stored[name])
 
@@ -152,6 +154,8 @@ class _Audit:
         except UnknownFormatError as fault:
             return _NotCompared(name, str(fault))
         own = self.whole[f"{name}.weight"]
+        if len(own.shape) != 2:
+            return _NotCompared(name, f"of shape {shape_words(own.shape)} in the model")
         rows = self._model_rows(own, layer.shape)
         if rows is None:
             words = f"has the shape {shape_words(layer.shape)}, the model's has {shape_words(own.shape)}"

@@ -324,7 +324,7 @@ def _audit_lines(outcome: Outcome) -> Iterator[str]:
     if audit.weights and audit.weights.not_compared:
         name, why = next(iter(audit.weights.not_compared.items()))
         count = len(audit.weights.not_compared)
-        layers = f"{count:,} quantized layers were" if count > 1 else "1 quantized layer was"
+        layers = f"{count:,} layers were" if count > 1 else "1 layer was"
         yield f"the weights of {layers} not compared with the model's: {name} is {why}"
     changed = [str(one) for one in (*audit.files.behaviour, *audit.files.cosmetic)] if audit.files else []
     if changed and outcome.passes:

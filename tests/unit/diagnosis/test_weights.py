@@ -287,6 +287,16 @@ def test_formats_know_how_their_codes_are_chosen(tmp_path, model, tensors):
     assert load_file(model / "model.safetensors")  # the model's files are only read
 
 
+def test_experts_of_other_names_are_named(tmp_path, tensors):
+    """Where one side stores them together and the other one by one, they are left out, and that is said."""
+    together = "model.layers.0.mlp.experts.up_proj"
+    model = saved(tmp_path / "model", {**tensors, together: random(2, INNER, WIDTH)})
+    apart = {f"model.layers.0.mlp.experts.{n}.up_proj.weight": random(INNER, WIDTH) for n in range(2)}
+    audit = audit_of(tmp_path, model, {**tensors, **apart})
+    assert audit.not_compared == {together: "stored under other names"}
+    assert (audit.kept, audit.changed) == (10, ())
+
+
 def test_an_audit_can_be_stopped(tmp_path, model, tensors):
     """What the progress display raises ends it; nobody waits for the rest of a large model."""
     seen = []
