@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics.audit import ChangedTensor, LayerAudit, WeightAudit
+from ..metrics.audit import COMPENSATED, ChangedTensor, LayerAudit, WeightAudit
 from ..models.ledger import (
     FLOATS,
     INPUT_EMBEDDINGS,
@@ -46,6 +47,7 @@ def audit_weights(
     folds: bool = False,
     may_change: Collection[str] = (),
     unread: Collection[str] = (),
+    compensates: bool = False,
     threads: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> WeightAudit:
@@ -53,10 +55,11 @@ def audit_weights(
 
     ``folds``: the method moves scales between layers, which is undone. ``may_change``: patterns of tensors
     that the method changes without quantizing them. ``unread``: tensors of the model's
-    files that its loader does not read. ``progress(done, total, unit)`` is called for each tensor; what it
+    files that its loader does not read. ``compensates``: codes need not be the nearest, whatever the format.
+    ``progress(done, total, unit)`` is called for each tensor; what it
     raises ends the audit. Raises CheckpointError for damaged files.
     """
-    audit = _Audit(checkpoint, model, folds, may_change, unread)
+    audit = _Audit(checkpoint, model, folds, may_change, unread, compensates)
     tasks = list(audit.tasks())
     found: list[_Answer] = []
     pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
@@ -97,7 +100,13 @@ class _Audit:
     """The two directories, and what one comparison needs of another."""
 
     def __init__(
-        self, checkpoint: Path, model: Path, folds: bool, may_change: Collection[str], unread: Collection[str]
+        self,
+        checkpoint: Path,
+        model: Path,
+        folds: bool,
+        may_change: Collection[str],
+        unread: Collection[str],
+        compensates: bool,
     ) -> None:
         self.whole, self.stored = corresponding_tensors(checkpoint, model, unread)
         self.layers = read_contents(checkpoint, model, unread).layers
@@ -106,6 +115,7 @@ class _Audit:
         self.inputs_first = architecture.get("model_type") in _INPUTS_FIRST
         self.folding = Folding(self.whole, self.stored, architecture) if folds else None
         self.may_change = (*may_change, *(self.folding.changed() if self.folding else ()))
+        self.compensates = compensates
         self._output_scales: dict[str, Floats] = {}
 
     def tasks(self) -> Iterator[Callable[[], _Answer]]:
@@ -160,6 +170,8 @@ class _Audit:
         if rows is None:
             words = f"has the shape {shape_words(layer.shape)}, the model's has {shape_words(own.shape)}"
             return ChangedTensor(f"{name}.weight", 1.0, words)
+        if self.compensates:
+            layer = replace(layer, rounding=COMPENSATED)
         return _compared(name, layer, self._scaled(name, rows, layer))
 
     def _model_rows(self, own: StoredTensor, shape: tuple[int, int]) -> Rows | None:

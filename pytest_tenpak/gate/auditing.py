@@ -73,11 +73,12 @@ def start_audit(experiment: Experiment, subject: Subject, unread: Collection[str
     quantizer = subject.quantizer
     folds = quantizer.moves_scales if quantizer else moves_scales(subject.directory)
     may_change = quantizer.may_change if quantizer else ()
+    compensates = quantizer is not None and quantizer.compensates
     cache_key = {
         "checkpoint": experiment.files(subject.directory),
         "model": experiment.files(experiment.model.path),
         "versions": [AUDIT_VERSION, LEDGER_VERSION],
-        "method": [folds, list(may_change)],
+        "method": [folds, list(may_change), compensates],
         "unread": sorted(unread),
     }
 
@@ -90,7 +91,9 @@ def start_audit(experiment: Experiment, subject: Subject, unread: Collection[str
     def audit() -> dict[str, Any]:
         started = time.monotonic()
         directories = subject.directory, experiment.model.path
-        found = audit_weights(*directories, folds, may_change, unread, _threads(experiment), progress=proceed)
+        found = audit_weights(
+            *directories, folds, may_change, unread, compensates, _threads(experiment), proceed
+        )
         return {"weights": found.to_dict(), "seconds": time.monotonic() - started}
 
     def run() -> tuple[WeightAudit, float]:

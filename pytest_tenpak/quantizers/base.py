@@ -91,6 +91,8 @@ class Quantizer(ABC):
     backends: ClassVar[tuple[Backend, ...]] = ()
     #: Whether the method moves scales between layers: the audit undoes it.
     moves_scales: ClassVar[bool] = False
+    #: Whether the method chooses other codes than the nearest, in a format that usually has these.
+    compensates: ClassVar[bool] = False
     #: Names or patterns of tensors that the method changes without storing them quantized, which the audit
     #: accepts. Any, unless a method says so.
     may_change: ClassVar[tuple[str, ...]] = ("*",)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pytest_tenpak.diagnosis.weights import audit_weights
-from pytest_tenpak.metrics.audit import CLIPPED, NEAREST, WeightAudit
+from pytest_tenpak.metrics.audit import CLIPPED, COMPENSATED, NEAREST, WeightAudit
 
 WIDTH, INNER, WORDS = 64, 96, 40
 CONFIG = {
@@ -272,6 +272,12 @@ def test_memory_does_not_depend_on_the_size_of_the_model(tmp_path, model, tensor
         assert one.error == pytest.approx(other.error, rel=1e-5)
         assert one.gain == pytest.approx(other.gain, rel=1e-5)
         assert one.worst_output == other.worst_output
+
+
+def test_a_method_may_choose_other_codes_than_the_nearest(tmp_path, model, tensors):
+    """It says so; the format alone would hold it to rounding."""
+    audit = audit_of(tmp_path, model, quantized(tensors), compensates=True)
+    assert {layer.rounding for layer in audit.layers} == {COMPENSATED}
 
 
 def test_formats_know_how_their_codes_are_chosen(tmp_path, model, tensors):
