@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import prod
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..diagnosis.contradictions import contradictions
 from ..diagnosis.files import compare_files
@@ -21,8 +21,6 @@ from ..models.safetensors_files import read_tensors
 from .experiment import Experiment, Subject
 from .measuring import SubjectTrace
 
-#: What ``--tenpak-audit`` takes: ``auto`` compares weights too where that costs little.
-MODES = ("auto", "full", "files", "off")
 #: Weights that one core compares in a second, and that it runs a token through (two operations each).
 _COMPARED, _RUN = 30e6, 5e10 / 2
 #: An audit of weights may take so many seconds, or this share of what the case takes without it.
@@ -61,6 +59,23 @@ class StartedAudit:
         return Audit(files, weights, self.why, seconds)
 
 
+class _Method(NamedTuple):
+    """What the method of a checkpoint does to weights, as :func:`audit_weights` takes it."""
+
+    folds: bool
+    may_change: tuple[str, ...]
+    unread: tuple[str, ...]
+    compensates: bool
+
+    @classmethod
+    def of(cls, subject: Subject, unread: Collection[str]) -> _Method:
+        """Return what the quantizer declares; of a checkpoint made elsewhere, what its format says."""
+        quantizer, left_out = subject.quantizer, tuple(sorted(unread))
+        if quantizer is None:
+            return cls(moves_scales(subject.directory), (), left_out, False)
+        return cls(quantizer.moves_scales, quantizer.may_change, left_out, quantizer.compensates)
+
+
 def start_audit(experiment: Experiment, subject: Subject, unread: Collection[str]) -> StartedAudit:
     """Begin to compare the weights of ``subject`` with the model's, unless that is switched off or costly.
 
@@ -70,19 +85,23 @@ def start_audit(experiment: Experiment, subject: Subject, unread: Collection[str
     cost = _cost(experiment, subject) if mode == "auto" else ""
     if mode in ("off", "files") or cost:
         return StartedAudit(experiment, subject, None, cost)
-    quantizer = subject.quantizer
-    folds = quantizer.moves_scales if quantizer else moves_scales(subject.directory)
-    may_change = quantizer.may_change if quantizer else ()
-    compensates = quantizer is not None and quantizer.compensates
+    method, stop = _Method.of(subject, unread), Event()
     cache_key = {
         "checkpoint": experiment.files(subject.directory),
         "model": experiment.files(experiment.model.path),
         "versions": [AUDIT_VERSION, LEDGER_VERSION],
-        "method": [folds, list(may_change), compensates],
-        "unread": sorted(unread),
+        "method": method._asdict(),
     }
+    pool = ThreadPoolExecutor(1, thread_name_prefix="tenpak-audit")
+    future = pool.submit(_compare_weights, experiment, subject, method, cache_key, stop)
+    pool.shutdown(wait=False)
+    return StartedAudit(experiment, subject, future, stop=stop)
 
-    stop = Event()
+
+def _compare_weights(
+    experiment: Experiment, subject: Subject, method: _Method, cache_key: Mapping[str, Any], stop: Event
+) -> tuple[WeightAudit, float]:
+    """Compare weights, or take what is stored; also return how many seconds it took. Runs in a thread."""
 
     def proceed(*done: object) -> None:
         if stop.is_set():
@@ -92,18 +111,12 @@ def start_audit(experiment: Experiment, subject: Subject, unread: Collection[str
         started = time.monotonic()
         directories = subject.directory, experiment.model.path
         found = audit_weights(
-            *directories, folds, may_change, unread, compensates, _threads(experiment), proceed
+            *directories, **method._asdict(), threads=_threads(experiment), progress=proceed
         )
         return {"weights": found.to_dict(), "seconds": time.monotonic() - started}
 
-    def run() -> tuple[WeightAudit, float]:
-        document = experiment.run.store.document("audits", cache_key, audit)
-        return WeightAudit.from_dict(document["weights"]), document["seconds"]
-
-    pool = ThreadPoolExecutor(1, thread_name_prefix="tenpak-audit")
-    future = pool.submit(run)
-    pool.shutdown(wait=False)
-    return StartedAudit(experiment, subject, future, stop=stop)
+    document = experiment.run.store.document("audits", cache_key, audit)
+    return WeightAudit.from_dict(document["weights"]), document["seconds"]
 
 
 def _threads(experiment: Experiment) -> int:

@@ -25,7 +25,7 @@ class Run:
     reasons of single tests. ``compare_across_devices``: a case without an entry for its device class is
     compared with the nearest one. ``rule`` is how decisions are made, ``divergence`` what is recorded of the
     reference for KL divergence. ``noise_repetitions`` is how often to requantize, to calibrate noise (0: do
-    not). ``audit`` is what is compared without running: one of :data:`~.auditing.MODES`.
+    not). ``audit`` is what is compared without running: ``auto``, ``full``, ``files`` or ``off``.
     ``show_progress(title)`` opens a progress display.
     """
 
