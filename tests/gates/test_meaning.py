@@ -153,7 +153,7 @@ def test_a_tokenizer_that_adds_a_token_is_named_by_its_file(project, checkpoint)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "regressed: the tokenizer gives other tokens",
+            "regressed: the tokenizer gives other tokens; files beside the weights say otherwise than the model's",
             "tokenizer: *than the model's own: tokenizer.json: post_processor * → (…)",
             "what to do: put the model's own tokenizer files into the checkpoint, or restore them",
         ]
