@@ -91,7 +91,7 @@ class Damaged:
     def scale_of(self, module: str) -> str:
         """The tensor that multiplies a module's weights: its scales, or the weights themselves."""
         parts = self.parts(module)
-        return next((parts[name] for name in _SCALES if name in parts), parts["weight"])
+        return next(parts[name] for name in (*_SCALES, "weight") if name in parts)
 
     def modules(self) -> list[str]:
         """The layers that methods quantize."""
