@@ -34,14 +34,16 @@ GAIN_SHARE = 0.05
 
 
 class _Bounds(NamedTuple):
-    """What healthy layers keep to: error in multiples of rounding's, gain, and error of one output alike."""
+    """What healthy layers keep to: error in multiples of rounding's, gain against rounding's, one output."""
 
     factor: float
-    gain: float
+    least_gain: float
+    most_gain: float
     output: float
 
 
-_BOUNDS = {NEAREST: _Bounds(1.02, 0.002, 3.0), CLIPPED: _Bounds(1.5, 0.01, 4.0)}
+#: Clipping takes from the largest weights, so that gains fall.
+_BOUNDS = {NEAREST: _Bounds(1.02, -0.002, 0.002, 3.0), CLIPPED: _Bounds(1.5, -0.05, 0.01, 4.0)}
 
 
 def audit_checks(
@@ -131,7 +133,7 @@ def layer_fault(layer: LayerAudit, most: float) -> str:
     if layer.offset > _OFFSET * layer.rounded_error + _TINY:
         return f"weights are shifted by {layer.offset:.2%} of their size"
     scale = layer.gain - layer.rounded_gain
-    if not _least_gain(layer, bounds) <= scale <= bounds.gain:
+    if not bounds.least_gain <= scale <= bounds.most_gain:
         return f"weights are {1 + scale:.4f} times as large as rounding them to nearest would make them"
     if layer.output_error > bounds.output * layer.output_rounded + _TINY:
         return f"output {layer.worst_output:,} has an error of {layer.output_error:.2%}, {of_rounding}"
@@ -143,15 +145,14 @@ _TINY = 1e-4
 
 
 def _bounds_of(layer: LayerAudit, most: float) -> _Bounds:
-    """Return the bounds for how a layer's codes were chosen; compensation adds errors of its own."""
+    """Return the bounds for how a layer's codes were chosen; compensation adds errors of its own.
+
+    Compensated weights are smaller than the model's by up to half their squared error, or little larger.
+    """
     if layer.rounding != COMPENSATED:
         return _BOUNDS[layer.rounding]
-    return _Bounds(most or math.inf, 0.002 + layer.rounded_error**2, math.inf)
-
-
-def _least_gain(layer: LayerAudit, bounds: _Bounds) -> float:
-    # Compensated weights are smaller than the model's by up to half their squared error.
-    return -0.002 - 3 * layer.rounded_error**2 if layer.rounding == COMPENSATED else -bounds.gain
+    squared = layer.rounded_error**2
+    return _Bounds(most or math.inf, -0.002 - 3 * squared, 0.002 + squared, math.inf)
 
 
 def _moved_check(audit: WeightAudit, accepted: AuditedFigures, tolerances: Tolerances) -> Check:
