@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics.audit import CLIPPED, COMPENSATED, NEAREST
+from ..metrics.audit import CLIPPED, COMPENSATED, NEAREST, ROUNDED_SCALES
 from ..models.safetensors_files import StoredTensor
 from .grids import Grid, e4m3_levels
 from .values import Floats, floats, stored_values
@@ -76,6 +76,7 @@ def _bitsandbytes_4bit(parts: Parts, state: str) -> QuantizedLayer:
     outputs, inputs = (int(size) for size in stored["shape"])
     block = int(stored["blocksize"])
     levels = floats(parts["weight.quant_map"])
+    is_double = "weight.nested_absmax" in parts
     packed = stored_values(parts["weight"]).reshape(-1)
     scales = _block_maxima(parts, stored)
 
@@ -97,11 +98,11 @@ def _bitsandbytes_4bit(parts: Parts, state: str) -> QuantizedLayer:
         rows,
         {
             "quant_type": state.removeprefix(_STATE),
-            "double_quant": "weight.nested_absmax" in parts,
+            "double_quant": is_double,
             "bits": 4,
         },
         step=2 * block // gcd(2 * block, inputs),
-        rounding=NEAREST,
+        rounding=ROUNDED_SCALES if is_double else NEAREST,
     )
 
 

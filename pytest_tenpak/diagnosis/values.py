@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from ..models.safetensors_files import StoredTensor
 
 Floats = NDArray[np.float32]
+#: Weights that are compared at once: few enough to stay in a processor's cache.
+CHUNK = 1 << 19
 #: numpy's type of each stored type that it has, or whose bits are looked up.
 _PLAIN = {
     "F64": "<f8",
@@ -33,13 +35,8 @@ _PLAIN = {
     "U8": "u1",
     "BOOL": "?",
 }
-#: Relative distance of neighbouring numbers of each type, and the least magnitude that has this precision.
-PRECISION = {
-    "F64": (2.0**-52, 2.0**-1022),
-    "F32": (2.0**-23, 2.0**-126),
-    "BF16": (2.0**-7, 2.0**-126),
-    "F16": (2.0**-10, 2.0**-14),
-}
+#: Relative distance of neighbouring numbers of each type.
+PRECISION = {"F64": 2.0**-52, "F32": 2.0**-23, "BF16": 2.0**-7, "F16": 2.0**-10}
 
 
 def stored_values(tensor: StoredTensor, start: int = 0, stop: int | None = None) -> NDArray[Any]:

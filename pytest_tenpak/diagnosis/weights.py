@@ -30,13 +30,11 @@ from ..models.ledger import (
 from ..models.safetensors_files import StoredTensor, shape_words
 from .folding import Folding
 from .formats import QuantizedLayer, UnknownFormatError, read_layer
-from .values import PRECISION, Floats, floats, stored_values
+from .kept import difference, ranges
+from .values import CHUNK, Floats, floats
 
-#: Weights that are compared at once: few enough to stay in a processor's cache.
-_CHUNK = 1 << 19
 #: Architectures that store their layers' weights as (inputs, outputs).
 _INPUTS_FIRST = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-_BFLOAT16, _LEAST = PRECISION["BF16"]
 
 Rows = Callable[[int, int], Floats]
 
@@ -149,7 +147,7 @@ class _Audit:
         if stored.shape != own.shape:
             words = f"has the shape {shape_words(stored.shape)}, the model's has {shape_words(own.shape)}"
             return ChangedTensor(name, 1.0, words)
-        found = _difference(stored, own)
+        found = difference(stored, own)
         if found is None:
             return _Kept(name, is_equal=True)
         if any(fnmatchcase(name, pattern) for pattern in self.may_change):
@@ -238,7 +236,7 @@ def _read_config(directory: Path) -> Mapping[str, Any]:
 def _chunks(layer: QuantizedLayer) -> Iterator[tuple[int, int]]:
     """Yield ranges of outputs that are compared at once."""
     outputs, inputs = layer.shape
-    step = max(layer.step, _CHUNK // inputs // layer.step * layer.step)
+    step = max(layer.step, CHUNK // inputs // layer.step * layer.step)
     for start in range(0, outputs, step):
         yield start, min(outputs, start + step)
 
@@ -309,78 +307,7 @@ def _dead(own: _Sums, ours: _Sums, rounded: _Sums) -> Iterator[str]:
     ):
         gone = np.flatnonzero((found == 0) & (off < wanted / 2))
         if len(gone):
-            yield f"{word} {_ranges(gone)}"
-
-
-def _ranges(numbers: NDArray[Any]) -> str:
-    """Return numbers in words: ``3``, ``64 to 127``, ``3, 9 and 12 more``."""
-    first, last = int(numbers[0]), int(numbers[-1])
-    if len(numbers) == 1:
-        return str(first)
-    if last - first + 1 == len(numbers):
-        return f"{first:,} to {last:,}"
-    return f"{first:,}, {int(numbers[1]):,}" + (f" and {len(numbers) - 2:,} more" if len(numbers) > 2 else "")
-
-
-# ---------------------------------------------------------------- tensors that are kept
-
-
-class _Difference(NamedTuple):
-    """How a kept tensor differs: squared error and size, elements beyond any rounding, and where."""
-
-    error: float
-    beyond: int
-    numel: int
-    rows: str
-    is_rounding: bool
-
-    def named(self, name: str) -> ChangedTensor:
-        share = f"{self.beyond:,} of {self.numel:,} weights differ by more than any rounding"
-        return ChangedTensor(name, self.error, share + (f", in row {self.rows}" if self.rows else ""))
-
-
-def _difference(stored: StoredTensor, own: StoredTensor) -> _Difference | None:
-    """Return how a kept tensor differs from the model's; None where its stored type explains it."""
-    precision, least = max((PRECISION[one.dtype] for one in (stored, own)), key=lambda pair: pair[0])
-    off = size = 0.0
-    beyond = outside = 0
-    rows: list[NDArray[Any]] = []
-    for start, stop in _row_chunks(own):
-        if stored.dtype == own.dtype and _same_bits(stored, own, start, stop):
-            continue
-        ours, wanted = floats(stored, start, stop), floats(own, start, stop)
-        distance = np.abs(ours - wanted)
-        if stored.dtype != own.dtype:
-            outside += int((~(distance <= precision * np.maximum(np.abs(wanted), least))).sum())
-        else:
-            outside += int((ours != wanted).sum())
-        broken = ~(distance <= _BFLOAT16 * np.maximum(np.abs(wanted), _LEAST_ROUNDED))
-        beyond += int(broken.sum())
-        if broken.any():
-            several = broken.reshape(broken.shape[0], -1).any(axis=1) if broken.ndim else broken.reshape(1)
-            rows.append(np.flatnonzero(several) + start)
-        off += float(np.square(distance, dtype=np.float64).sum())
-        size += float(np.square(wanted, dtype=np.float64).sum())
-    if not outside:
-        return None
-    where = _ranges(np.concatenate(rows)) if rows and own.shape and own.shape[0] > 1 else ""
-    whole = size if size else 1.0
-    return _Difference((off / whole) ** 0.5, beyond, own.numel, where, beyond == 0)
-
-
-#: Below this, 16-bit floats are spaced evenly.
-_LEAST_ROUNDED = PRECISION["F16"][1]
-
-
-def _row_chunks(tensor: StoredTensor) -> Iterator[tuple[int, int]]:
-    rows = tensor.shape[0] if tensor.shape else 1
-    step = max(1, _CHUNK * rows // max(tensor.numel, 1))
-    for start in range(0, rows, step):
-        yield start, min(rows, start + step)
-
-
-def _same_bits(one: StoredTensor, other: StoredTensor, start: int, stop: int) -> bool:
-    return stored_values(one, start, stop).tobytes() == stored_values(other, start, stop).tobytes()
+            yield f"{word} {ranges(gone)}"
 
 
 def _compare_with_zero(name: str, tensor: StoredTensor) -> _Answer:

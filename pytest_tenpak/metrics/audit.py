@@ -13,8 +13,9 @@ from typing import Any
 #: Increased whenever a change of this package changes a figure of the audit; part of cache keys.
 AUDIT_VERSION = 1
 #: How a format's codes are chosen, and so how far from rounding to nearest healthy layers are: each weight to
-#: its nearest; the same after clipping; or so that later weights compensate for the errors of earlier ones.
-NEAREST, CLIPPED, COMPENSATED = "nearest", "clipped", "compensated"
+#: its nearest; the same with scales that are quantized too; the same after clipping; or so that later weights
+#: compensate for the errors of earlier ones.
+NEAREST, ROUNDED_SCALES, CLIPPED, COMPENSATED = "nearest", "rounded scales", "clipped", "compensated"
 
 
 @dataclass(frozen=True)

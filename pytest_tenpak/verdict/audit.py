@@ -17,6 +17,7 @@ from ..metrics.audit import (
     CLIPPED,
     COMPENSATED,
     NEAREST,
+    ROUNDED_SCALES,
     Audit,
     ChangedField,
     FilesAudit,
@@ -43,7 +44,13 @@ class _Bounds(NamedTuple):
 
 
 #: Clipping takes from the largest weights, so that gains fall.
-_BOUNDS = {NEAREST: _Bounds(1.02, -0.002, 0.002, 3.0), CLIPPED: _Bounds(1.5, -0.05, 0.01, 4.0)}
+_BOUNDS = {
+    NEAREST: _Bounds(1.003, -0.002, 0.002, 2.0),
+    ROUNDED_SCALES: _Bounds(1.01, -0.002, 0.002, 3.0),
+    CLIPPED: _Bounds(1.5, -0.05, 0.01, 4.0),
+}
+#: The error of a model that is converted to 16 bit before it is quantized.
+_CONVERSION = 0.002
 
 
 def audit_checks(
@@ -128,14 +135,14 @@ def layer_fault(layer: LayerAudit, most: float) -> str:
         return f"{' and '.join(layer.dead)} all zero, and not in the model"
     bounds = _bounds_of(layer, most)
     of_rounding = f"rounding to nearest has {layer.rounded_error:.2%}"
-    if layer.factor > bounds.factor:
+    if layer.error > math.hypot(bounds.factor * layer.rounded_error, _CONVERSION):
         return f"error {layer.error:.2%}, {of_rounding}"
     if layer.offset > _OFFSET * layer.rounded_error + _TINY:
         return f"weights are shifted by {layer.offset:.2%} of their size"
     scale = layer.gain - layer.rounded_gain
     if not bounds.least_gain <= scale <= bounds.most_gain:
         return f"weights are {1 + scale:.4f} times as large as rounding them to nearest would make them"
-    if layer.output_error > bounds.output * layer.output_rounded + _TINY:
+    if layer.output_error > bounds.output * layer.output_rounded + _CONVERSION:
         return f"output {layer.worst_output:,} has an error of {layer.output_error:.2%}, {of_rounding}"
     return ""
 

@@ -34,7 +34,7 @@ MEASURING = (
     *("execution.measure", "models.decoder", "models.account", "quantizers.loading"),
 )
 #: Whatever a figure of an audit comes from.
-AUDITING = tuple(f"diagnosis.{name}" for name in ("folding", "formats", "grids", "values", "weights"))
+AUDITING = tuple(f"diagnosis.{name}" for name in ("folding", "formats", "grids", "kept", "values", "weights"))
 #: Modules of ``quantizers`` that declare, find or refuse, and that no checkpoint's bytes come from.
 DECLARING = {
     f"quantizers.{name}" for name in ("base", "interpreters", "kernels", "locate", "presets", "registry")

@@ -142,6 +142,16 @@ def test_what_is_kept_may_be_stored_in_another_type(tmp_path, model, tensors, dt
     assert (audit.kept, audit.changed, audit.rounded) == (10, (), ())
 
 
+def test_what_went_through_16_bits_is_counted_in_32_bits_too(tmp_path, tensors):
+    """Whichever of the two types of 16 bits it was."""
+    model = saved(tmp_path / "model", tensors)
+    for dtype in (torch.float16, torch.bfloat16):
+        audit = audit_of(
+            tmp_path, model, {name: tensor.to(dtype).float() for name, tensor in tensors.items()}
+        )
+        assert (len(audit.rounded), audit.changed) == (10, ())
+
+
 def test_what_went_through_a_coarser_type_is_counted(tmp_path, model, tensors):
     """It is in the model's own type, with fewer digits: no fault, but said."""
     audit = audit_of(
@@ -156,11 +166,12 @@ def test_what_went_through_a_coarser_type_is_counted(tmp_path, model, tensors):
     [
         ("model.embed_tokens.weight", lambda x: x.index_fill(0, torch.tensor([7]), 0), "in row 7"),
         ("model.layers.0.input_layernorm.weight", lambda x: x * 1.01, "64 of 64 weights"),
+        ("model.layers.0.input_layernorm.weight", lambda x: x * 1.002, "of 64 weights"),
         ("model.layers.0.self_attn.q_proj.weight", lambda x: x * (1 + 0.01 * random(WIDTH, WIDTH)), "in row 0 to 63"),
         ("model.embed_tokens.weight", lambda x: x.index_put((torch.tensor(3), torch.tensor(4)), torch.tensor(1000.0)), "1 of 2,560 weights differ"),
         ("model.embed_tokens.weight", lambda x: x[:-1], "has the shape 39×64, the model's has 40×64"),
     ],
-    ids=["a zeroed row", "a norm × 1.01", "1 % noise", "one weight of 1000", "another shape"],
+    ids=["a zeroed row", "a norm × 1.01", "a norm × 1.002", "1 % noise", "one weight of 1000", "another shape"],
 )  # fmt: skip
 def test_what_is_changed_is_named(tmp_path, model, tensors, name, change, words):
     """With what differs, and nothing else is."""
@@ -169,6 +180,17 @@ def test_what_is_changed_is_named(tmp_path, model, tensors, name, change, words)
     assert [one.name for one in audit.changed] == [name]
     assert words in audit.changed[0].what
     assert audit.changed[0].error > 0
+
+
+def test_an_error_is_that_of_the_whole_tensor(tmp_path, model, tensors, monkeypatch):
+    """Though the parts that are equal are not looked at twice."""
+    monkeypatch.setattr("pytest_tenpak.diagnosis.kept.CHUNK", 1 << 9)
+    name = "model.embed_tokens.weight"
+    changed = {n: tensor.half() for n, tensor in tensors.items()}
+    wanted = changed[name].double()
+    changed[name] = changed[name].index_fill(0, torch.tensor([7]), 0)
+    (found,) = audit_of(tmp_path, model, changed).changed
+    assert found.error == pytest.approx(float(wanted[7].norm() / wanted.norm()), rel=1e-5)
 
 
 def test_a_method_may_change_what_it_says(tmp_path, model, tensors):
@@ -258,16 +280,12 @@ def test_a_layer_of_an_unknown_format_is_named(tmp_path, model, tensors):
     assert len(audit.layers) == 6
 
 
-def test_memory_does_not_depend_on_the_size_of_the_model(tmp_path, model, tensors):
+def test_memory_does_not_depend_on_the_size_of_the_model(tmp_path, model, tensors, monkeypatch):
     """Rows are compared a few at a time: the same figures as at once."""
-    from pytest_tenpak.diagnosis import weights
-
     whole = audit_of(tmp_path, model, quantized(tensors))
-    before, weights._CHUNK = weights._CHUNK, 1 << 9
-    try:
-        parts = audit_of(tmp_path, model, quantized(tensors))
-    finally:
-        weights._CHUNK = before
+    monkeypatch.setattr("pytest_tenpak.diagnosis.weights.CHUNK", 1 << 9)
+    monkeypatch.setattr("pytest_tenpak.diagnosis.kept.CHUNK", 1 << 9)
+    parts = audit_of(tmp_path, model, quantized(tensors))
     for one, other in zip(whole.layers, parts.layers, strict=True):
         assert one.error == pytest.approx(other.error, rel=1e-5)
         assert one.gain == pytest.approx(other.gain, rel=1e-5)
