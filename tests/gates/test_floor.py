@@ -28,6 +28,9 @@ def pytest_tenpak_register_quantizers(register):
     register(Learner)
 """
 
+#: What lets a ruin pass that is meant: no floor, and an audit that is told of it.
+MEANT = "max_rtn_factor=0, may_differ=['*down_proj']"
+
 
 @pytest.fixture
 def broken(project):
@@ -57,7 +60,7 @@ def test_a_first_run_without_limits_does_not_accept_a_ruin(broken):
 
 def test_the_floor_can_be_moved_and_switched_off(broken):
     """Whoever means it says so in the marker; the audit sees the ruin too, and is told that it is meant."""
-    gate(broken, "method='broken', max_rtn_factor=0, may_differ=['*down_proj']").assert_outcomes(passed=1)
+    gate(broken, f"method='broken', {MEANT}").assert_outcomes(passed=1)
     result = gate(broken, "method='broken', max_rtn_factor=-1")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*max_rtn_factor=-1 is not accepted"])
@@ -86,12 +89,10 @@ def test_calibrating_on_the_corpus_is_invalid(broken):
 def test_the_calibration_text_is_part_of_the_identity(broken):
     """Another text is another question; a method that does not calibrate has none."""
     (broken.path / "other.txt").write_text("I learn from this and from nothing else. " * 20)
-    gate(broken, "method='learner', max_rtn_factor=0").assert_outcomes(passed=1)
-    result = gate(broken, "method='learner', max_rtn_factor=0, calibration='other.txt'")
+    gate(broken, f"method='learner', {MEANT}").assert_outcomes(passed=1)
+    result = gate(broken, f"method='learner', {MEANT}, calibration='other.txt'")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*does not match this case: calibration: sha256:* → sha256:*"])
-    gate(broken, "method='learner', max_rtn_factor=0", "--tenpak-calibration=other.txt").assert_outcomes(
-        failed=1
-    )
+    gate(broken, f"method='learner', {MEANT}", "--tenpak-calibration=other.txt").assert_outcomes(failed=1)
     result = gate(broken, "method='nf4', calibration='other.txt'")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
