@@ -1,13 +1,15 @@
 """What an audit costs: seconds and memory for SmolLM2, and for a sharded model of 2 GiB, as Markdown.
 
 Each audit runs in a process of its own, with all cores. The large model has random weights, and is audited
-as a copy and as LLM.int8() stores it. Reading both directories once is timed beside it.
+as a copy and as LLM.int8() stores it. Reading both directories once is timed beside it. A checkpoint of
+SmolLM2 that exists is named as METHOD=FOLDER.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from pytest_tenpak.diagnosis.folding import moves_scales
 from pytest_tenpak.diagnosis.weights import audit_weights
 from pytest_tenpak.models.convert import convert_gguf
 from pytest_tenpak.models.locate import locate_model
@@ -66,7 +69,11 @@ def smollm2(place: Path, methods: list[str]) -> Iterator[tuple[str, Path, Path]]
     convert_gguf(locate_model(GGUF, Path.cwd()), model)
     yield "SmolLM2, a copy", model, model
     registry = Registry()
-    for method in methods:
+    for named in methods:
+        method, _, folder = named.partition("=")
+        if folder:
+            yield f"SmolLM2, {method}", model, Path(folder)
+            continue
         out = place / method
         out.mkdir()
         spec = QuantizeSpec.build(method, registry[method].options, {})
@@ -83,10 +90,13 @@ def measure(model: Path, checkpoint: Path) -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
     before = _peak()
     started = time.monotonic()
-    audit = audit_weights(checkpoint, model)
+    audit = audit_weights(checkpoint, model, moves_scales(checkpoint))
     seconds = time.monotonic() - started
     assert not audit.changed
-    print(json.dumps([size, reading, seconds, _peak() - before]))
+    factors = [layer.factor for layer in audit.layers] or [math.nan]
+    gains = [layer.gain - layer.rounded_gain for layer in audit.layers] or [math.nan]
+    ends = min(factors), max(factors), min(gains), max(gains)
+    print(json.dumps([size, reading, seconds, _peak() - before, *ends]))
 
 
 def _peak() -> int:
@@ -105,10 +115,10 @@ def main() -> None:
         measure(*given.measure)
         return
     print(
-        "| weights | read, MiB | reading, s | audit, s | memory beyond, MiB |",
-        "|---|---|---|---|---|",
-        sep="\n",
+        "| weights | read, MiB | reading, s | audit, s | memory beyond, MiB "
+        "| error, in multiples of rounding's | gain, against rounding's |"
     )
+    print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         model, checkpoint = large_model(place)
@@ -116,11 +126,12 @@ def main() -> None:
         for name, one, other in (*rows, *smollm2(place, given.methods)):
             command = [sys.executable, __file__, "--measure", str(one), str(other)]
             ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            size, reading, seconds, memory = json.loads(ran.stdout.splitlines()[-1])
-            print(
-                f"| {name} | {size / MIB:,.0f} | {reading:.1f} | {seconds:.1f} | {memory / MIB:,.0f} |",
-                flush=True,
-            )
+            size, reading, seconds, memory, *ends = json.loads(ran.stdout.splitlines()[-1])
+            shown = ["–", "–"]
+            if not math.isnan(ends[0]):
+                shown = [f"{ends[0]:.3f} to {ends[1]:.3f}", f"{ends[2]:+.4f} to {ends[3]:+.4f}"]
+            cells = [name, f"{size / MIB:,.0f}", f"{reading:.1f}", f"{seconds:.1f}", f"{memory / MIB:,.0f}"]
+            print(f"| {' | '.join([*cells, *shown])} |", flush=True)
 
 
 if __name__ == "__main__":
