@@ -135,13 +135,16 @@ def layer_fault(layer: LayerAudit, most: float) -> str:
         return f"{' and '.join(layer.dead)} all zero, and not in the model"
     bounds = _bounds_of(layer, most)
     of_rounding = f"rounding to nearest has {layer.rounded_error:.2%}"
-    if layer.error > math.hypot(bounds.factor * layer.rounded_error, _CONVERSION):
-        return f"error {layer.error:.2%}, {of_rounding}"
-    if layer.offset > _OFFSET * layer.rounded_error + _TINY:
-        return f"weights are shifted by {layer.offset:.2%} of their size"
+    bound = math.hypot(bounds.factor * layer.rounded_error, _CONVERSION)
     scale = layer.gain - layer.rounded_gain
-    if not bounds.least_gain <= scale <= bounds.most_gain:
-        return f"weights are {1 + scale:.4f} times as large as rounding them to nearest would make them"
+    # What an error consists of says more than its size, unless it is large.
+    if layer.error <= 2 * bound:
+        if layer.offset > _OFFSET * layer.rounded_error + _TINY:
+            return f"weights are shifted by {layer.offset:.2%} of their size"
+        if not bounds.least_gain <= scale <= bounds.most_gain:
+            return f"weights are {1 + scale:.4f} times as large as rounding them to nearest would make them"
+    if layer.error > bound:
+        return f"error {layer.error:.2%}, {of_rounding}"
     if layer.output_error > bounds.output * layer.output_rounded + _CONVERSION:
         return f"output {layer.worst_output:,} has an error of {layer.output_error:.2%}, {of_rounding}"
     return ""
