@@ -109,7 +109,7 @@ def _faults(audit: WeightAudit, limits: Limits) -> Iterator[tuple[str, str]]:
     """Yield each tensor that is not what it should be, the worst first, with what is wrong."""
     for one in sorted(audit.changed, key=lambda one: _least_first(one.error)):
         if not is_named(one.name, limits.may_differ):
-            yield one.name, f"{one.what} (error {one.error:.2%})"
+            yield one.name, f"{one.what} (error {100 * one.error:.2g}%)"
     for layer in sorted(
         audit.layers, key=lambda one: -one.factor if math.isfinite(one.factor) else -math.inf
     ):

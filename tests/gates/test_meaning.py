@@ -116,7 +116,7 @@ def test_other_weights_are_marked_though_the_gate_passes(project, checkpoint):
     project.run().assert_outcomes(passed=1)
     same = project.run()
     assert "≠" not in same.stdout.str()
-    edit_tensor(checkpoint, "model.norm.weight", lambda norm: norm * 1.00001)
+    edit_tensor(checkpoint, "model.norm.weight", lambda norm: norm.half().float())
     result = project.run()
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*test_it * ≠ *passed", "≠: the quantized weights are not those that *"])
