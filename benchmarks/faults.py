@@ -294,37 +294,30 @@ def _outputs_of(module: str, at: Damaged) -> int:
     }[module.rpartition(".")[2]]
 
 
+def _zeroed(index: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    def change(rows: torch.Tensor) -> torch.Tensor:
+        rows = rows.clone()
+        rows[index] = 0
+        return rows
+
+    return change
+
+
 @fault("one head zeroed")
 def _head(at: Damaged) -> None:
     config = at.read("config.json")
     size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-
-    def change(rows: torch.Tensor) -> torch.Tensor:
-        rows = rows.clone()
-        rows[:size] = 0
-        return rows
-
-    _weights(at, f"{at.layer(1)}self_attn.v_proj", change)
+    _weights(at, f"{at.layer(1)}self_attn.v_proj", _zeroed(slice(size)))
 
 
 @fault("one output zeroed")
 def _output(at: Damaged) -> None:
-    def change(rows: torch.Tensor) -> torch.Tensor:
-        rows = rows.clone()
-        rows[3] = 0
-        return rows
-
-    _weights(at, f"{at.layer(1)}mlp.up_proj", change)
+    _weights(at, f"{at.layer(1)}mlp.up_proj", _zeroed(3))
 
 
 @fault("one group of inputs zeroed")
 def _group(at: Damaged) -> None:
-    def change(rows: torch.Tensor) -> torch.Tensor:
-        rows = rows.clone()
-        rows[:, 0] = 0
-        return rows
-
-    _weights(at, f"{at.layer(1)}mlp.up_proj", change)
+    _weights(at, f"{at.layer(1)}mlp.up_proj", _zeroed((slice(None), 0)))
 
 
 @fault("layers of another model")

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..models.ledger import parts_of, read_contents
-from ..models.safetensors_files import read_tensors
+from ..models.config import read_config
+from ..models.ledger import corresponding_tensors, parts_of, quantized_layers
 from .formats import UnknownFormatError, read_layer
 
 #: The names of options in configs, by the libraries' own, for what the stored tensors say.
@@ -27,12 +27,12 @@ _SECOND = "quantize_config.json"
 
 def contradictions(checkpoint: Path, model: Path) -> list[str]:
     """List the options of a checkpoint's quantization config that its stored tensors contradict."""
-    config = _read(checkpoint / "config.json").get("quantization_config")
+    config = read_config(checkpoint).get("quantization_config")
     if not isinstance(config, Mapping):
         return []
-    stored = read_tensors(checkpoint)
+    whole, stored = corresponding_tensors(checkpoint, model)
     found: Counter[str] = Counter()
-    layers = read_contents(checkpoint, model).layers
+    layers = quantized_layers(whole, stored)
     skipped = config.get("modules_to_not_convert") or config.get("llm_int8_skip_modules") or ()
     for layer in layers:
         try:

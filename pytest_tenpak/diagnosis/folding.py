@@ -8,13 +8,13 @@ from the first one's outputs, whose sizes they changed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..models.config import read_config
 from ..models.safetensors_files import StoredTensor
 from .values import Floats, floats
 
@@ -39,8 +39,7 @@ _MOVING = ("awq", "compressed-tensors")
 
 def moves_scales(checkpoint: Path) -> bool:
     """Return whether the format of a checkpoint is one whose libraries move scales between layers."""
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    return (config.get("quantization_config") or {}).get("quant_method") in _MOVING
+    return (read_config(checkpoint).get("quantization_config") or {}).get("quant_method") in _MOVING
 
 
 class Folding:

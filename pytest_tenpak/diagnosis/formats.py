@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from math import gcd
 from typing import Any
 
@@ -34,9 +35,9 @@ Parts = Mapping[str, StoredTensor]
 class QuantizedLayer:
     """A quantized layer: the shape of its weights (outputs, inputs), the grid, and how to dequantize them.
 
-    ``rows(start, stop)`` returns the weights of some outputs; ``step`` divides every start. ``details`` are
-    what the stored tensors themselves say of the format, by the names that configs use. ``rounding``: how the
-    format's codes are chosen, as in :mod:`~.metrics.audit`.
+    ``rows(start, stop)`` returns the weights of some outputs, and is what reads the codes; ``step`` divides
+    every start. ``details`` are what the stored tensors themselves say of the format, by the names that
+    configs use. ``rounding``: how the format's codes are chosen, as in :mod:`~.metrics.audit`.
     """
 
     shape: tuple[int, int]
@@ -77,10 +78,10 @@ def _bitsandbytes_4bit(parts: Parts, state: str) -> QuantizedLayer:
     block = int(stored["blocksize"])
     levels = floats(parts["weight.quant_map"])
     is_double = "weight.nested_absmax" in parts
-    packed = stored_values(parts["weight"]).reshape(-1)
-    scales = _block_maxima(parts, stored)
+    read = cache(lambda: (stored_values(parts["weight"]).reshape(-1), _block_maxima(parts, stored)))
 
     def rows(start: int, stop: int) -> Floats:
+        packed, scales = read()
         first, last = start * inputs, stop * inputs
         pairs = packed[first // 2 : (last + 1) // 2]
         codes = np.empty(2 * len(pairs), np.uint8)
@@ -138,7 +139,7 @@ def _gptq(parts: Parts, config: Mapping[str, Any]) -> QuantizedLayer:
     if bits not in (2, 3, 4, 8) or 32 * packed_rows != bits * inputs:
         raise UnknownFormatError(f"GPTQ with {32 * packed_rows / inputs:g} bits per weight")
     groups = stored_values(parts["g_idx"])
-    qweight, scales = stored_values(parts["qweight"]), floats(parts["scales"])
+    read, scales = cache(partial(stored_values, parts["qweight"])), floats(parts["scales"])
     if int(groups.min()) < 0 or int(groups.max()) >= len(scales):
         raise UnknownFormatError(f"g_idx names group {groups.max()} of {len(scales)}")
     # The first version of the format stores zero points less one, and wraps around below zero.
@@ -148,7 +149,7 @@ def _gptq(parts: Parts, config: Mapping[str, Any]) -> QuantizedLayer:
     in_the_middle = bool((zeros == 2 ** (bits - 1)).all())
 
     def rows(start: int, stop: int) -> Floats:
-        codes = _unpacked(np.ascontiguousarray(qweight[:, start:stop]), bits, axis=0)
+        codes = _unpacked(np.ascontiguousarray(read()[:, start:stop]), bits, axis=0)
         values = (codes - zeros[groups, start:stop]).astype(np.float32)
         values *= scales[groups, start:stop]
         return np.ascontiguousarray(values.T)
@@ -163,17 +164,15 @@ def _gptq(parts: Parts, config: Mapping[str, Any]) -> QuantizedLayer:
 
 
 def _awq(parts: Parts, config: Mapping[str, Any]) -> QuantizedLayer:
-    qweight, scales = stored_values(parts["qweight"]), floats(parts["scales"])
-    inputs, outputs = qweight.shape[0], scales.shape[1]
-    if 8 * qweight.shape[1] != outputs:
-        raise UnknownFormatError(
-            f"qweight of {qweight.shape[0]}×{qweight.shape[1]}: not the layout gemm of AWQ"
-        )
+    read, scales = cache(partial(stored_values, parts["qweight"])), floats(parts["scales"])
+    (inputs, columns), outputs = parts["qweight"].shape, scales.shape[1]
+    if 8 * columns != outputs:
+        raise UnknownFormatError(f"qweight of {inputs}×{columns}: not the layout gemm of AWQ")
     group = _usual_group(inputs, len(scales))
     zeros = _unpacked(stored_values(parts["qzeros"]), 4, axis=1, order=_AWQ_ORDER)
 
     def rows(start: int, stop: int) -> Floats:
-        codes = _unpacked(np.ascontiguousarray(qweight[:, start // 8 : -(-stop // 8)]), 4, 1, _AWQ_ORDER)
+        codes = _unpacked(np.ascontiguousarray(read()[:, start // 8 : -(-stop // 8)]), 4, 1, _AWQ_ORDER)
         grouped = codes[:, : stop - start].reshape(len(scales), -1, stop - start)
         values = (grouped - zeros[:, None, start:stop]).astype(np.float32)
         values *= scales[:, None, start:stop]

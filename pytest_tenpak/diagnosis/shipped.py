@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..models.config import read_config
+
 #: Texts that are longer than this are described by length and digest.
 _LONG = 120
 #: Sections of a tokenizer that are lists or tables: described by how many entries they have, and a digest.
@@ -34,7 +36,7 @@ def read_shipped(directory: Path, tokenizer: Any) -> dict[str, str]:
         generation = GenerationConfig.from_model_config(config)
     # A model of several modalities keeps the config of its text half inside.
     plain = {**config.get_text_config().to_dict(), "architectures": config.architectures}
-    recipe = _raw(directory / "config.json").get("quantization_config") or {}
+    recipe = read_config(directory).get("quantization_config") or {}
     plain.pop("quantization_config", None)
     return dict(
         (
@@ -78,11 +80,6 @@ def _table(entries: Any) -> str:
 
 def _digest(text: str) -> str:
     return f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
-
-
-def _raw(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
 
 
 def _flat(plain: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:

@@ -5,36 +5,34 @@ Files are read a few rows at a time: memory does not depend on the size of the m
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..metrics.audit import COMPENSATED, ChangedTensor, LayerAudit, WeightAudit
+from ..models.config import read_config
 from ..models.ledger import (
     FLOATS,
     INPUT_EMBEDDINGS,
     OUTPUT_HEADS,
     corresponding_tensors,
     parts_of,
-    read_contents,
+    quantized_layers,
 )
+from ..models.model import INPUTS_FIRST
 from ..models.safetensors_files import StoredTensor, shape_words
 from .folding import Folding
 from .formats import QuantizedLayer, UnknownFormatError, read_layer
 from .kept import difference, ranges
 from .values import CHUNK, Floats, floats
-
-#: Architectures that store their layers' weights as (inputs, outputs).
-_INPUTS_FIRST = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 
 Rows = Callable[[int, int], Floats]
 
@@ -107,10 +105,10 @@ class _Audit:
         compensates: bool,
     ) -> None:
         self.whole, self.stored = corresponding_tensors(checkpoint, model, unread)
-        self.layers = read_contents(checkpoint, model, unread).layers
-        self.config = _read_config(checkpoint).get("quantization_config") or {}
-        architecture = _read_config(model)
-        self.inputs_first = architecture.get("model_type") in _INPUTS_FIRST
+        self.layers = quantized_layers(self.whole, self.stored)
+        self.config = read_config(checkpoint).get("quantization_config") or {}
+        architecture = read_config(model)
+        self.inputs_first = architecture.get("model_type") in INPUTS_FIRST
         self.folding = Folding(self.whole, self.stored, architecture) if folds else None
         self.may_change = (*may_change, *(self.folding.changed() if self.folding else ()))
         self.compensates = compensates
@@ -223,11 +221,6 @@ class _Audit:
 
 def _times(rows: Rows, inputs: Floats) -> Rows:
     return lambda start, stop: rows(start, stop) * inputs
-
-
-def _read_config(directory: Path) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    return found
 
 
 # ---------------------------------------------------------------- quantized layers

@@ -22,10 +22,15 @@ _ASIDE = frozenset(
 )
 
 
+def read_config(directory: Path) -> dict[str, Any]:
+    """Return a directory's config.json."""
+    plain: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return plain
+
+
 def computing_fields(directory: Path) -> dict[str, str]:
     """Return the fields of a directory's config as text by name, nested ones dotted."""
-    plain = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    return dict(_flat(plain))
+    return dict(_flat(read_config(directory)))
 
 
 def _flat(plain: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:

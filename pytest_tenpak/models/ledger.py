@@ -70,18 +70,18 @@ def read_contents(
     counts as codes, scales, zeros or indices. Raises CheckpointError for damaged files.
     """
     whole, stored = corresponding_tensors(checkpoint, model, unread)
-    layers = [name for name in whole if name.endswith(".weight") and _is_quantized(name, whole, stored)]
-    prefixes = {name.removesuffix("weight") for name in layers}
+    layers = quantized_layers(whole, stored)
+    prefixes = {f"{layer}." for layer in layers}
     counted = [tensor for name, tensor in stored.items() if name not in own_unread]
     return Contents(
         ledger=Ledger(
             weights=sum(tensor.numel for tensor in whole.values()),
             tensor_bytes=sum(tensor.size for tensor in counted),
             file_bytes=sum(path.stat().st_size for path in weight_files(checkpoint)),
-            layer_weights=sum(whole[name].numel for name in layers),
+            layer_weights=sum(whole[f"{layer}.weight"].numel for layer in layers),
             layer_bytes=sum(tensor.size for tensor in counted if _layer_of(tensor.name) in prefixes),
         ),
-        layers=tuple(name.removesuffix(".weight") for name in layers),
+        layers=tuple(layers),
         decoder_weights=sum(
             tensor.numel
             for name, tensor in whole.items()
@@ -111,6 +111,12 @@ def corresponding_tensors(
     stored = read_tensors(checkpoint)
     read = {n: tensor for n, tensor in _without_buffers(read_tensors(model)).items() if n not in unread}
     return _renamed_as(stored, _without_tied_copy(read)), stored
+
+
+def quantized_layers(whole: Mapping[str, StoredTensor], stored: Mapping[str, StoredTensor]) -> list[str]:
+    """List the modules whose weights are stored quantized, of :func:`corresponding_tensors`."""
+    weights = [name for name in whole if name.endswith(".weight") and _is_quantized(name, whole, stored)]
+    return [name.removesuffix(".weight") for name in weights]
 
 
 def parts_of(layer: str, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:

@@ -17,7 +17,8 @@ from .locate import FORMS, TOKENIZER_FILES, VOCABULARIES
 from .preflight import require_readable
 from .safetensors_files import read_tensors, weight_files
 
-_INPUTS_FIRST = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+#: Architectures that store their layers' weights as (inputs, outputs).
+INPUTS_FIRST = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Model:
     def widths(self) -> Mapping[str, int]:
         """Input width of each linear layer except embeddings and output head, from the stored shapes."""
         # These families store their weights transposed (transformers' Conv1D).
-        axis = 0 if self.architecture.get("model_type") in _INPUTS_FIRST else 1
+        axis = 0 if self.architecture.get("model_type") in INPUTS_FIRST else 1
         return {
             name.removesuffix(".weight"): tensor.shape[axis]
             for name, tensor in read_tensors(self.path).items()

@@ -110,9 +110,7 @@ def _faults(audit: WeightAudit, limits: Limits) -> Iterator[tuple[str, str]]:
     for one in sorted(audit.changed, key=lambda one: _least_first(one.error)):
         if not is_named(one.name, limits.may_differ):
             yield one.name, f"{one.what} (error {100 * one.error:.2g}%)"
-    for layer in sorted(
-        audit.layers, key=lambda one: -one.factor if math.isfinite(one.factor) else -math.inf
-    ):
+    for layer in sorted(audit.layers, key=lambda one: _least_first(one.factor)):
         fault = layer_fault(layer, limits.max_weight_error)
         if fault and not is_named(layer.name, limits.may_differ):
             yield layer.name, fault
