@@ -27,11 +27,10 @@ _NORMS = {
     "mlp.up_proj": ("pre_feedforward_layernorm", "post_attention_layernorm"),
     "fc1": ("final_layer_norm",),
 }
-#: The layer whose outputs are the inputs of another one, up to what keeps scales as they are.
-_BEFORE = {"self_attn.o_proj": "self_attn.v_proj", "mlp.down_proj": "mlp.up_proj"}
+#: The layer whose outputs are the inputs of another one, up to what keeps scales as they are; in experts too.
+_BEFORE = {".o_proj": ".v_proj", ".down_proj": ".up_proj"}
 #: Architectures whose norms multiply by one plus their weights.
 _ONE_PLUS = ("gemma", "gemma2", "gemma3", "gemma3_text")
-
 
 #: Formats whose libraries move scales between layers, by ``quant_method`` in config.json.
 _MOVING = ("awq", "compressed-tensors")
@@ -66,10 +65,6 @@ class Folding:
         for name, before in _BEFORE.items():
             if layer.endswith(name):
                 found = layer.removesuffix(name) + before
-                return found if f"{found}.weight" in self._whole else ""
-        for leaf, before in (("down_proj", "up_proj"),):  # of an expert
-            if layer.endswith(f".{leaf}"):
-                found = layer.removesuffix(leaf) + before
                 return found if f"{found}.weight" in self._whole else ""
         return ""
 

@@ -143,8 +143,7 @@ class _Audit:
     def _compare_kept(self, name: str, own: StoredTensor) -> _Answer:
         stored = self.stored[name]
         if stored.shape != own.shape:
-            words = f"has the shape {shape_words(stored.shape)}, the model's has {shape_words(own.shape)}"
-            return ChangedTensor(name, 1.0, words)
+            return _other_shape(name, stored.shape, own)
         found = difference(stored, own)
         if found is None:
             return _Kept(name, is_equal=True)
@@ -164,8 +163,7 @@ class _Audit:
             return _NotCompared(name, f"of shape {shape_words(own.shape)} in the model")
         rows = self._model_rows(own, layer.shape)
         if rows is None:
-            words = f"has the shape {shape_words(layer.shape)}, the model's has {shape_words(own.shape)}"
-            return ChangedTensor(f"{name}.weight", 1.0, words)
+            return _other_shape(f"{name}.weight", layer.shape, own)
         if self.compensates:
             layer = replace(layer, rounding=COMPENSATED)
         return _compared(name, layer, self._scaled(name, rows, layer))
@@ -217,6 +215,11 @@ class _Audit:
                 np.float32
             )
         return self._output_scales[name]
+
+
+def _other_shape(name: str, shape: tuple[int, ...], own: StoredTensor) -> ChangedTensor:
+    words = f"has the shape {shape_words(shape)}, the model's has {shape_words(own.shape)}"
+    return ChangedTensor(name, 1.0, words)
 
 
 def _times(rows: Rows, inputs: Floats) -> Rows:

@@ -260,6 +260,25 @@ def test_scales_that_were_moved_are_undone(tmp_path, model, tensors):
     assert len(blind.changed) == 2
 
 
+def test_scales_that_were_moved_inside_experts_are_undone(tmp_path, tensors):
+    """From one layer of an expert to the next, as in any other block."""
+    expert = "model.layers.0.mlp.experts.0"
+    whole = {
+        f"{expert}.up_proj.weight": random(INNER, WIDTH),
+        f"{expert}.down_proj.weight": random(WIDTH, INNER),
+    }
+    model = saved(tmp_path / "model", {**tensors, **whole})
+    scales = 0.5 + random(INNER).abs()
+    moved = {
+        f"{expert}.up_proj.weight": whole[f"{expert}.up_proj.weight"] / scales[:, None],
+        f"{expert}.down_proj.weight": whole[f"{expert}.down_proj.weight"] * scales,
+    }
+    audit = audit_of(tmp_path, model, quantized({**tensors, **moved}), folds=True)
+    for name in ("up_proj", "down_proj"):
+        layer = layer_named(audit, f"{expert}.{name}")
+        assert layer.error == pytest.approx(layer.rounded_error, rel=0.15), name
+
+
 @pytest.mark.parametrize("broken", ["input_layernorm", "mlp.up_proj", "self_attn.o_proj"])
 def test_scales_that_were_moved_on_one_side_only_are_seen(tmp_path, model, tensors, broken):
     """The products are what the forward pass forms: two per cent on one side show in them."""
