@@ -19,6 +19,7 @@ from ..diagnosis.weights import audit_weights
 from ..errors import ModelError
 from ..metrics.audit import Audit, FilesAudit
 from ..models.ledger import read_contents
+from ..models.preflight import require_parsable
 from ..reports.escaping import visible
 from ..verdict.audit import audit_checks
 from ..verdict.checks import Check, Limits, Status, Tolerances
@@ -48,6 +49,7 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:  # noqa: A
     model, checkpoint = arguments.model, arguments.checkpoint
     for directory in (model, checkpoint):
         _require_directory(directory)
+        require_parsable(directory)
     missing = read_contents(checkpoint, model).missing
     started = time.monotonic()
     weights = audit_weights(checkpoint, model, moves_scales(checkpoint))

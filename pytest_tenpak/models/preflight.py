@@ -35,16 +35,10 @@ _PACKED = ("bitsandbytes", "gptq", "awq")
 def require_readable(directory: Path) -> dict[str, Any]:
     """Check the files of a directory of weights and return its config.
 
-    Raises CheckpointError for a file that is a pointer of git-lfs or not valid JSON, for a dtype that does
-    not exist, and where there is no tokenizer or no whole weights.
+    Raises CheckpointError as :func:`require_parsable` does, for a dtype that does not exist, and where there
+    is no tokenizer or no whole weights.
     """
-    small = [directory / name for name in (*_JSON, *TOKENIZER_FILES) if (directory / name).is_file()]
-    # Others may lie beside them that no loader reads: nobody has to fetch these.
-    for path in (*small, *filter(Path.is_file, weight_files(directory))):
-        require_fetched(path)
-    for path in small:
-        if path.suffix == ".json":
-            _require_json(path)
+    require_parsable(directory)
     if not any((directory / name).is_file() for name in VOCABULARIES):
         raise CheckpointError(
             f"the directory {directory} has no tokenizer",
@@ -63,6 +57,17 @@ def require_readable(directory: Path) -> dict[str, Any]:
             )
     read_tensors(directory)
     return config
+
+
+def require_parsable(directory: Path) -> None:
+    """Raise CheckpointError for a file that a loader reads and that is a git-lfs pointer or no valid JSON."""
+    small = [directory / name for name in (*_JSON, *TOKENIZER_FILES) if (directory / name).is_file()]
+    # Others may lie beside them that no loader reads: nobody has to fetch these.
+    for path in (*small, *filter(Path.is_file, weight_files(directory))):
+        require_fetched(path)
+    for path in small:
+        if path.suffix == ".json":
+            _require_json(path)
 
 
 def require_fetched(path: Path) -> None:

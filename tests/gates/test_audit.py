@@ -161,3 +161,7 @@ def test_the_command_audits_two_directories(project, checkpoint):
     )
     assert run("ck", "--may-differ", "model.norm", "config.*").ret == 0
     assert run("nowhere").ret == 4
+    (checkpoint / "generation_config.json").write_text("{")
+    result = run("ck")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*generation_config.json is not valid JSON*"])
