@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -28,7 +28,8 @@ class Option:
 
     ``kind`` is ``bool``, ``int``, ``float``, ``str`` or ``tuple`` (of strings). ``minimum``
     and ``maximum`` are inclusive, ``above`` and ``below`` are not. A default of None means that the value
-    may be left out.
+    may be left out. With ``by_module`` a mapping from parts of module names to such values is accepted too:
+    :func:`for_module` looks in it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Option:
     maximum: float | None = None
     below: float | None = None
     excluded: tuple[Any, ...] = ()
+    by_module: bool = False
 
     def accepted(self) -> str:
         """Describe the accepted values, for an error message or a table."""
@@ -64,12 +66,15 @@ class Option:
             if bound is not None
         ]
         bounds += [f"not {value!r}" for value in self.excluded]
-        return " ".join([words[self.kind], " and ".join(bounds)]).strip()
+        each = " ".join([words[self.kind], " and ".join(bounds)]).strip()
+        return f"{each}; or a mapping from parts of module names to such" if self.by_module else each
 
     def validate(self, value: Any) -> Any:
         """Return the value in its own type; raise SpecError with what was given and what is accepted."""
         if value is None and self.default is None:
             return None
+        if self.by_module and isinstance(value, Mapping):
+            return self._each(value)
         typed = self._typed(value)
         within = (
             typed is not None
@@ -90,6 +95,20 @@ class Option:
             remedy=f"{self.name}: {self.help}",
         )
 
+    def _each(self, values: Mapping[Any, Any]) -> dict[str, Any]:
+        """Return a mapping from parts of module names, each value in the option's type."""
+        if not values or not all(isinstance(part, str) and part for part in values):
+            raise SpecError(
+                f"{self.name}={values!r} is not accepted",
+                given=repr(values),
+                accepted=self.accepted(),
+                remedy=f"for example {self.name}={{'attn': …, '*': …}}, where '*' is for all others",
+            )
+        return {
+            part: replace(self, name=f"{self.name}[{part!r}]", by_module=False).validate(value)
+            for part, value in sorted(values.items())
+        }
+
     def _typed(self, value: Any) -> Any:
         """Return ``value`` if it has this option's type (an int may stand for a float), else None."""
         if self.kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -100,6 +119,24 @@ class Option:
             names = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
             return tuple(value) if names else None
         return value if isinstance(value, self.kind) else None
+
+
+def for_module(option: str, value: Any, module: str) -> Any:
+    """Return an option's value for a module: of the longest part of its name in a mapping, else of ``*``.
+
+    Raises SpecError where the mapping has neither.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    part = max((one for one in value if one in module), key=lambda one: (len(one), one), default="*")
+    if part not in value:
+        raise SpecError(
+            f"{option} has no value for {module}",
+            given=f"{option}={dict(value)!r}",
+            accepted="parts of names for every module, or '*' for all others",
+            remedy=f"add '*' to {option}, or the part that is missing",
+        )
+    return value[part]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ Each format is recognized by the tensors that a layer has, as its library writes
 - GPTQ: ``qweight`` packed along the inputs, ``qzeros``, ``scales``, and ``g_idx`` with each input's group;
 - AWQ (layout gemm): ``qweight`` packed along the outputs in an order of its own, ``qzeros``, ``scales``;
 - compressed-tensors and others: ``weight`` or ``weight_packed`` with ``weight_scale``;
-- 8-bit floats in blocks: ``weight`` with ``weight_scale_inv``.
+- 8-bit floats in blocks: ``weight`` with ``weight_scale_inv``;
+- our own INT4: ``codes`` and ``layout``, ``scales``, with or without zero points, input scales and outliers.
 """
 
 from __future__ import annotations
@@ -295,8 +296,52 @@ def _blocks(parts: Parts, config: Mapping[str, Any]) -> QuantizedLayer:  # noqa:
     return QuantizedLayer((outputs, inputs), Grid(8, wide, levels=e4m3_levels()), rows, {"bits": 8})
 
 
+# ---------------------------------------------------------------- our own INT4
+
+
+def _int4(parts: Parts, config: Mapping[str, Any]) -> QuantizedLayer:
+    inputs, group = (int(number) for number in stored_values(parts["layout"]))
+    outputs = parts["codes"].shape[0]
+    scales = floats(parts["scales"])
+    symmetric = "zeros" not in parts
+    zeros = None if symmetric else _nibbles(stored_values(parts["zeros"]), scales.shape[1])
+    scaled = floats(parts["input_scales"]) if "input_scales" in parts else None
+    outliers = cache(lambda: [stored_values(parts[f"outlier_{n}"]) for n in ("starts", "columns", "values")])
+
+    def rows(start: int, stop: int) -> Floats:
+        codes = _nibbles(stored_values(parts["codes"], start, stop), inputs)
+        own = np.repeat(scales[start:stop], group, axis=1)[:, :inputs]
+        zero = 8 if zeros is None else np.repeat(zeros[start:stop], group, axis=1)[:, :inputs]
+        values: Floats = (codes - zero).astype(np.float32) * own
+        if scaled is not None:
+            values /= scaled
+        if "outlier_starts" in parts:
+            starts, columns, kept = outliers()
+            found = slice(starts[start], starts[stop])
+            places = np.repeat(np.arange(stop - start), np.diff(starts[start : stop + 1]))
+            values[places, columns[found]] = kept[found]
+        return values
+
+    # Searches weigh errors by activations or gradients, and accept larger ones where these are small.
+    searched = scaled is not None or config.get("clip") or config.get("allocation") == "fisher"
+    return QuantizedLayer(
+        (outputs, inputs),
+        Grid(4, group, symmetric),
+        rows,
+        {"bits": 4, "sym": symmetric},
+        rounding=COMPENSATED if searched else ROUNDED_SCALES,
+    )
+
+
+def _nibbles(packed: NDArray[Any], count: int) -> NDArray[np.int16]:
+    """Return the codes of 4 bits that bytes hold, the first of each two in the lower half."""
+    codes = np.stack((packed & 15, packed >> 4), axis=2).reshape(len(packed), -1)
+    return codes[:, :count].astype(np.int16)
+
+
 _FORMATS: tuple[tuple[tuple[str, ...], Callable[[Parts, Mapping[str, Any]], QuantizedLayer]], ...] = (
     (("weight", "SCB"), _bitsandbytes_8bit),
+    (("codes", "layout", "scales"), _int4),
     (("qweight", "qzeros", "scales", "g_idx"), _gptq),
     (("qweight", "qzeros", "scales"), _awq),
     (("weight_packed", "weight_scale", "weight_shape"), _packed),

@@ -65,11 +65,14 @@ class ConvertJob:
 
 @dataclass(frozen=True)
 class Rounding:
-    """Round-to-nearest of a model's ``layers`` in memory: ``bits`` and weights per scale (``group_size``)."""
+    """Round-to-nearest of a model's ``layers`` in memory: ``bits`` and weights per scale.
+
+    ``group_size`` is a number, or a mapping from parts of names of layers.
+    """
 
     layers: tuple[str, ...]
     bits: int
-    group_size: int
+    group_size: int | Mapping[str, int]
 
 
 @dataclass(frozen=True)

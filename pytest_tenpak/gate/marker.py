@@ -46,7 +46,7 @@ def read_marker(
         name: argument.value(given.get(name, defaults.get(name, argument.default)))
         for name, argument in ARGUMENTS.items()
     }
-    if quantizer is None or not quantizer.calibrates:
+    if quantizer is None or not quantizer.needs_calibration(spec):
         values["calibration"] = None
     return Case(
         nodeid=nodeid,
@@ -109,15 +109,16 @@ def _read_spec(given: Mapping[str, Any], registry: Registry) -> tuple[Quantizer 
             accepted=", ".join(registry),
         )
     quantizer, options = registry.expand(method, given)
-    if given.get("calibration") is not None and not quantizer.calibrates:
+    names = {option.name for option in quantizer.options}
+    declared = {name: value for name, value in options.items() if name in names}
+    spec = QuantizeSpec.build(quantizer.method, quantizer.options, declared)
+    if given.get("calibration") is not None and not quantizer.needs_calibration(spec):
         raise SpecError(
-            f"method {method!r} does not calibrate",
+            f"method {method!r} does not calibrate" + (" with these options" if spec.options else ""),
             given=f"calibration={given['calibration']!r}",
             remedy="leave calibration out",
         )
-    names = {option.name for option in quantizer.options}
-    declared = {name: value for name, value in options.items() if name in names}
-    return quantizer, QuantizeSpec.build(quantizer.method, quantizer.options, declared)
+    return quantizer, spec
 
 
 def _baseline_name(wanted: str | None, nodeid: str) -> str:

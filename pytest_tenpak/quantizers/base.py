@@ -58,7 +58,7 @@ class Job:
     ``model`` is the unquantized model's directory (safetensors and tokenizer), ``out`` an empty folder
     for the checkpoint. ``device`` is a torch device such as ``cpu`` or ``cuda:0``; ``dtype`` the torch
     type, by name, in which the checkpoint will be measured. ``calibration`` holds texts, and is empty
-    unless the quantizer declares ``calibrates``; :func:`~.calibration.draw_samples` turns them into
+    unless the quantizer says that it needs them; :func:`~.calibration.draw_samples` turns them into
     token ids.
     """
 
@@ -111,6 +111,10 @@ class Quantizer(ABC):
         """Return the library that runs ``spec``."""
         chosen, choices = spec.options.get("backend"), self.choices()
         return next((backend for backend in choices if backend.name == chosen), choices[0])
+
+    def needs_calibration(self, spec: QuantizeSpec) -> bool:  # noqa: ARG002
+        """Return whether a spec of the method needs calibration texts: by default ``calibrates``."""
+        return self.calibrates
 
     def check(  # noqa: B027 (optional)
         self, spec: QuantizeSpec, model: Model, device: str, dtype: str

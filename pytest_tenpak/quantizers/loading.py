@@ -58,6 +58,8 @@ def load_with_account(directory: Path, device: str, dtype: str, **options: Any) 
     import torch
     from transformers import AutoModelForCausalLM
 
+    from .int4 import modules  # noqa: F401 (registers our own format)
+
     with _explained(directory):
         model, account = AutoModelForCausalLM.from_pretrained(
             directory,

@@ -16,10 +16,11 @@ from .base import Backend, Quantizer
 from .bitsandbytes import Int8, Nf4
 from .fp16 import Fp16
 from .gptq import Gptq
+from .int4.method import Int4
 from .interpreters import Interpreters
 from .presets import PRESETS
 
-_OURS: tuple[type[Quantizer], ...] = (Gptq, Awq, Nf4, Int8, Fp16)
+_OURS: tuple[type[Quantizer], ...] = (Gptq, Awq, Nf4, Int8, Int4, Fp16)
 
 
 class Registry:
@@ -115,6 +116,7 @@ _LOADERS = {
     "gptq": Gptq.backends[0],
     "awq": Awq.backends[0],
     "bitsandbytes": Nf4().choices()[0],
+    "tenpak-int4": Int4().choices()[0],
 }
 
 
