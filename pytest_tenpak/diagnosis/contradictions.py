@@ -10,7 +10,8 @@ from typing import Any
 
 from ..models.config import read_config
 from ..models.ledger import corresponding_tensors, parts_of, quantized_layers
-from .formats import UnknownFormatError, read_layer
+from .formats import read_layer
+from .quantized_layer import UnknownFormatError
 
 #: The names of options in configs, by the libraries' own, for what the stored tensors say.
 _NAMES = {

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from math import gcd
 from typing import Any
@@ -22,35 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics.audit import CLIPPED, COMPENSATED, NEAREST, ROUNDED_SCALES
-from ..models.safetensors_files import StoredTensor
+from ..metrics.audit import CLIPPED, NEAREST, ROUNDED_SCALES
 from .grids import Grid, e4m3_levels
+from .int4 import read_int4
+from .quantized_layer import Parts, QuantizedLayer, UnknownFormatError
 from .values import Floats, floats, stored_values
 
 #: The position of each output among the eight in one number of an AWQ layer.
 _AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
-Parts = Mapping[str, StoredTensor]
-
-
-@dataclass(frozen=True)
-class QuantizedLayer:
-    """A quantized layer: the shape of its weights (outputs, inputs), the grid, and how to dequantize them.
-
-    ``rows(start, stop)`` returns the weights of some outputs, and is what reads the codes; ``step`` divides
-    every start. ``details`` are what the stored tensors themselves say of the format, by the names that
-    configs use. ``rounding``: how the format's codes are chosen, as in :mod:`~.metrics.audit`.
-    """
-
-    shape: tuple[int, int]
-    grid: Grid
-    rows: Callable[[int, int], Floats]
-    details: Mapping[str, Any]
-    step: int = 1
-    rounding: str = COMPENSATED
-
-
-class UnknownFormatError(ValueError):
-    """The parts of a layer are of no format that can be dequantized here; the text says what they are."""
 
 
 def read_layer(parts: Parts, config: Mapping[str, Any]) -> QuantizedLayer:
@@ -296,52 +274,9 @@ def _blocks(parts: Parts, config: Mapping[str, Any]) -> QuantizedLayer:  # noqa:
     return QuantizedLayer((outputs, inputs), Grid(8, wide, levels=e4m3_levels()), rows, {"bits": 8})
 
 
-# ---------------------------------------------------------------- our own INT4
-
-
-def _int4(parts: Parts, config: Mapping[str, Any]) -> QuantizedLayer:
-    inputs, group = (int(number) for number in stored_values(parts["layout"]))
-    outputs = parts["codes"].shape[0]
-    scales = floats(parts["scales"])
-    symmetric = "zeros" not in parts
-    zeros = None if symmetric else _nibbles(stored_values(parts["zeros"]), scales.shape[1])
-    scaled = floats(parts["input_scales"]) if "input_scales" in parts else None
-    outliers = cache(lambda: [stored_values(parts[f"outlier_{n}"]) for n in ("starts", "columns", "values")])
-
-    def rows(start: int, stop: int) -> Floats:
-        codes = _nibbles(stored_values(parts["codes"], start, stop), inputs)
-        own = np.repeat(scales[start:stop], group, axis=1)[:, :inputs]
-        zero = 8 if zeros is None else np.repeat(zeros[start:stop], group, axis=1)[:, :inputs]
-        values: Floats = (codes - zero).astype(np.float32) * own
-        if scaled is not None:
-            values /= scaled
-        if "outlier_starts" in parts:
-            starts, columns, kept = outliers()
-            found = slice(starts[start], starts[stop])
-            places = np.repeat(np.arange(stop - start), np.diff(starts[start : stop + 1]))
-            values[places, columns[found]] = kept[found]
-        return values
-
-    # Searches weigh errors by activations or gradients, and accept larger ones where these are small.
-    searched = scaled is not None or config.get("clip") or config.get("allocation") == "fisher"
-    return QuantizedLayer(
-        (outputs, inputs),
-        Grid(4, group, symmetric),
-        rows,
-        {"bits": 4, "sym": symmetric},
-        rounding=COMPENSATED if searched else ROUNDED_SCALES,
-    )
-
-
-def _nibbles(packed: NDArray[Any], count: int) -> NDArray[np.int16]:
-    """Return the codes of 4 bits that bytes hold, the first of each two in the lower half."""
-    codes = np.stack((packed & 15, packed >> 4), axis=2).reshape(len(packed), -1)
-    return codes[:, :count].astype(np.int16)
-
-
 _FORMATS: tuple[tuple[tuple[str, ...], Callable[[Parts, Mapping[str, Any]], QuantizedLayer]], ...] = (
     (("weight", "SCB"), _bitsandbytes_8bit),
-    (("codes", "layout", "scales"), _int4),
+    (("codes", "layout", "scales"), read_int4),
     (("qweight", "qzeros", "scales", "g_idx"), _gptq),
     (("qweight", "qzeros", "scales"), _awq),
     (("weight_packed", "weight_scale", "weight_shape"), _packed),

@@ -30,8 +30,9 @@ from ..models.ledger import (
 from ..models.model import INPUTS_FIRST
 from ..models.safetensors_files import StoredTensor, shape_words
 from .folding import Folding
-from .formats import QuantizedLayer, UnknownFormatError, read_layer
+from .formats import read_layer
 from .kept import difference, ranges
+from .quantized_layer import QuantizedLayer, UnknownFormatError
 from .values import CHUNK, Floats, floats
 
 Rows = Callable[[int, int], Floats]
@@ -259,7 +260,7 @@ def _compared(name: str, layer: QuantizedLayer, rows: Rows) -> LayerAudit:
     shift = 0.0
     for start, stop in _chunks(layer):
         wanted, found = rows(start, stop), layer.rows(start, stop)
-        nearest = layer.grid.round(wanted)
+        nearest = layer.nearest(wanted, start, stop)
         own.add(start, stop, wanted * wanted)
         ours.add(start, stop, found * found)
         along.add(start, stop, wanted * found)

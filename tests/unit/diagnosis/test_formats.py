@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pytest_tenpak.diagnosis.formats import UnknownFormatError, read_layer
+from pytest_tenpak.diagnosis.formats import read_layer
+from pytest_tenpak.diagnosis.quantized_layer import UnknownFormatError
 from pytest_tenpak.metrics.audit import NEAREST, ROUNDED_SCALES
 from pytest_tenpak.models.ledger import parts_of
 from pytest_tenpak.models.safetensors_files import read_tensors

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pytest_tenpak.diagnosis.formats import read_layer
+from pytest_tenpak.diagnosis.weights import audit_weights
 from pytest_tenpak.errors import CheckpointError, SpecError
 from pytest_tenpak.models.ledger import corresponding_tensors, parts_of, quantized_layers
 from pytest_tenpak.progress import ignore
@@ -59,6 +60,20 @@ def test_a_loaded_checkpoint_computes_with_what_is_stored(family, given, tmp_pat
     ids = torch.arange(30)[None]
     with torch.inference_mode():
         assert torch.allclose(loaded(ids).logits, plain(ids).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("sym", [True, False])
+def test_the_audit_holds_every_layer_to_its_own_rounding(sym, model, tmp_path):
+    """With scaled inputs, outliers and groups of Fisher's choice: no more error than rounding, nor dead inputs."""
+    given = {"activation_scaling": True, "outlier_fraction": 0.01, "allocation": "fisher"}
+    quantize(model, tmp_path / "out", sym=sym, **given)
+    audit = audit_weights(tmp_path / "out", model)
+    assert len(audit.layers) == 14
+    assert not audit.changed
+    assert not audit.not_compared
+    assert max(layer.factor for layer in audit.layers) < 1.01
+    assert max(abs(layer.gain - layer.rounded_gain) for layer in audit.layers) < 0.002
+    assert not any(layer.dead for layer in audit.layers)
 
 
 def test_what_is_not_quantized_stays_as_it_was(model, tmp_path):
