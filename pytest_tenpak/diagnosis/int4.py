@@ -1,4 +1,4 @@
-"""Layers of our own INT4, dequantized some outputs at a time, and rounded as they could be stored, in numpy."""
+"""Layers of our own INT4, dequantized some outputs at a time and rounded as they could be stored; numpy."""
 
 from __future__ import annotations
 
