@@ -25,7 +25,7 @@ FROM_TREE := PYTHONPATH=$(CURDIR)
 PARALLEL := -n 2 --dist worksteal
 
 .PHONY: help demo demo-regression test slow unit check fmt coverage table statistics screenshots lint lint-actions
-.PHONY: false-alarms faults bench agreement peers-llama-cpp clean
+.PHONY: tenpak-history false-alarms faults bench agreement peers-llama-cpp clean
 
 demo: $(VENV)/installed  ## quantize SmolLM2 to NF4 and INT8, measure, compare with the baselines
 	$(BIN)/pytest demo/test_smollm2.py
@@ -58,6 +58,9 @@ slow: $(VENV)/installed $(ARCHIVED)/installed  ## the tests that take minutes
 
 table: $(VENV)/installed $(ARCHIVED)/installed  ## every method and backend on SmolLM2, as Markdown
 	$(BIN)/python benchmarks/methods.py --python '$(PYTHONS)'
+
+tenpak-history: $(VENV)/installed  ## TenPak's recipes, its failures and classic slips through the gate, as Markdown
+	$(BIN)/python benchmarks/history.py
 
 statistics: $(VENV)/installed  ## coverage, false alarms and power of intervals and verdicts, as Markdown
 	$(BIN)/python benchmarks/intervals.py

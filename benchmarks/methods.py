@@ -18,6 +18,8 @@ from pathlib import Path
 from tabulate import tabulate
 
 HERE = Path(__file__).parent
+#: The method that ``methods/conftest.py`` registers: the yardstick, which is not packed.
+ROUNDED = "round-to-nearest"
 RATIOS = ("whole_vs_16bit", "whole_vs_32bit", "layers_vs_16bit", "layers_vs_32bit")
 #: Method: (compression, perplexity) as TenPak's README gave them, and the denominator under which the
 #: compression holds for a 7-billion-parameter Llama, computed from bits per weight.
@@ -52,19 +54,35 @@ def why_not(outcome: dict) -> str:
     return (outcome["problem"] or evidence).splitlines()[0].removeprefix(outcome["case"]["nodeid"] + ": ")
 
 
+def name_of(method: str, options: dict) -> str:
+    """The method, with what tells its rows apart."""
+    if method == ROUNDED:
+        return f"rtn, {options['bits']} bit"
+    group = options.get("group_size")
+    parts = {
+        "double quantization": options.get("double_quant"),
+        "scaling": options.get("activation_scaling"),
+        "clipping": method == "int4" and options["clip"],
+        "outliers": options.get("outlier_fraction"),
+        "Fisher": options.get("allocation") == "fisher",
+        f"groups of {'/'.join(map(str, group.values()))}" if isinstance(group, dict) else "": True,
+    }
+    return " + ".join([method, *(part for part, has in parts.items() if part and has)])
+
+
 def row(outcome: dict, rounded: dict[int, float]) -> list[str]:
     """One line of the table."""
     spec, figures, made = outcome["case"]["spec"], outcome["figures"], outcome["quantizing"]
     method, options = spec["method"], spec["options"]
-    name = method + (" + double quantization" if options.get("double_quant") else "")
+    name = name_of(method, options)
     backend = options.get("backend") or {"nf4": "bitsandbytes", "int8": "bitsandbytes"}.get(method, "—")
     if figures is None:
         return [name, backend, *["—"] * 8, why_not(outcome)]
     bits = figures["bits_per_weight"]
     ratios = figures["compression"]
-    counted = method != "rtn"
+    counted = method != ROUNDED
     return [
-        f"{name}, {options['bits']} bit" if method == "rtn" else name,
+        name,
         backend,
         f"{bits:.3f}" if bits and counted else "—",
         *(f"{ratios[key]:.2f}×" if key in ratios and counted else "—" for key in RATIOS),
@@ -107,9 +125,9 @@ def main() -> None:
     rounded = {
         o["case"]["spec"]["options"]["bits"]: o["figures"]["ppl_delta"]
         for o in figures
-        if o["case"]["spec"]["method"] == "rtn"
+        if o["case"]["spec"]["method"] == ROUNDED
     }
-    order = ["fp16", "rtn", "gptq", "awq", "nf4", "int8"]
+    order = ["fp16", ROUNDED, "gptq", "awq", "int4", "nf4", "int8"]
     outcomes.sort(key=lambda o: order.index(o["case"]["spec"]["method"]))
     reference = figures[0]["figures"]
     print(

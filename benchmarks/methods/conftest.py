@@ -7,7 +7,7 @@ from pytest_tenpak.quantizers.rounding import round_to_nearest
 class RoundToNearest(Quantizer):
     """The layers that the other methods quantize, rounded to nearest and saved unpacked."""
 
-    method = "rtn"
+    method = "round-to-nearest"
     options = (
         Option("bits", int, 4, "bits of a code", choices=(2, 3, 4, 8)),
         Option("group_size", int, 64, "weights that share a scale", minimum=-1),
@@ -22,5 +22,5 @@ class RoundToNearest(Quantizer):
 
 
 def pytest_tenpak_register_quantizers(register):
-    """Make ``method="rtn"`` known."""
+    """Make ``method="round-to-nearest"`` known."""
     register(RoundToNearest)
