@@ -27,8 +27,12 @@ PARALLEL := -n 2 --dist worksteal
 .PHONY: help demo demo-regression test slow unit check fmt coverage table statistics screenshots lint lint-actions
 .PHONY: tenpak-history false-alarms faults bench agreement peers-llama-cpp clean
 
+# Where there is no bitsandbytes, int4 needs nothing but torch.
+DEMO = $(shell $(BIN)/python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("bitsandbytes"))' \
+	&& echo demo/test_smollm2.py || echo demo/test_int4.py)
+
 demo: $(VENV)/installed  ## quantize SmolLM2 to NF4 and INT8, measure, compare with the baselines
-	$(BIN)/pytest demo/test_smollm2.py
+	$(BIN)/pytest $(DEMO)
 
 demo-regression: $(VENV)/installed  ## the same gate with a worse recipe than its baseline: ends red
 	$(BIN)/pytest demo/regression

@@ -31,7 +31,7 @@ CLAIMS = {
 }
 
 
-def run(model: str, group: int, pythons: str, tokens: int) -> list[dict]:
+def run(model: str, group: int, pythons: str, tokens: int, only: list[str]) -> list[dict]:
     """Run the gates and give their outcomes, as ``--tenpak-json`` writes them."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "outcomes.json")
@@ -41,6 +41,8 @@ def run(model: str, group: int, pythons: str, tokens: int) -> list[dict]:
             *(f"--tenpak-max-tokens={tokens}", "--tenpak-context=512"),
             *(f"--tenpak-python={pythons}", f"--tenpak-json={report}", "--tenpak-unavailable=skip"),
         ]
+        if only:
+            command += ["-k", " or ".join(f"method[{name}]" for name in only)]
         asked = {"TENPAK_METHODS_MODEL": model, "TENPAK_METHODS_GROUP": str(group)}
         ran = subprocess.run(command, env={**os.environ, **asked}, check=False)
         if not report.is_file():
@@ -116,9 +118,10 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=64, help="group size of GPTQ, AWQ and round-to-nearest")
     parser.add_argument("--python", default="", help="as --tenpak-python, for backends that live elsewhere")
     parser.add_argument("--tokens", type=int, default=4096, help="scored tokens at most")
+    parser.add_argument("--only", nargs="*", default=[], help="names in methods/test_methods.py")
     given = parser.parse_args()
     model = str(Path(given.model).resolve()) if Path(given.model).exists() else given.model
-    outcomes = run(model, given.group, given.python, given.tokens)
+    outcomes = run(model, given.group, given.python, given.tokens, given.only)
     figures = [outcome for outcome in outcomes if outcome["figures"]]
     if not figures:
         sys.exit("no method could be measured: pytest says why above")
