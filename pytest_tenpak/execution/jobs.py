@@ -34,6 +34,11 @@ class QuantizeJob:
     dtype: str
     calibration: tuple[str, ...]
 
+    @property
+    def may_be_forked(self) -> bool:
+        """Whether the process may have imported transformers before: others' code may count on its order."""
+        return self.quantizer.is_ours and self.device == "cpu"
+
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> QuantizeJob:
         """Return the job that :func:`to_plain` wrote."""
@@ -56,6 +61,11 @@ class ConvertJob:
 
     file: Path
     out: Path
+
+    @property
+    def may_be_forked(self) -> bool:
+        """True: nothing but transformers is needed."""
+        return True
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> ConvertJob:
@@ -109,6 +119,11 @@ class MeasureJob:
     criteria: tuple[Criterion, ...]
     rule: Rule
     whole: bool
+
+    @property
+    def may_be_forked(self) -> bool:
+        """Whether the process may have imported transformers before, and no driver of a GPU is needed."""
+        return self.device == "cpu" and (self.quantizer is None or self.quantizer.is_ours)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> MeasureJob:

@@ -83,11 +83,14 @@ def _do(kind: str, plain: Mapping[str, Any], progress: Progress) -> dict[str, An
     return measure(MeasureJob.from_dict(plain), progress)
 
 
-def main(folder: Path) -> None:
-    """Do the job in ``folder`` and write the answer there; end the process where memory or disk ran out."""
+def main(folder: Path, parent: int = 0) -> None:
+    """Do the job in ``folder`` and write the answer there; end the process where memory or disk ran out.
+
+    ``parent`` is the process with which this one ends; 0: the pytest process that wrote the job.
+    """
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     sys.path.extend(entry for entry in job["sys_path"] if entry not in sys.path)
-    threading.Thread(target=_watch_parent, args=(job["parent"],), daemon=True).start()
+    threading.Thread(target=_watch_parent, args=(parent or job["parent"],), daemon=True).start()
     try:
         answer = _answer(job, folder)
         (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")

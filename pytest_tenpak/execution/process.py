@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import TenpakError, WorkerError, error_from_dict
 from ..progress import Progress
@@ -28,6 +28,7 @@ from ..quantizers.interpreters import environment, installed_in
 from ..store.store import Store
 from ..units import in_gib
 from .jobs import OUT_OF_DISK, OUT_OF_MEMORY, AnyJob, to_plain
+from .template import ForkedProcess, fork_job
 
 _POLL_SECONDS = 0.1
 _MEMORY_POLL_SECONDS = 0.5
@@ -44,6 +45,8 @@ spec.loader.exec_module(sys.modules[spec.name])
 from pytest_tenpak.execution.main import main
 main(folder)
 """
+
+_Process: TypeAlias = "subprocess.Popen[bytes] | ForkedProcess"
 
 
 @dataclass(frozen=True)
@@ -78,24 +81,17 @@ def run_job(
         installed_in(python)
     folder = _job_folder(store, job, python)
     killed_before = _oom_kills()
-    with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            _command(folder, python),
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=_environment(python),
-            start_new_session=True,
-        )
-        try:
-            stopped = _watch(process, folder / "progress.jsonl", progress, bounds)
-        finally:
-            _end(process)
+    process = _start(job, folder, python)
+    try:
+        stopped = _watch(process, folder / "progress.jsonl", progress, bounds)
+    finally:
+        _end(process)
     answer = _read_answer(folder)
     if answer is None:
         kills = _since(killed_before)
-        raise _failure(job.kind, folder, stopped or _ending(process.returncode, kills, store.root), kills)
+        raise _failure(
+            job.kind, folder, stopped or _ending(process.returncode or 0, kills, store.root), kills
+        )
     shutil.rmtree(folder, ignore_errors=True)
     if "error" in answer:
         raise error_from_dict(answer["error"])
@@ -126,6 +122,25 @@ def _job_folder(store: Store, job: AnyJob, python: Path | None) -> Path:
     return folder
 
 
+def _start(job: AnyJob, folder: Path, python: Path | None) -> _Process:
+    """Start a job's process: forked from the template where that is safe, else an interpreter of its own."""
+    environment = _environment(python)
+    if python is None and job.may_be_forked:
+        forked = fork_job(folder, environment)
+        if forked is not None:
+            return forked
+    with (folder / "log.txt").open("wb") as log:
+        return subprocess.Popen(
+            _command(folder, python),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
 def _command(folder: Path, python: Path | None) -> list[str]:
     if python is None:
         return [sys.executable, "-m", f"{__package__}.main", str(folder)]
@@ -133,14 +148,17 @@ def _command(folder: Path, python: Path | None) -> list[str]:
 
 
 def _environment(python: Path | None) -> dict[str, str]:
-    """Return the user's environment, quieter and offline: all downloads are done by now."""
+    """Return the user's environment, quieter and offline: all downloads are done by now.
+
+    Without the name of the test that runs: it would be another environment for each.
+    """
     quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    return {**environment(python), **quiet, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
+    found = {**environment(python), **quiet, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
+    found.pop("PYTEST_CURRENT_TEST", None)
+    return found
 
 
-def _watch(
-    process: subprocess.Popen[bytes], path: Path, progress: Progress, bounds: Bounds
-) -> _Ending | None:
+def _watch(process: _Process, path: Path, progress: Progress, bounds: Bounds) -> _Ending | None:
     """Pass progress on until the process ends by itself (None) or exceeds a limit (which one)."""
     started = looked = time.monotonic()
     read = 0
@@ -192,7 +210,7 @@ def _resident(group: int, limit: int) -> int:
     return fair
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: _Process) -> None:
     """Kill what is left of the worker and of the processes it started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -60,8 +60,16 @@ class JobRunner:
         return list((self.store.root / "jobs").glob("*/log.txt"))
 
 
+@pytest.fixture(params=[False, True], ids=["interpreter", "forked"])
+def runner(tmp_path, request, monkeypatch) -> JobRunner:
+    """Both kinds of processes: an interpreter of their own, or a fork of one that has imported torch."""
+    monkeypatch.setattr(QuantizeJob, "may_be_forked", request.param)
+    return JobRunner(tmp_path)
+
+
 @pytest.fixture
-def runner(tmp_path) -> JobRunner:
+def interpreter(tmp_path) -> JobRunner:
+    """Only the first kind, for bounds on memory below what a fork shares with its template."""
     return JobRunner(tmp_path)
 
 
@@ -134,17 +142,17 @@ CHILD = "subprocess.Popen([sys.executable, '-c', 'import time; b = bytearray(300
 
 
 @pytest.mark.parametrize("body", ["hog = bytearray(300 << 20)\n", CHILD], ids=["worker", "its child"])
-def test_the_memory_limit(runner, body):
+def test_the_memory_limit(interpreter, body):
     """It counts the worker and all that it started; the error gives both figures."""
     with pytest.raises(WorkerError) as caught:
-        runner.run(body + "time.sleep(600)", Bounds(memory=200 << 20))
+        interpreter.run(body + "time.sleep(600)", Bounds(memory=200 << 20))
     assert "more than 0.20 GiB, and was stopped" in str(caught.value)
     took = float(re.findall(r"took (\d+\.\d+) GiB", str(caught.value))[0])
     assert 0.2 <= took < 0.5
     assert "--tenpak-memory" in str(caught.value)
 
 
-def test_memory_that_processes_share_is_counted_once(runner):
+def test_memory_that_processes_share_is_counted_once(interpreter):
     """A worker that forks does not take as much again."""
     body = """
         hog = bytearray(os.urandom(1 << 20) * 150)
@@ -154,18 +162,18 @@ def test_memory_that_processes_share_is_counted_once(runner):
                 os._exit(0)
         time.sleep(2)
         """
-    assert runner.run(body, Bounds(memory=400 << 20))["peak_bytes"] > 150 << 20
+    assert interpreter.run(body, Bounds(memory=400 << 20))["peak_bytes"] > 150 << 20
 
 
-def test_what_it_took_is_in_the_answer(runner):
+def test_what_it_took_is_in_the_answer(interpreter):
     """Seconds and the high-water mark of its own memory, not of the process that started it."""
     ours = bytearray(400 << 20)
-    taken = runner.run("hog = bytearray(200 << 20)\ndel hog\nimport torch\ntorch.set_num_threads(1)")
+    taken = interpreter.run("hog = bytearray(200 << 20)\ndel hog\nimport torch\ntorch.set_num_threads(1)")
     assert len(ours) == 400 << 20
     assert set(taken) == {"seconds", "peak_bytes", "threads"}
     assert taken["peak_bytes"] > 200 << 20
     assert taken["threads"] == 1
-    light = runner.run("pass")
+    light = interpreter.run("pass")
     assert set(light) == {"seconds", "peak_bytes"}
     assert light["peak_bytes"] < 150 << 20
 
@@ -190,6 +198,7 @@ from pytest_tenpak.store.store import Store
 from pytest_tenpak.progress import ignore
 from pytest_tenpak.execution.jobs import QuantizeJob
 from pytest_tenpak.execution.process import run_job
+QuantizeJob.may_be_forked = sys.argv[3] == "True"
 run_job(Store(Path(sys.argv[1])), QuantizeJob.from_dict(json.loads(sys.argv[2])), ignore)
 """
 
@@ -206,21 +215,43 @@ def gone(pids: list[int], seconds: float) -> bool:
 
 
 def test_a_killed_pytest_takes_the_workers_and_their_children_along(runner):
-    """kill -9 of whoever asked: the worker ends, and so does what its backend had started."""
+    """kill -9 of whoever asked: the worker ends, what its backend had started, and what it was forked from."""
     pids = runner.folder / "pids"
     body = f"""
         child = subprocess.Popen(["sleep", "300"])
-        Path({str(pids)!r}).write_text(f"{{os.getpid()}} {{child.pid}}\\n")
+        Path({str(pids)!r}).write_text(f"{{os.getpid()}} {{child.pid}} {{os.getppid()}}\\n")
         time.sleep(300)
         """
-    command = [sys.executable, "-c", PARENT, str(runner.store.root), json.dumps(to_plain(runner.job(body)))]
-    parent = subprocess.Popen(command)
+    job = runner.job(body)
+    command = [sys.executable, "-c", PARENT, str(runner.store.root), json.dumps(to_plain(job))]
+    parent = subprocess.Popen([*command, str(job.may_be_forked)])
     while not (pids.exists() and pids.read_text().endswith("\n")):
         time.sleep(0.05)
         assert parent.poll() is None
     parent.kill()
     parent.wait()
     assert gone([int(pid) for pid in pids.read_text().split()], seconds=10)
+
+
+def test_what_jobs_are_forked_from_is_there_once_and_ends_with_whoever_asked(tmp_path):
+    """Two jobs of one template; after the last one nothing is left, and pytest's end takes the template along."""
+    code = """
+import sys
+from pathlib import Path
+from pytest_tenpak.execution.template import fork_job
+folders = [Path(sys.argv[1]) / name for name in "ab"]
+for folder in folders:
+    folder.mkdir()
+processes = [fork_job(folder, dict(__import__("os").environ)) for folder in folders]
+print([process.wait() for process in processes], processes[0]._template._process.pid)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    codes, _, pid = ran.stdout.strip().rpartition(" ")
+    assert codes == "[1, 1]"
+    assert "FileNotFoundError" in (tmp_path / "b" / "log.txt").read_text()
+    assert gone([int(pid)], seconds=5)
 
 
 def test_a_worker_that_ends_leaves_no_child_behind(runner):
