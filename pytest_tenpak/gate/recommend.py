@@ -262,12 +262,11 @@ class Search:
 
     def _is_within(self, one: Contender) -> bool:
         """Whether its perplexity is within the bound, whatever its compression."""
-        measured = bool(one.windows.tokens) and one.nll < math.inf
-        return measured and self.sieve.bound().answer(one.windows, self.run.rule).holds
+        return one.has_figure and self.sieve.bound().answer(one.windows, self.run.rule).holds
 
     def _delta(self, one: Contender) -> Estimate | None:
         """The difference of perplexity from the unquantized model's, relative; None without a figure."""
-        if not one.windows.tokens or one.nll == math.inf:
+        if not one.has_figure:
             return None
         return self.sieve.bound().sampled(one.windows, self.run.rule).relative()
 

@@ -45,12 +45,9 @@ class Contender:
     windows: Windows
 
     @property
-    def nll(self) -> float:
-        """Mean NLL over all windows so far (nats); infinite where a token was not finite or none measured."""
-        windows = self.windows
-        if windows.nonfinite or not windows.total_tokens:
-            return math.inf
-        return math.fsum(windows.nll) / windows.total_tokens
+    def has_figure(self) -> bool:
+        """Whether something was measured, and every token's figure is finite."""
+        return bool(self.windows.total_tokens) and not self.windows.nonfinite
 
 
 @dataclass(frozen=True)
@@ -76,13 +73,24 @@ class Sieve:
         bound = math.inf if most is None else math.log1p(most)
         return Criterion("max_ppl_delta", "nll", bound, self.reference.nll)
 
+    def loss(self, one: Contender) -> float:
+        """Return the nats per token lost, on the windows so far; infinite where there is no figure."""
+        if not one.has_figure:
+            return math.inf
+        theirs = self.reference.nll[: len(one.windows.nll)]
+        return (math.fsum(one.windows.nll) - math.fsum(theirs)) / one.windows.total_tokens
+
+    def _order(self, one: Contender) -> tuple[float, float]:
+        """Smaller first, of equals the better; losses compare contenders of different numbers of windows."""
+        return -one.compression, self.loss(one)
+
     def out(self, contenders: Sequence[Contender]) -> dict[str, Out]:
         """Return which contenders are out, by name.
 
         A contender is out for its compression whatever its perplexity, else at the first look that shows
         its perplexity to be above the bound, or above that of another with at least its compression.
         """
-        ordered = sorted(contenders, key=lambda one: (-one.compression, one.nll))
+        ordered = sorted(contenders, key=self._order)
         # Only by those before it in this order: no two can drop each other.
         found = ((one, self._out(one, ordered[:n])) for n, one in enumerate(ordered))
         return {one.name: out for one, out in found if out is not None}
@@ -101,7 +109,7 @@ class Sieve:
             prefix = windows.prefix(look)
             yield Out(Why.NOT_FINITE if prefix.nonfinite else Why.PERPLEXITY, prefix.total_tokens)
         for other in better:
-            if other.nll < math.inf and (look := self.first_worse(one, other)) is not None:
+            if other.has_figure and (look := self.first_worse(one, other)) is not None:
                 yield Out(Why.DOMINATED, windows.prefix(look).total_tokens, other.name)
 
     def first_worse(self, one: Contender, other: Contender) -> int | None:
@@ -144,14 +152,14 @@ class Sieve:
 
     def meets(self, one: Contender) -> bool:
         """Return whether a contender meets the bounds, decided as a gate decides."""
-        fits = one.compression >= self.min_compression and one.nll < math.inf
+        fits = one.compression >= self.min_compression and one.has_figure
         return fits and self.bound().answer(one.windows, self.rule).holds
 
     def pick(self, contenders: Sequence[Contender]) -> Contender | None:
         """Return what to take: of those that meet the bounds the smallest, among equals the best."""
         out = self.out(contenders)
         fine = [one for one in contenders if one.name not in out and self.meets(one)]
-        return min(fine, key=lambda one: (-one.compression, one.nll), default=None)
+        return min(fine, key=self._order, default=None)
 
 
 def sections(planned: int, rule: Rule) -> list[int]:
