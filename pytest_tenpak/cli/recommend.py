@@ -23,10 +23,11 @@ from ..gate.recommend import Watch, recommend
 from ..plugin import options
 from ..plugin.run_state import open_session
 from ..progress import Progress
+from ..reports.escaping import visible_lines
 from ..reports.recommendation import answer_lines, found_words, stage_words
 from ..spec import Option
 from ..store.atomic import write_atomically
-from ..verdict.advice import Advice
+from ..verdict.advice import Advice, Row
 
 PYTEST_ARGUMENTS = True
 
@@ -74,7 +75,7 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     state = replace(open_session(config).run, show_progress=_shown)
     require_methods(question.methods, state.registry)
     try:
-        advice = recommend(question, state, Watch(_say_stage, lambda row: _say(found_words(row))), limit)
+        advice = recommend(question, state, Watch(_say_stage, _say_found), limit)
     except KeyboardInterrupt:
         _say("interrupted: what was quantized and measured is kept, and the same command goes on from there")
         return int(pytest.ExitCode.INTERRUPTED)
@@ -144,6 +145,12 @@ def _shown(title: str) -> Iterator[Progress]:
 
 def _say_stage(title: str, left: float) -> None:
     _say(stage_words(title, left))
+
+
+def _say_found(row: Row) -> None:
+    _say(found_words(row))
+    if row.details:
+        _say("\n".join(visible_lines(row.details)))
 
 
 def _say(text: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..baselines.entry import Figures
-from ..errors import TenpakError, file_error
+from ..errors import TenpakError
 from ..metrics.intervals import Estimate
 from ..metrics.measurement import HEADLINE
 from ..verdict.advice import Advice, Near, Place, Row
@@ -171,7 +171,7 @@ class Search:
             refuse_incomplete(experiment, subject, self.reference.unread)
             contents = experiment.contents(subject, self.reference.unread)
         except (TenpakError, OSError) as error:
-            trial.problem = _words(error)
+            trial.fail(error)
             return
         trial.trace = trial.reference.of_checkpoint(subject)
         trial.compression = contents.ledger.ratios[HEADLINE]
@@ -193,7 +193,7 @@ class Search:
             self.reference.extend(Target(limit))
             trial.trace.extend(Target(limit, [self.sieve.bound()], whole=True))
         except (TenpakError, OSError) as error:
-            trial.problem = _words(error)
+            trial.fail(error)
             return
         self._learn(trial.windows.total_tokens - before.total_tokens, begun)
         if trial.windows.stream != self.reference.windows.stream:
@@ -289,6 +289,7 @@ class Search:
             seconds=trial.seconds,
             out=out,
             problem=trial.problem,
+            details=trial.details,
             meets=bool(measured and contender and out is None and sieve.meets(contender)),
             surely=bool(delta and sieve.bound().is_decided(trial.windows, self.run.rule)),
         )
@@ -340,9 +341,3 @@ def _place(trial: Trial, out: Out | None, frontier: Sequence[str]) -> Place:
     if out is None and trial.windows.tokens:
         return Place.BEATEN
     return Place.OUT if out else Place.NOT_RUN
-
-
-def _words(error: TenpakError | OSError) -> str:
-    """The first line of what went wrong."""
-    problem = error.problem if isinstance(error, TenpakError) else file_error(error).problem
-    return problem.splitlines()[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..errors import TenpakError, file_error
 from ..metrics.measurement import Windows
 from ..models.tokenizer_changes import tokenizer_changes
 from ..verdict.audit import audit_checks
@@ -28,6 +29,7 @@ class Trial:
     compression: float | None = None
     seconds: float = 0.0
     problem: str = ""
+    details: str = ""
     is_late: bool = False
 
     @property
@@ -54,6 +56,11 @@ class Trial:
         if self.compression is None or self.problem:
             return None
         return Contender(self.name, self.compression, self.windows)
+
+    def fail(self, error: TenpakError | OSError) -> None:
+        """Note what went wrong: the others go on."""
+        known = error if isinstance(error, TenpakError) else file_error(error)
+        self.problem, self.details = known.problem.splitlines()[0], str(known)
 
     def objection(self) -> str:
         """Return what a gate of this recipe would fail for: audit, floor, damage; empty for nothing."""

@@ -49,14 +49,18 @@ def place_words(row: Row) -> str:
     """Where a recipe stands, and why."""
     if row.problem:
         return f"{row.place.value}: {row.problem}"
-    return f"out: {out_words(row.out)}" if row.out else row.place.value
+    if row.out is None:
+        return row.place.value
+    head = f"{row.place.value}; " if row.place is Place.FRONTIER else ""
+    return f"{head}out: {out_words(row.out)}"
 
 
 def found_words(row: Row) -> str:
     """What is known of a recipe, on one line."""
     delta = percent(row.figures.ppl_delta) + f" after {row.tokens:,} tokens" if row.figures else ""
     known = ", ".join(filter(None, (compression(row), delta)))
-    why = place_words(row) if row.problem or row.out else ""
+    why = f"{row.place.value}: {row.problem}" if row.problem else ""
+    why = f"out: {out_words(row.out)}" if row.out else why
     return visible(f"{row.name}: {'; '.join(filter(None, (known, why)))}")
 
 
@@ -181,7 +185,7 @@ def _found(advice: Advice, width: int | None) -> Iterator[str]:
             yield from (f"{place.value}:", head, *rest, "")
     if head:
         yield from wrapped([legend(advice, head)], width)
-    others = advice.placed(Place.OUT, Place.FAILED, Place.NOT_RUN)
+    others = [row for row in advice.placed(*Place) if row.out or row.problem]
     lines = [f"  {found_words(row)}" for row in others]
     lines += [
         f"  {visible('; '.join(one.names))}: not run: {visible(one.problem)}" for one in advice.left_out

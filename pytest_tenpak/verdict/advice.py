@@ -33,7 +33,7 @@ class Row:
     ``compression`` is None where it was not quantized, ``figures`` where it was not measured. ``delta`` is
     the difference of perplexity from the unquantized model's, relative, with its interval. ``tokens`` were
     scored, of ``budget``. ``seconds`` is what quantizing took, now or earlier. ``problem`` says why it
-    failed, or was not run. ``meets``: whether it meets the bounds, as far as it was measured, and
+    failed, or was not run, and ``details`` what else is known, such as a worker's log. ``meets``: whether it meets the bounds, as far as it was measured, and
     ``surely``, whether the interval says so.
     """
 
@@ -48,6 +48,7 @@ class Row:
     seconds: float = 0.0
     out: Out | None = None
     problem: str = ""
+    details: str = ""
     meets: bool = False
     surely: bool = False
 
@@ -67,6 +68,7 @@ class Row:
             "quantizing_seconds": self.seconds,
             "out": {"why": out.why.value, "tokens": out.tokens, "by": out.by} if out else None,
             "problem": self.problem,
+            "details": self.details,
             "meets": self.meets,
             "surely": self.surely,
         }
