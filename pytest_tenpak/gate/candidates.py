@@ -6,7 +6,7 @@ Nothing here names a method: the defaults, the presets, and values of the option
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from math import gcd
 from typing import Any
@@ -19,11 +19,9 @@ from ..quantizers.presets import PRESETS
 from ..quantizers.registry import Registry
 from ..verdict.advice import LeftOut
 from .case import Case
-from .device import Device
 from .experiment import Experiment
 from .inputs import find_source, set_up
 from .marker import methods_of, read_marker
-from .run import Run
 
 #: Options that say how many weights share a scale, and the sizes to try: below 32 a scale costs half a bit a
 #: weight and more, above 128 presets say where it pays. Of those that divide the model's widths the largest
@@ -117,21 +115,23 @@ def recipe_name(given: Mapping[str, Any]) -> str:
     return ", ".join([str(given["method"]), *options])
 
 
-def find_candidates(
-    question: Question, run: Run, device: Device, model: Model
-) -> tuple[list[Candidate], list[LeftOut]]:
+def find_candidates(question: Question, base: Experiment) -> tuple[list[Candidate], list[LeftOut]]:
     """Return the recipes that can run here, cheapest first, and those that cannot, with why.
 
-    Raises what :func:`set_up` raises for a text that cannot be used, UnavailableError where none can run.
+    ``base`` has the model and the text, which all share. Raises what :func:`set_up` raises for a calibration
+    text that cannot be used, UnavailableError where no recipe can run.
     """
     found: dict[str, Candidate] = {}
     left_out: dict[str, list[str]] = {}
-    for given in recipes(run.registry, model, question.methods):
+    run, texts = base.run, None
+    for given in recipes(run.registry, base.model, question.methods):
         try:
             case = question.case(given, run.registry)
             if case.spec.fingerprint in found:
                 continue  # a preset's options may be what is tried anyway
-            (experiment,) = set_up(case, run, device)
+            if case.calibration and texts is None:
+                texts = set_up(case, run, base.device)[0].calibration
+            experiment = replace(base, case=case, calibration=texts if case.calibration else None)
             source = find_source(experiment)
         except (SpecError, UnavailableError) as error:
             left_out.setdefault(_reason(error), []).append(recipe_name(given))

@@ -69,7 +69,7 @@ class Search:
         started = time.monotonic()
         case = question.case({"checkpoint": "."}, run.registry)
         (experiment, *_) = set_up(case, run, run.choose_device())
-        candidates, left_out = find_candidates(question, run, experiment.device, experiment.model)
+        candidates, left_out = find_candidates(question, experiment)
         for candidate in candidates:
             measure_overlap(candidate.experiment)
         watch.stage("measuring the unquantized model", 0.0)

@@ -45,23 +45,27 @@ def compression(row: Row) -> str:
     return "" if row.compression is None else COMPRESSION.brief.format(row.compression)
 
 
-def place_words(row: Row) -> str:
-    """Where a recipe stands, and why."""
+def objection(row: Row) -> str:
+    """Why a recipe is not to be taken; empty where it meets the bounds, or nothing is known yet."""
     if row.problem:
         return f"{row.place.value}: {row.problem}"
-    if row.out is None:
-        return row.place.value
-    head = f"{row.place.value}; " if row.place is Place.FRONTIER else ""
-    return f"{head}out: {out_words(row.out)}"
+    if row.out:
+        return f"out: {out_words(row.out)}"
+    return "" if row.meets or not row.figures else "above max_ppl_delta, not significantly"
+
+
+def place_words(row: Row) -> str:
+    """Where a recipe stands, and what is against it."""
+    why = objection(row)
+    is_said = bool(why) and row.place not in (Place.FRONTIER, Place.BEATEN)
+    return "; ".join(filter(None, ("" if is_said else row.place.value, why)))
 
 
 def found_words(row: Row) -> str:
     """What is known of a recipe, on one line."""
     delta = percent(row.figures.ppl_delta) + f" after {row.tokens:,} tokens" if row.figures else ""
     known = ", ".join(filter(None, (compression(row), delta)))
-    why = f"{row.place.value}: {row.problem}" if row.problem else ""
-    why = f"out: {out_words(row.out)}" if row.out else why
-    return visible(f"{row.name}: {'; '.join(filter(None, (known, why)))}")
+    return visible(f"{row.name}: {'; '.join(filter(None, (known, objection(row))))}")
 
 
 def stage_words(title: str, left: float) -> str:
@@ -185,13 +189,13 @@ def _found(advice: Advice, width: int | None) -> Iterator[str]:
             yield from (f"{place.value}:", head, *rest, "")
     if head:
         yield from wrapped([legend(advice, head)], width)
-    others = [row for row in advice.placed(*Place) if row.out or row.problem]
+    others = [row for row in advice.placed(*Place) if objection(row)]
     lines = [f"  {found_words(row)}" for row in others]
     lines += [
         f"  {visible('; '.join(one.names))}: not run: {visible(one.problem)}" for one in advice.left_out
     ]
     if lines:
-        yield from ("", "out, or not run:", *wrapped(lines, width))
+        yield from ("", "out, or not to be taken:", *wrapped(lines, width))
 
 
 def _recommended(advice: Advice, settings: Mapping[str, Any], width: int | None) -> Iterator[str]:

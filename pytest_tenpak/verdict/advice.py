@@ -33,8 +33,8 @@ class Row:
     ``compression`` is None where it was not quantized, ``figures`` where it was not measured. ``delta`` is
     the difference of perplexity from the unquantized model's, relative, with its interval. ``tokens`` were
     scored, of ``budget``. ``seconds`` is what quantizing took, now or earlier. ``problem`` says why it
-    failed, or was not run, and ``details`` what else is known, such as a worker's log. ``meets``: whether it meets the bounds, as far as it was measured, and
-    ``surely``, whether the interval says so.
+    failed, or was not run, and ``details`` what else is known, such as the end of a worker's log. ``meets``:
+    whether it meets the bounds, as far as it was measured, and ``surely``, whether the interval says so.
     """
 
     name: str

@@ -1,7 +1,9 @@
 """`tenpak recommend`, for real on the trained model: the answer, its marker as a gate, the cache, wrong input."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -29,8 +31,6 @@ def recommend(project, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def small(project, monkeypatch):
     """A project with a small budget, whose answers are in the session's cache once they were given."""
-    import os
-
     project.ini(**project.settings, max_tokens=504)
     project.environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return project
@@ -105,6 +105,37 @@ def test_nothing_is_begun_past_the_time_limit(small):
     said = " ".join(ran.stdout.split())
     assert re.search(r"slow: not run: quantizing may take \d+ s, past the limit of 2 s", said)
     assert "the time limit ended the search: the same command goes on from here" in said
+
+
+def test_an_interrupted_search_says_how_to_go_on(small):
+    """It ends with its workers, exit code 2, and nothing that a user has to clear away."""
+    small.pytester.makeconftest(
+        "import time\n"
+        "from pytest_tenpak import Quantizer\n"
+        "class Endless(Quantizer):\n"
+        "    method = 'endless'\n"
+        "    def quantize(self, job):\n"
+        "        job.progress(1, 2, 'steps')\n"
+        "        time.sleep(600)\n"
+        "def pytest_tenpak_register_quantizers(register): register(Endless)\n"
+    )
+    command = [sys.executable, "-m", "pytest_tenpak", "recommend", "--methods=endless", *LEAN]
+    with subprocess.Popen(
+        command,
+        cwd=small.path,
+        env=small.environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        said = ""
+        for line in process.stderr:
+            said += line
+            if line.startswith("quantizing to endless"):
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(

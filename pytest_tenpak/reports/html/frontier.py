@@ -32,8 +32,8 @@ _FAR = 12.0
 _LONGEST = 34
 #: A letter of a label, the height of a line, and half the width of what is drawn for a point.
 _LETTER, _LINE, _DOT = 6.0, 12.0, 8.0
-#: Where a label may stand beside its point: to the right, to the left, above or below, then farther away.
-_PLACES = tuple((side, dy) for dy in (-8, 16, -22, 30, -36, 44, -50) for side in (1, -1))
+#: How far above or below a point its label may stand, on either side of it.
+_SHIFTS = (-8, 16, -22, 30, -36, 44, -50)
 
 HEADERS = (
     *("recipe", "stands", COMPRESSION.title, BITS.title, "Δ reference", "interval", KLD.title, TOP1.title),
@@ -192,7 +192,10 @@ def _bound_lines(advice: Advice, x: charts.Axis, y: charts.Axis) -> Iterator[tup
     if advice.max_ppl_delta is not None:
         at = y(advice.max_ppl_delta)
         words = f"max_ppl_delta={advice.max_ppl_delta:g}"
-        place = Box(_LEFT + 4, at - 5 - _LINE, _LEFT + 4 + _LETTER * len(words), at - 2)
+        wide = _LETTER * len(words)
+        crossing = x(advice.min_compression) if advice.min_compression is not None else _RIGHT
+        left = _LEFT + 4 if crossing > _LEFT + wide + 8 else _RIGHT - 4 - wide
+        place = Box(left, at - 5 - _LINE, left + wide, at - 2)
         yield words, Box(_LEFT, at, _RIGHT, at), place
     if advice.min_compression is not None:
         at = x(advice.min_compression)
@@ -252,13 +255,17 @@ def _labels(marks: Sequence[Mark], y: charts.Axis, pick: str, lines: Sequence[Bo
     order = sorted(marks, key=lambda mark: (mark.row.name != pick, [*Place].index(mark.row.place)))
     for mark in order:
         name = _label(mark)
-        places = [(side, dy, _box(mark, name, side, dy)) for side, dy in _PLACES]
-        fits = [one for one in places if _is_inside(one[2]) and not _covers(one[2], taken)]
-        free = [one for one in fits if not _covers(one[2], lines)]
-        for side, dy, box in (free or fits)[:1]:
+        places = _places(mark, name, _ends(mark, y) or (mark.y - _DOT, mark.y + _DOT))
+        fits = [box for box in places if _is_inside(box) and not _covers(box, taken)]
+        free = [box for box in fits if not _covers(box, lines)]
+        for box in (free or fits)[:1]:
             taken.append(box)
-            anchor, at = ("start", box.left) if side > 0 else ("end", box.right)
-            yield charts.text(at, mark.y + dy, name, anchor, "strong" if mark.row.name == pick else "")
+            middle = (box.left + box.right) / 2
+            # What is estimated to be as wide as its box is drawn from the side where its point is.
+            anchor, at = ("start", box.left) if middle > mark.x else ("end", box.right)
+            anchor, at = ("middle", middle) if box.left < mark.x < box.right else (anchor, at)
+            kind = "strong" if mark.row.name == pick else ""
+            yield charts.text(at, box.bottom - 3, name, anchor, kind)
 
 
 def _label(mark: Mark) -> str:
@@ -275,7 +282,13 @@ def _covers(box: Box, others: Sequence[Box]) -> bool:
     return any(box.overlaps(other) for other in others)
 
 
-def _box(mark: Mark, name: str, side: int, dy: int) -> Box:
+def _places(mark: Mark, name: str, ends: tuple[float, float]) -> Iterator[Box]:
+    """Where a name may stand, the best first: beside its point, then above or below its interval."""
     wide = _LETTER * len(name)
-    left = mark.x + 12 if side > 0 else mark.x - 12 - wide
-    return Box(left, mark.y + dy - _LINE + 2, left + wide, mark.y + dy + 3)
+    for dy in _SHIFTS:
+        for left in (mark.x + 12, mark.x - 12 - wide):
+            yield Box(left, mark.y + dy - _LINE + 2, left + wide, mark.y + dy + 3)
+    # Over the point, or as far to the side as it takes to stay inside.
+    left = min(max(mark.x - wide / 2, 0), _WIDTH - wide)
+    for top in (ends[0] - 4 - _LINE, ends[1] + 4):
+        yield Box(left, top, left + wide, top + _LINE + 1)
