@@ -17,6 +17,7 @@ from ..models.safetensors_files import read_tensors
 from ..quantizers.base import Quantizer
 from ..quantizers.presets import PRESETS
 from ..quantizers.registry import Registry
+from ..spec import Option
 from ..verdict.advice import LeftOut
 from .case import Case
 from .experiment import Experiment
@@ -172,8 +173,17 @@ def _variations(quantizer: Quantizer, model: Model) -> Iterator[Mapping[str, Any
     common = gcd(*model.widths.values())
     divisors = [size for size in _SIZES if common % size == 0][:_MOST]
     for option in quantizer.options:
-        sizes = divisors if option.name in _SHARING and option.kind is int else []
+        sizes = divisors if option.name in _SHARING else []
         further = [_SMALLER[option.name]] if option.name in _SMALLER else []
         for value in (*sizes, *further):
-            if value != option.default:
+            if value != option.default and _accepts(option, value):
                 yield {**plain, option.name: value}
+
+
+def _accepts(option: Option, value: Any) -> bool:
+    """Whether a method's option of that name takes such a value."""
+    try:
+        option.validate(value)
+    except SpecError:
+        return False
+    return True

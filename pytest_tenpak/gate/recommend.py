@@ -125,6 +125,13 @@ class Search:
         spent = time.monotonic() - self.started
         return bool(self.max_seconds) and spent + seconds > self.max_seconds
 
+    def _leave(self, trial: Trial, work: str, expected: float) -> None:
+        """Begin nothing more with a candidate; what was measured of it counts."""
+        self.is_late = True
+        if not trial.windows.tokens:
+            trial.is_late = True
+            trial.problem = f"{work} may take {expected:,.0f} s, past the limit of {self.max_seconds:g} s"
+
     def left(self) -> float:
         """Return the seconds that everything may take that is not out yet: more than it will take."""
         out, total = self.sieve.out(self.contenders), self.reference.trace.tokens(self.planned)
@@ -160,10 +167,7 @@ class Search:
         if not self._is_quantized(trial):
             expected = self.pace.of_quantizing(candidate)
             if self._would_be_late(expected):
-                trial.is_late = self.is_late = True
-                trial.problem = (
-                    f"quantizing may take {expected:,.0f} s, past the limit of {self.max_seconds:g} s"
-                )
+                self._leave(trial, "quantizing", expected)
                 return
             self.watch.stage(f"quantizing to {trial.name}", self.left())
         try:
@@ -184,8 +188,9 @@ class Search:
         before = trial.windows
         if len(before.tokens) < limit:
             further = self.reference.trace.tokens(limit) - before.total_tokens
-            if self._would_be_late(self.pace.of_measuring(further)):
-                trial.is_late = self.is_late = True
+            expected = self.pace.of_measuring(further)
+            if self._would_be_late(expected):
+                self._leave(trial, "measuring", expected)
                 return
             self.watch.stage(f"measuring {trial.name}", self.left())
         begun = time.monotonic()
@@ -204,9 +209,11 @@ class Search:
         for limit in sections(self.planned, self.run.rule):
             for trial in self.trials:
                 wanted = trial.name in self.sieve.unsettled(self.contenders)
-                if wanted and len(trial.windows.tokens) < limit and not self.is_late:
+                before = len(trial.windows.tokens)
+                if wanted and before < limit:
                     self._measure(trial, limit)
-                    self.watch.found(self.row(trial))
+                    if trial.problem or len(trial.windows.tokens) > before:
+                        self.watch.found(self.row(trial))
 
     def settle(self) -> Trial | None:
         """Return the candidate to take: the first one that the gate has nothing else against."""
@@ -230,7 +237,7 @@ class Search:
             key=lambda one: -(one.compression or 0),
         )
         for trial in small:
-            if not trial.windows.tokens and not self.is_late:
+            if not trial.windows.tokens:
                 self._measure(trial, first)
                 self.watch.found(self.row(trial))
             if trial.contender and self._is_within(trial.contender):
@@ -335,7 +342,7 @@ class Search:
 
 def _place(trial: Trial, out: Out | None, frontier: Sequence[str]) -> Place:
     if trial.problem:
-        return Place.NOT_RUN if trial.is_late and trial.compression is None else Place.FAILED
+        return Place.NOT_RUN if trial.is_late else Place.FAILED
     if trial.name in frontier:
         return Place.FRONTIER
     if out is None and trial.windows.tokens:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from ..metrics.intervals import Rule
+from ..metrics.intervals import Rule, anytime_t, looks
 from ..metrics.measurement import HEADLINE, Windows
 from .checks import Limits
 from .criteria import FIRST_SECTION, Criterion, first_decisive_look, limit_of
@@ -163,11 +163,14 @@ class Sieve:
 
 
 def sections(planned: int, rule: Rule) -> list[int]:
-    """Return after how many windows of a plan to compare: a quarter at most, then twice as many, to the end.
+    """Return after how many windows of a plan to compare: a first section, then twice as many, to the end.
 
-    At the end alone where the rule allows only one look.
+    The first is a quarter at most, or the fewest windows that have an interval. At the end alone where the
+    rule allows only one look.
     """
-    grid = [planned if rule.fixed else limit_of(planned, FIRST_SECTION)]
+    first = limit_of(planned, FIRST_SECTION)
+    has_interval = (n for n in looks(planned) if n >= first and math.isfinite(anytime_t(n, rule.alpha)))
+    grid = [planned if rule.fixed else next(has_interval, planned)]
     while grid[-1] < planned:
         grid.append(min(planned, 2 * grid[-1]))
     return grid

@@ -6,6 +6,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from browser import Visit, launched
 
 from pytest_tenpak.baselines.entry import Figures
 from pytest_tenpak.metrics.intervals import Estimate
@@ -159,6 +160,26 @@ def test_labels_cover_neither_points_nor_one_another():
     for n, (left, top, right, bottom) in enumerate(boxes):
         for a, b, c, d in boxes[n + 1 :]:
             assert right < a or c < left or bottom < b or d < top
+
+
+_OVERLAPPING = """() => {
+  const texts = [...document.querySelectorAll('.chart text')].map(t => [t.textContent, t.getBoundingClientRect()]);
+  const apart = (a, b) => a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
+  return texts.flatMap(([name, a], n) => texts.slice(n + 1).filter(([, b]) => !apart(a, b)).map(([other]) => [name, other]));
+}"""
+
+
+@pytest.mark.parametrize("width", [1180, 375])
+def test_the_page_needs_nothing_else_and_its_letters_do_not_overlap(tmp_path, width):
+    """In a browser: no request, no error, no two texts of the chart over each other, at any width."""
+    path = tmp_path / "recipes.html"
+    path.write_text(frontier.render(ANSWER), encoding="utf-8")
+    with launched() as browser:
+        visit = Visit(browser, path, viewport={"width": width, "height": 900})
+        assert visit.page.evaluate(_OVERLAPPING) == []
+        visit.page.click(".chart a >> nth=0")
+        assert "#recipe-" in visit.page.url
+        assert visit.faults == []
 
 
 def test_a_recipe_far_beyond_the_bound_does_not_flatten_the_others():

@@ -202,12 +202,15 @@ def test_recipes_measured_on_different_stretches_are_ordered_by_what_they_lose()
 
 @pytest.mark.parametrize("planned", [1, 4, 8, 31, 32, 600])
 def test_sections_grow_to_the_whole_plan(planned):
-    """A quarter at most where the plan is long, at most twice as many each time; one look has one section."""
+    """A quarter where the plan is long, at most twice as many each time; one look has one section."""
     found = sections(planned, RULE)
     assert found[-1] == planned
     assert all(a < b <= 2 * a for a, b in pairwise(found))
     assert found[0] <= max(8, planned / 4)
     assert sections(planned, FIXED) == [planned]
+    few = contender("few", 2.0, 0.0, 0.002, count=min(found[0], PLANNED))
+    decided = sieve().bound().is_decided(few.windows, RULE)
+    assert decided or planned < 8, "fewer windows than have an interval are no section"
 
 
 def test_the_frontier_is_what_no_other_beats():
