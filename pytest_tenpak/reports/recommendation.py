@@ -37,7 +37,7 @@ def interval(delta: Estimate | None) -> str:
     """The interval of a relative difference; a dash where there is none."""
     if delta is None or not math.isfinite(delta.half_width):
         return "–"
-    return f"{delta.low:+.1%} to {delta.high:+.1%}"
+    return f"{100 * delta.low:+.1f} to {delta.high:+.1%}"
 
 
 def compression(row: Row) -> str:

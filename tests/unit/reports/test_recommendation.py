@@ -63,7 +63,7 @@ def test_the_answer_fits_the_terminal(width):
         "fp16: 1.00×, 0.00% after 2,040 tokens; out: compression is below min_compression",
         "bad: failed: the worker process that should quantize crashed",
         "a; b: not run: method 'a' needs a-library, which is not installed (pip install a)",
-        "recommended: gptq, group_size=64, desc_act=True: 2.35×, perplexity +3.00% (+1.0% to +5.0%)",
+        "recommended: gptq, group_size=64, desc_act=True: 2.35×, perplexity +3.00% (+1.0 to +5.0%)",
         "tenpak_context = 64",
     ):
         assert words in text
