@@ -27,6 +27,7 @@ COMMANDS = (
     "merge",
     "cache",
     "doctor",
+    "recommend",
 )
 
 
@@ -50,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(further)}")
     if getattr(module, "COLLECTS", False):
         return _run_after_collection(module, known, further)
-    options = getattr(module, "PYTEST_OPTIONS", ())
+    options = [*getattr(module, "PYTEST_OPTIONS", ())]
+    if hasattr(module, "pytest_options"):
+        options += module.pytest_options(known)
     return int(pytest.main([*options, *further], plugins=[_Command(module, known)]))
 
 

@@ -79,8 +79,18 @@ class Experiment:
 
     def quantize(self, quantizer: Quantizer) -> Subject:
         """Return the checkpoint of the case's spec, quantized in a worker process or taken from the store."""
+        cache_key = self.checkpoint_key(quantizer)
+        stored = self.run.store.directory("checkpoints", cache_key, partial(self._quantize, quantizer))
+        return Subject("checkpoint", stored.path, quantizer, stored.facts)
+
+    def is_quantized(self, quantizer: Quantizer) -> bool:
+        """Return whether the store has the checkpoint, so that :meth:`quantize` takes no time."""
+        return self.run.store.has("checkpoints", self.checkpoint_key(quantizer))
+
+    def checkpoint_key(self, quantizer: Quantizer) -> dict[str, Any]:
+        """Return the cache key of the case's checkpoint: everything that can change its bytes."""
         backend, texts = quantizer.backend(self.case.spec), self.calibration
-        cache_key = {
+        return {
             "spec": self.case.spec.to_dict(),
             "device": [self.device.device_class, self.device.settings],
             "dtype": self.dtype,
@@ -91,8 +101,6 @@ class Experiment:
             "adapter": self._adapter(quantizer),
             **({"repetition": self.repetition} if self.repetition else {}),
         }
-        stored = self.run.store.directory("checkpoints", cache_key, partial(self._quantize, quantizer))
-        return Subject("checkpoint", stored.path, quantizer, stored.facts)
 
     def _quantize(self, quantizer: Quantizer, folder: Path) -> Mapping[str, Any]:
         spec, run = self.case.spec, self.run

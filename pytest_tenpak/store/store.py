@@ -79,6 +79,10 @@ class Store:
         self.tidy()
         return Stored(path, facts, fresh=True)
 
+    def has(self, kind: str, identity: Mapping[str, Any]) -> bool:
+        """Return whether there is a directory for ``identity``, whole or not."""
+        return (self.root / kind / fingerprint(identity)[:32] / MANIFEST).is_file()
+
     def growing(self, kind: str, identity: Mapping[str, Any]) -> Path:
         """Return the folder for ``identity``, to which its users add files; empty at first.
 

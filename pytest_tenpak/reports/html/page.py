@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata, resources
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from ...errors import UnavailableError
 from ...gate.outcome import Outcome, Part
 from ...gate.summary import Summary
 from ...metrics.measurement import Provenance
+from ...verdict.frontier import pareto
 from ..columns import COLUMNS, DELTA, KLD, Measured, Quantity, column_legend, percent
 from ..escaping import NAME_LENGTH, short_name, shortened, visible, visible_lines
 from ..wording import counts, run_words, verdict_words
@@ -69,6 +70,11 @@ def require() -> None:
 
 def render(summary: Summary) -> str:
     """The page."""
+    return fill("report.html.j2", _page(summary))
+
+
+def fill(template: str, values: Mapping[str, Any]) -> str:
+    """A page made from a template, with the style, the script and the policy that all pages have."""
     require()
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -84,13 +90,12 @@ def render(summary: Summary) -> str:
     environment.filters["cut"] = _cut
     environment.filters["breakable"] = lambda text: Markup("<wbr>").join(_PLACES.split(_cut(text)))
     css, js = _source("report.css"), _source("report.js")
-    page = environment.get_template("report.html.j2")
-    return page.render(
+    return environment.get_template(template).render(
         css=Markup(css),
         js=Markup(js),
         policy=f"default-src 'none'; style-src {_hash(css)}; script-src {_hash(js)}; "
         "base-uri 'none'; form-action 'none'",
-        **_page(summary),
+        **values,
     )
 
 
@@ -248,19 +253,6 @@ def _caption(outcome: Outcome, bits: float, figure: str, is_best: bool) -> str:
 def _last(outcome: Outcome) -> str:
     """The part of a test's id that tells it from its neighbours."""
     return short_name(outcome.title).rpartition("::")[2]
-
-
-def pareto(places: Sequence[tuple[float, float]]) -> set[int]:
-    """Which of the places no other beats: none is as low in both figures and lower in one."""
-    best: set[int] = set()
-    lowest = math.inf
-    order = sorted(range(len(places)), key=places.__getitem__)
-    for n in order:
-        x, y = places[n]
-        if y < lowest or any(places[m] == (x, y) for m in best):
-            best.add(n)
-            lowest = min(lowest, y)
-    return best
 
 
 # ---------------------------------------------------------------- trends

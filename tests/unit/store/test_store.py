@@ -37,6 +37,15 @@ def rewrite_unseen(file, content):
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def test_has_says_whether_an_entry_is_there(tmp_path):
+    """Before it is made, and after; another identity is another entry."""
+    store = Store(tmp_path)
+    assert not store.has("models", {"a": 1})
+    store.directory("models", {"a": 1}, lambda folder: {})
+    assert store.has("models", {"a": 1})
+    assert not store.has("models", {"a": 2})
+
+
 def test_a_directory_is_made_once_for_the_same_identity(store):
     """The second call finds it; another identity makes another."""
     first = store.directory("kind", {"a": 1}, make_one)

@@ -18,7 +18,7 @@ from pytest_tenpak.baselines.entry import Figures
 from pytest_tenpak.baselines.history import Past
 from pytest_tenpak.metrics.measurement import Layers
 from pytest_tenpak.reports.html import charts
-from pytest_tenpak.reports.html.page import pareto, render
+from pytest_tenpak.reports.html.page import render
 from pytest_tenpak.verdict.checks import Check, Status, Verdict
 
 
@@ -145,12 +145,6 @@ def test_a_trend_has_a_line_for_each_device_class():
     assert "100 times, 32 of them drawn; cpu" in page
     assert "Latest: 108.000 at 3.20×, commit 0000000000" in page
     assert "4 times; cpu, cuda-sm90" in page
-
-
-def test_the_frontier_is_what_no_other_beats():
-    """None is as low in both figures and lower in one; equals stand together."""
-    assert pareto([(4, 3.0), (8, 1.0), (8, 2.0), (4, 3.0), (5, 3.0), (6, 2.0)]) == {0, 3, 5, 1}
-    assert pareto([]) == set()
 
 
 def test_the_frontier_is_drawn_for_cases_that_answer_one_question():
