@@ -144,7 +144,43 @@ class MeasureJob:
         return cls(**{**plain, **nested})
 
 
-AnyJob: TypeAlias = QuantizeJob | ConvertJob | MeasureJob
+@dataclass(frozen=True)
+class GenerateJob:
+    """Load the model in ``directory`` as :class:`MeasureJob` does, and continue each of ``prompts``.
+
+    ``options`` go to transformers' ``generate``.
+    """
+
+    kind: ClassVar[str] = "generate"
+
+    directory: Path
+    quantizer: Place | None
+    spec: QuantizeSpec
+    device: str
+    dtype: str
+    prompts: tuple[str, ...]
+    options: Mapping[str, Any]
+
+    @property
+    def may_be_forked(self) -> bool:
+        """As of :class:`MeasureJob`."""
+        return self.device == "cpu" and (self.quantizer is None or self.quantizer.is_ours)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> GenerateJob:
+        """Return the job that :func:`to_plain` wrote."""
+        return cls(
+            directory=Path(plain["directory"]),
+            quantizer=Place(**plain["quantizer"]) if plain["quantizer"] else None,
+            spec=QuantizeSpec.from_dict(plain["spec"]),
+            device=plain["device"],
+            dtype=plain["dtype"],
+            prompts=tuple(plain["prompts"]),
+            options=plain["options"],
+        )
+
+
+AnyJob: TypeAlias = QuantizeJob | ConvertJob | MeasureJob | GenerateJob
 
 
 def to_plain(job: AnyJob) -> dict[str, Any]:

@@ -27,17 +27,12 @@ from ..evaluation.tokenize import Stream, tokenize
 from ..evaluation.trace import Plan, Trace
 from ..metrics.intervals import looks
 from ..progress import Progress
-from ..quantizers.loading import (
-    import_transformers,
-    load_tokenizer,
-    load_with_account,
-    require_causal_lm,
-)
-from ..quantizers.locate import relocate
+from ..quantizers.loading import import_transformers, load_tokenizer, require_causal_lm
 from ..quantizers.rounding import round_to_nearest
 from ..store.digest import fingerprint
 from ..verdict.criteria import first_decisive_look, limit_of
 from .jobs import MeasureJob, Rounding
+from .load import Loaded, load_subject
 
 #: What torch says of a product of two types.
 _OTHER_TYPE = re.compile(r"must have the same dtype|expected scalar type|same dtype, but got")
@@ -125,19 +120,12 @@ def _require_embeddings(model: Any, tokenizer: Any, stream: Stream, directory: P
         )
 
 
-def _load_model(job: MeasureJob) -> tuple[Any, str, list[str]]:
-    """Load the model, rounded where the job says so.
-
-    Also return the distribution that loaded it, and the tensors of its files that were not read.
-    """
-    if job.quantizer is not None:
-        quantizer = relocate(job.quantizer)
-        model = quantizer.load(job.spec, job.directory, job.device, job.dtype)
-        return model, quantizer.loader(job.spec), []
-    model, unread = load_with_account(job.directory, job.device, job.dtype)
+def _load_model(job: MeasureJob) -> Loaded:
+    """Load the model, rounded where the job says so."""
+    loaded = load_subject(job.directory, job.quantizer, job.spec, job.device, job.dtype)
     if job.rounding:
-        _round(model, job.rounding)
-    return model, "transformers", unread
+        _round(loaded.model, job.rounding)
+    return loaded
 
 
 def _round(model: Any, rounding: Rounding) -> None:

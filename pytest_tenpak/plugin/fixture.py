@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+from ..gate.generating import generate
 from ..gate.outcome import Outcome
 from ..gate.run import Run
 from ..metrics.measurement import Measurement
@@ -16,8 +20,8 @@ from ..verdict.checks import Verdict
 class Quantized:
     """The quantized model of one case, saved and loaded again.
 
-    ``model`` and ``tokenizer`` are loaded from the checkpoint on first use; a test that only reads figures
-    does not load them.
+    ``generate`` asks a process of its own. ``model`` and ``tokenizer`` are loaded into pytest's process on
+    first use, and given back when the test ends.
     """
 
     def __init__(self, outcome: Outcome, run: Run) -> None:
@@ -47,7 +51,11 @@ class Quantized:
 
     @cached_property
     def model(self) -> Any:
-        """The reloaded model, in evaluation mode, on the run's device."""
+        """The reloaded model, in evaluation mode, on the run's device.
+
+        It is loaded into pytest's own process: a crash of its kernels ends the whole run, and what a backend
+        patches stays patched. Its memory is given back when the test ends.
+        """
         from ..quantizers.loading import load_pretrained
 
         spec = self._outcome.case.spec
@@ -65,15 +73,32 @@ class Quantized:
 
         return load_tokenizer(self.checkpoint)
 
-    def generate(self, prompt: str, **options: Any) -> str:
-        """Generate text after ``prompt`` and return it without the prompt; greedy by default.
+    @overload
+    def generate(self, prompt: str, **options: Any) -> str: ...
 
-        ``options`` go to transformers' ``generate``, for example ``max_new_tokens=8``.
+    @overload
+    def generate(self, prompt: Sequence[str], **options: Any) -> list[str]: ...
+
+    def generate(self, prompt: str | Sequence[str], **options: Any) -> str | list[str]:
+        """Generate text after a prompt, or after each of a list, and return it without the prompt.
+
+        ``options`` go to transformers' ``generate``, for example ``max_new_tokens=8``; greedy by default. The
+        checkpoint is loaded in a process of its own for each call, so that a crash, a hang or no memory is
+        one failed test; several prompts are cheaper as a list. Raises TenpakError.
         """
-        inputs = self.tokenizer(prompt, return_tensors="pt").to(self.model.device)
-        ids = self.model.generate(**inputs, **{"do_sample": False, **options})
-        text: str = self.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return text
+        self._present(self._outcome.measurement)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        texts = generate(self._outcome, self._run, prompts, options)
+        return texts[0] if isinstance(prompt, str) else texts
+
+    def close(self) -> None:
+        """Give back the memory of what was loaded into this process."""
+        if self.__dict__.pop("model", None) is None:
+            return
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
     def _present(self, value: Measurement | None) -> Measurement:
         if value is None:

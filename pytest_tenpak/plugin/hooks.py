@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -272,7 +272,7 @@ def tenpak_model(pytestconfig: pytest.Config) -> Any:
 
 
 @pytest.fixture
-def quantized(request: pytest.FixtureRequest) -> Quantized:
+def quantized(request: pytest.FixtureRequest) -> Iterator[Quantized]:
     """The quantized model of a marked test: model, tokenizer, generate, measurement, verdict, checkpoint."""
     from .fixture import Quantized
 
@@ -285,7 +285,9 @@ def quantized(request: pytest.FixtureRequest) -> Quantized:
     item.user_properties[:] = [*others, *_properties(outcome)]
     if outcome.skipped:
         pytest.skip(outcome.problem)
-    return Quantized(outcome, session.run)
+    found = Quantized(outcome, session.run)
+    yield found
+    found.close()
 
 
 def _fixture_model(request: pytest.FixtureRequest) -> str | None:
