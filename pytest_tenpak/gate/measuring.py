@@ -16,6 +16,7 @@ from ..models.config import computing_fields
 from ..models.ledger import Contents
 from ..models.nonfinite import nonfinite_tensors
 from ..quantizers.locate import locate
+from ..verdict.compare import rounding_criterion
 from ..verdict.criteria import FIRST_SECTION, Criterion, first_decisive_look, limit_of
 from .experiment import Experiment, Subject
 
@@ -239,12 +240,21 @@ def measure_pair(
     return checkpoint.measurement(count), reference.measurement(count)
 
 
-def measure_rounded(experiment: Experiment, checkpoint: Subject, count: int) -> Measurement | None:
-    """Measure round-to-nearest on at most ``count`` windows and 8,192 tokens; None if none is quantized."""
+def measure_rounded(
+    experiment: Experiment, checkpoint: Subject, measurement: Measurement, reference: Measurement
+) -> Measurement | None:
+    """Measure round-to-nearest until it is clear whether the checkpoint is worse than allowed.
+
+    On at most the windows of ``measurement``, and 8,192 tokens. None if no layer is quantized.
+    """
     rounded = experiment.rounded(checkpoint)
     if rounded is None:
         return None
     budget = min(experiment.case.max_tokens or _ROUNDED_TOKENS, _ROUNDED_TOKENS)
     trace = SubjectTrace(experiment, rounded, budget)
-    trace.extend(Target(count))
-    return trace.measurement(min(count, trace.trace.planned(budget)))
+    count = len(measurement.windows.tokens)
+    criteria = [rounding_criterion(measurement, reference, experiment.case.limits)]
+    trace.extend(Target(count, criteria, whole=False))
+    planned, rule = trace.trace.planned(budget), experiment.run.rule
+    decisive = first_decisive_look(criteria, trace.windows.prefix(min(count, planned)), planned, rule)
+    return trace.measurement(decisive or min(count, planned))

@@ -124,7 +124,7 @@ def _answer(
     noise = _calibrated(reference, subject, measurement)
     rounded = None
     if needs_rounding(measurement, measured_reference, case.limits):
-        rounded = measure_rounded(experiment, subject, len(measurement.windows.tokens))
+        rounded = measure_rounded(experiment, subject, measurement, measured_reference)
     verdict = compare(measurement, measured_reference, replace(comparison, calibrated=noise), rounded)
     changes = tuple(entry.provenance.differences(measurement.provenance)) if entry else ()
     corpus = experiment.corpus

@@ -78,7 +78,7 @@ class Trial:
             ours, theirs = checkpoint.measurement(count), reference.measurement(count)
             rounded = None
             if needs_rounding(ours, theirs, limits):
-                rounded = measure_rounded(experiment, subject, count)
+                rounded = measure_rounded(experiment, subject, ours, theirs)
             comparison = Comparison(
                 limits,
                 tolerances,

@@ -210,6 +210,23 @@ def needs_rounding(measurement: Measurement, reference: Measurement, limits: Lim
     return math.log(measurement.perplexity / reference.perplexity) > RTN_ALLOWANCE
 
 
+def rounding_criterion(measurement: Measurement, reference: Measurement, limits: Limits) -> Criterion:
+    """Return what the windows of round-to-nearest decide, in either direction.
+
+    With losses q of the checkpoint and L of rounding, in nats per token, factor f and allowance A, the bound
+    q ≤ min(f·L, L + ln f) + A says L ≥ (q − A) / f and L ≥ q − A − ln f. Of these the stricter one is a mean
+    over windows in which all three models are paired: above the bound, unless the checkpoint is too bad.
+    """
+    factor, apart = limits.max_rtn_factor, max(0.0, math.log(limits.max_rtn_factor))
+    lost = math.log(measurement.perplexity / reference.perplexity) - RTN_ALLOWANCE
+    by_factor = lost / factor >= lost - apart
+    share = 1 / factor if by_factor else 1.0
+    pairs = zip(measurement.windows.nll, reference.windows.nll, strict=False)
+    against = tuple(theirs + share * (ours - theirs) for ours, theirs in pairs)
+    bound = -RTN_ALLOWANCE * share - (0.0 if by_factor else apart)
+    return Criterion("max_rtn_factor", "nll", bound, against)
+
+
 def _against_rounding(
     measurement: Measurement, reference: Measurement, rounded: Measurement | None, limits: Limits
 ) -> Iterator[Check]:

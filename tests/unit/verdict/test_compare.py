@@ -8,8 +8,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from made_up import IDENTITY, accepted, judged, measured, reference
 
+from pytest_tenpak.metrics.intervals import Rule
 from pytest_tenpak.verdict.checks import Limits, Status, Tolerances, Verdict
-from pytest_tenpak.verdict.compare import needs_rounding
+from pytest_tenpak.verdict.compare import needs_rounding, rounding_criterion
 from pytest_tenpak.verdict.kinds import Question
 
 NO_LIMITS = Limits()
@@ -184,6 +185,16 @@ def test_the_floor_is_a_multiple_of_what_rounding_loses_plus_an_allowance(lost, 
     assert verdict.status is status
     check = next(check for check in verdict.checks if check.name == "max_rtn_factor")
     assert (check.difference > check.bound) == (status is Status.REGRESSED)
+
+
+@given(st.floats(0.11, 4), st.floats(-0.5, 4), st.floats(0.5, 8))
+def test_windows_of_rounding_decide_what_the_whole_would(lost, rounded, factor):
+    """The mean that ends the measuring of the floor early is on the bound's side that the check finds."""
+    ours, plain = (measured(tuple(n + 4 * nats for n in reference().windows.nll)) for nats in (lost, rounded))
+    criterion = rounding_criterion(ours, reference(), Limits(max_rtn_factor=factor))
+    value = criterion.sampled(plain.windows, Rule()).value
+    assume(abs(value - criterion.bound) > 1e-6)
+    assert (value < criterion.bound) == (floor(lost, rounded, factor).status is Status.REGRESSED)
 
 
 def test_rounding_is_only_asked_for_where_it_can_matter():
