@@ -1,4 +1,4 @@
-"""The worker's side of a job: quantizing, converting, measuring.
+"""The worker's side of a job: quantizing, converting, measuring, blaming.
 
 The worker may be another interpreter, with torch, transformers and a backend but no other packages of the
 test suite: no module that is imported here may need more at import time than the standard library.
@@ -27,7 +27,8 @@ from ..models.convert import convert_gguf, copy_tokenizer
 from ..progress import Progress
 from ..quantizers.base import Job
 from ..quantizers.locate import relocate
-from .jobs import OUT_OF_DISK, OUT_OF_MEMORY, ConvertJob, MeasureJob, QuantizeJob
+from .blame import blame
+from .jobs import OUT_OF_DISK, OUT_OF_MEMORY, BlameJob, ConvertJob, MeasureJob, QuantizeJob
 from .measure import measure
 
 _PROGRESS_SECONDS = 0.1
@@ -80,6 +81,8 @@ def _do(kind: str, plain: Mapping[str, Any], progress: Progress) -> dict[str, An
         return _quantize(QuantizeJob.from_dict(plain), progress)
     if kind == ConvertJob.kind:
         return _convert(ConvertJob.from_dict(plain), progress)
+    if kind == BlameJob.kind:
+        return blame(BlameJob.from_dict(plain), progress)
     return measure(MeasureJob.from_dict(plain), progress)
 
 

@@ -1,0 +1,199 @@
+"""Blame: the divergence of a checkpoint by the modules that it differs from the reference in.
+
+Each part of the checkpoint is put into the reference by itself (``replay.py``), on the few windows in which
+the whole checkpoint diverges most: damage is visible there, and many modules times many tokens are dear.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..metrics.blame import Blame, ModuleBlame
+from ..models.decoder import decoder_layers
+from ..progress import Progress, ignore
+from .parts import by_block, by_layer, differing_parts
+from .protocol import Window
+from .replay import Chosen, Part, Replay
+from .trace import Trace
+
+if TYPE_CHECKING:
+    from .perplexity import Scorer
+
+#: What all replays together may cost, in passes over the tokens that the checkpoint was measured on. Loading
+#: a second model comes on top; both together stay within four times one measurement.
+PASSES = 3.0
+#: The most tokens that each part is run on: shares are as clear with them as with more.
+MOST_TOKENS = 1024
+#: With fewer tokens than this for each part, whole layers are run first, and the parts of the worst ones.
+_LEAST_TOKENS = 64
+#: Passes that keep the reference's states, and check them.
+_KEEPING = 1.5
+#: Of what layers are run first, the share of the budget that all of them may take.
+_FIRST = 0.5
+
+
+def tokens_to_run(measured: int, modules: int) -> float:
+    """Return how many tokens' forward passes blame costs at most, after ``measured`` ones.
+
+    ``modules`` is the number of quantized ones (0: not known). The mean module costs two thirds of a pass,
+    the head's products being part of each.
+    """
+    most = (_KEEPING + 2 / 3 * modules) * MOST_TOKENS if modules else math.inf
+    return min(PASSES * measured, most)
+
+
+class Models(NamedTuple):
+    """Both models, loaded, with the reference's scorer and the traces that were measured of each."""
+
+    reference: Any
+    checkpoint: Any
+    scorer: Scorer
+    reference_trace: Trace
+    trace: Trace
+
+
+def find_blame(
+    models: Models,
+    windows: Sequence[Window],
+    *,
+    budget: int = 0,
+    whole_blocks: bool = False,
+    progress: Progress = ignore,
+) -> Blame:
+    """Return the divergence of each part in which the checkpoint differs from the reference.
+
+    ``windows`` are those that the checkpoint was measured on, from the first one of the plan. ``budget`` is
+    the number of scored tokens of one full measurement (0: those of ``windows``), PASSES of which are run.
+    With ``whole_blocks`` the parts are attention and MLP with their norms, for methods that move scales
+    between layers. Raises MeasurementError where the modules do not correspond, or the model cannot be
+    replayed. The same models and windows give the same blame; ``seconds`` is left to the caller.
+    """
+    parts = differing_parts(models.reference, models.checkpoint)
+    notes = []
+    if whole_blocks:
+        parts = by_block(models.reference, parts)
+        notes.append(
+            "the method moves scales between layers, so attention and MLP are swapped whole, with their norms"
+        )
+    if not parts:
+        return Blame(note="no module of the checkpoint differs from the reference's")
+    scored = sum(window.scored for window in windows)
+    run = PASSES * (budget or scored) * sum(map(_run_tokens, windows)) / scored
+    search = _Search(models, windows, run, progress)
+    return search.whole_layers_first(parts, notes) if search.is_dear(parts) else search.all(parts, notes)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A search within a budget, in tokens that run through the whole model."""
+
+    models: Models
+    windows: Sequence[Window]
+    budget: float
+    progress: Progress
+
+    def is_dear(self, parts: Sequence[Part]) -> bool:
+        """Return whether the budget allows each part too few tokens."""
+        return self._room(parts, self.budget) < _LEAST_TOKENS
+
+    def all(self, parts: Sequence[Part], notes: Sequence[str]) -> Blame:
+        """Swap every part."""
+        chosen = self._choose(self._room(parts, self.budget))
+        replay = self._replay(chosen)
+        return self._blame(chosen, self._run(replay, parts), notes)
+
+    def whole_layers_first(self, parts: Sequence[Part], notes: Sequence[str]) -> Blame:
+        """Swap whole decoder layers, and then the parts of the worst ones, as many as the budget allows."""
+        whole = by_layer(self.models.reference, parts)
+        chosen = self._choose(self._room(whole, _FIRST * self.budget))
+        replay = self._replay(chosen)
+        found = self._run(replay, whole)
+        tokens = sum(_run_tokens(one.window) for one in chosen)
+        left = self.budget / tokens - _KEEPING - self._cost(whole)
+        detailed: dict[str, float] = {}
+        worst = sorted(whole, key=lambda part: -found[part.name])
+        opened = 0
+        for layer in worst:
+            inside = [part for part in parts if part.name.startswith(f"{layer.name}.")]
+            left -= self._cost(inside)
+            if opened and left < 0:
+                break
+            if inside:
+                detailed |= self._run(replay, inside)
+                del found[layer.name]
+                opened += 1
+        words = f"whole layers were swapped first, and the modules of the {opened} worst of them"
+        return self._blame(chosen, {**found, **detailed}, [*notes, words])
+
+    def _run(self, replay: Replay, parts: Sequence[Part]) -> dict[str, float]:
+        found = {}
+        for number, part in enumerate(parts):
+            found[part.name] = replay.divergence(part)
+            self.progress(number + 1, len(parts), "modules")
+        return found
+
+    def _replay(self, chosen: Sequence[Chosen]) -> Replay:
+        models = self.models
+        return Replay(models.reference, models.scorer, models.reference_trace, chosen)
+
+    def _blame(self, chosen: Sequence[Chosen], found: dict[str, float], notes: Sequence[str]) -> Blame:
+        total = sum(float(self._by_token(one).double().sum()) for one in chosen)
+        tokens = sum(one.window.scored for one in chosen)
+        modules = sorted((ModuleBlame(*row) for row in found.items()), key=lambda module: -module.kld)
+        return Blame(tuple(modules), total / tokens, tokens, note="; ".join(notes))
+
+    def _by_token(self, chosen: Chosen) -> Any:
+        return self.models.trace.read("kld", chosen.number, 1)[: chosen.window.scored]
+
+    def _room(self, parts: Sequence[Part], budget: float) -> float:
+        """Return how many tokens a budget allows to run through each part."""
+        return min(MOST_TOKENS, budget / (_KEEPING + self._cost(parts)))
+
+    def _cost(self, parts: Sequence[Part]) -> float:
+        """Return what replaying all parts costs, in passes through the whole model.
+
+        Counted in weights: those of layers once, those of the head twice, since the reference's predictions
+        are computed again from its states.
+        """
+        layers = decoder_layers(self.models.reference)
+        body = sum(weights.numel() for weights in layers.parameters())
+        head = 2 * sum(weights.numel() for weights in _parameters(self.models.scorer.head))
+        run = sum((1 - part.start / len(layers)) * body + head for part in parts)
+        return float(run / (body + head))
+
+    def _choose(self, room: float) -> list[Chosen]:
+        """Return the windows with the largest divergence per token, as many as have room, in order.
+
+        Where the first has no room, its beginning.
+        """
+        count = len(self.windows)
+        kld = self.models.trace.windows(0).kld[:count]
+        worst = sorted(range(count), key=lambda n: (-kld[n] / self.windows[n].scored, n))
+        chosen: list[Chosen] = []
+        for number in worst:
+            window = self.windows[number]
+            if _run_tokens(window) <= room:
+                room -= _run_tokens(window)
+                chosen.append(Chosen(number, window))
+            elif not chosen:
+                return [Chosen(number, _beginning(window, room))]
+            else:
+                break
+        return sorted(chosen)
+
+
+def _parameters(head: Any) -> Any:
+    return head.parameters() if head is not None else ()
+
+
+def _run_tokens(window: Window) -> int:
+    return window.stop - 1 - window.start
+
+
+def _beginning(window: Window, room: float) -> Window:
+    """Return the beginning of a window that runs ``room`` tokens, and scores enough to see something."""
+    stop = max(window.start + 1 + int(room), window.first_scored + _LEAST_TOKENS)
+    return window._replace(stop=min(window.stop, stop))
