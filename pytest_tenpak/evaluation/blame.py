@@ -39,9 +39,9 @@ def tokens_to_run(measured: int, modules: int) -> float:
     """Return how many tokens' forward passes blame costs at most, after ``measured`` ones.
 
     ``modules`` is the number of quantized ones (0: not known). The mean module costs two thirds of a pass,
-    the head's products being part of each.
+    the head's products being part of each; whole layers come on top.
     """
-    most = (_KEEPING + 2 / 3 * modules) * MOST_TOKENS if modules else math.inf
+    most = (_KEEPING + modules) * MOST_TOKENS if modules else math.inf
     return min(PASSES * measured, most)
 
 
@@ -83,7 +83,7 @@ def find_blame(
     scored = sum(window.scored for window in windows)
     run = PASSES * (budget or scored) * sum(map(_run_tokens, windows)) / scored
     search = _Search(models, windows, run, progress)
-    return search.whole_layers_first(parts, notes) if search.is_dear(parts) else search.all(parts, notes)
+    return search.layers_first(parts, notes) if search.is_dear(parts) else search.all(parts, notes)
 
 
 @dataclass(frozen=True)
@@ -97,36 +97,43 @@ class _Search:
 
     def is_dear(self, parts: Sequence[Part]) -> bool:
         """Return whether the budget allows each part too few tokens."""
-        return self._room(parts, self.budget) < _LEAST_TOKENS
+        return self._room([*self._layers(parts), *parts], self.budget) < _LEAST_TOKENS
 
     def all(self, parts: Sequence[Part], notes: Sequence[str]) -> Blame:
-        """Swap every part."""
-        chosen = self._choose(self._room(parts, self.budget))
+        """Swap every decoder layer, and every part."""
+        layers = self._layers(parts)
+        chosen = self._choose(self._room([*layers, *parts], self.budget))
         replay = self._replay(chosen)
-        return self._blame(chosen, self._run(replay, parts), notes)
+        found = self._run(replay, layers)
+        return self._blame(chosen, self._run(replay, parts), found, notes)
 
-    def whole_layers_first(self, parts: Sequence[Part], notes: Sequence[str]) -> Blame:
-        """Swap whole decoder layers, and then the parts of the worst ones, as many as the budget allows."""
-        whole = by_layer(self.models.reference, parts)
-        chosen = self._choose(self._room(whole, _FIRST * self.budget))
+    def layers_first(self, parts: Sequence[Part], notes: Sequence[str]) -> Blame:
+        """Swap decoder layers and what is in none, then the parts of the worst layers within the budget."""
+        layers = self._layers(parts)
+        rest = [part for part in parts if not any(_is_in(part, layer) for layer in layers)]
+        chosen = self._choose(self._room([*layers, *rest], _FIRST * self.budget))
         replay = self._replay(chosen)
-        found = self._run(replay, whole)
-        tokens = sum(_run_tokens(one.window) for one in chosen)
-        left = self.budget / tokens - _KEEPING - self._cost(whole)
-        detailed: dict[str, float] = {}
-        worst = sorted(whole, key=lambda part: -found[part.name])
-        opened = 0
-        for layer in worst:
-            inside = [part for part in parts if part.name.startswith(f"{layer.name}.")]
+        found = self._run(replay, layers)
+        left = self.budget / sum(_run_tokens(one.window) for one in chosen)
+        left -= _KEEPING + self._cost([*layers, *rest])
+        opened: list[str] = []
+        wanted = list(rest)
+        for layer in sorted(layers, key=lambda layer: -found[layer.name]):
+            inside = [part for part in parts if _is_in(part, layer)]
             left -= self._cost(inside)
             if opened and left < 0:
                 break
-            if inside:
-                detailed |= self._run(replay, inside)
-                del found[layer.name]
-                opened += 1
-        words = f"whole layers were swapped first, and the modules of the {opened} worst of them"
-        return self._blame(chosen, {**found, **detailed}, [*notes, words])
+            opened.append(layer.name)
+            wanted += inside
+        closed = {name: kld for name, kld in found.items() if name not in opened}
+        words = f"whole layers were swapped first, and the modules of the {len(opened)} worst of them"
+        modules = {**closed, **self._run(replay, wanted)}
+        return self._blame(chosen, modules, found, [*notes, words])
+
+    def _layers(self, parts: Sequence[Part]) -> list[Part]:
+        """Return the decoder layers that differ, each as one part."""
+        names = {part.name for part in parts}
+        return [layer for layer in by_layer(self.models.reference, parts) if layer.name not in names]
 
     def _run(self, replay: Replay, parts: Sequence[Part]) -> dict[str, float]:
         found = {}
@@ -139,11 +146,16 @@ class _Search:
         models = self.models
         return Replay(models.reference, models.scorer, models.reference_trace, chosen)
 
-    def _blame(self, chosen: Sequence[Chosen], found: dict[str, float], notes: Sequence[str]) -> Blame:
+    def _blame(
+        self,
+        chosen: Sequence[Chosen],
+        modules: dict[str, float],
+        layers: dict[str, float],
+        notes: Sequence[str],
+    ) -> Blame:
         total = sum(float(self._by_token(one).double().sum()) for one in chosen)
         tokens = sum(one.window.scored for one in chosen)
-        modules = sorted((ModuleBlame(*row) for row in found.items()), key=lambda module: -module.kld)
-        return Blame(tuple(modules), total / tokens, tokens, note="; ".join(notes))
+        return Blame(_sorted(modules), _sorted(layers), total / tokens, tokens, note="; ".join(notes))
 
     def _by_token(self, chosen: Chosen) -> Any:
         return self.models.trace.read("kld", chosen.number, 1)[: chosen.window.scored]
@@ -183,6 +195,14 @@ class _Search:
             else:
                 break
         return sorted(chosen)
+
+
+def _sorted(found: dict[str, float]) -> tuple[ModuleBlame, ...]:
+    return tuple(sorted((ModuleBlame(*row) for row in found.items()), key=lambda one: -one.kld))
+
+
+def _is_in(part: Part, layer: Part) -> bool:
+    return part.name.startswith(f"{layer.name}.")
 
 
 def _parameters(head: Any) -> Any:

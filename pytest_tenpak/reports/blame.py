@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..gate.outcome import Outcome
-from ..metrics.blame import ADDS_UP, Blame
+from ..metrics.blame import ADDS_UP, Blame, adds_up
 
 #: How many modules are listed.
 _LISTED = 5
@@ -20,7 +20,7 @@ def blame_lines(outcome: Outcome) -> list[str]:
         return [blame.note]
     return [
         blame_sentence(blame),
-        *(_listed(blame) if blame.adds_up else []),
+        *(_listed(blame) if adds_up(blame.additivity) else []),
         f"blame: {blame_evidence(blame)}",
         *([f"blame: {blame.note}"] if blame.note else []),
     ]
@@ -28,32 +28,33 @@ def blame_lines(outcome: Outcome) -> list[str]:
 
 def blame_sentence(blame: Blame) -> str:
     """What is to blame for the divergence, or that nothing is and why."""
-    if not blame.adds_up:
+    layers, modules = blame.culprit_layers(), blame.culprits()
+    within = [f"decoder layer {n} ({blame.layer_shares[n]:.0%} of the divergence)" for n in layers]
+    named = [f"{name} ({blame.shares[name]:.0%})" for name in modules]
+    if layers or modules:
+        return "to blame: " + "; ".join(", ".join(row) for row in (within, named) if row)
+    if not adds_up(blame.additivity):
         low, high = ADDS_UP
         return (
             "no module is to blame: one by one they do not add up to the checkpoint's divergence "
-            f"(ratio {_ratio(blame)}, {low:g} to {high:g} would)"
+            f"(ratio {_ratio(blame.additivity)}, {low:g} to {high:g} would)"
         )
-    layers, modules = blame.culprit_layers(), blame.culprits()
-    if not (layers or modules):
-        return "no module is to blame: the divergence is spread, and none stands out"
-    within = [f"decoder layer {n} ({blame.layer_shares[n]:.0%} of the divergence)" for n in layers]
-    named = [f"{name} ({blame.shares[name]:.0%})" for name in modules]
-    return "to blame: " + "; ".join(", ".join(row) for row in (within, named) if row)
+    return "no module is to blame: the divergence is spread, and none stands out"
 
 
 def blame_evidence(blame: Blame) -> str:
     """What the shares are of, and on how many tokens."""
     parts = f"{len(blame.modules):,} parts" if len(blame.modules) > 1 else "the only part"
-    whole = f"{_ratio(blame)} times the whole checkpoint's {blame.total:.4g}"
+    layers = f" ({_ratio(blame.layer_additivity)} times for whole layers)" if blame.layers else ""
     return (
         f"{parts} put into the reference one by one, on {blame.tokens:,} tokens where the checkpoint "
-        f"diverges most: the sum of their KL divergences is {whole} nats per token"
+        f"diverges most: the sum of their KL divergences is {_ratio(blame.additivity)} times{layers} the "
+        f"whole checkpoint's {blame.total:.4g} nats per token"
     )
 
 
-def _ratio(blame: Blame) -> str:
-    return "unknown" if blame.additivity is None else f"{blame.additivity:.2f}"
+def _ratio(ratio: float | None) -> str:
+    return "unknown" if ratio is None else f"{ratio:.2f}"
 
 
 def _listed(blame: Blame) -> Sequence[str]:

@@ -66,16 +66,16 @@ def test_a_regression_has_it_by_itself_where_that_is_quick(project, checkpoint):
     project.run().stdout.fnmatch_lines([f"to blame: *{NAME}*"])
 
 
-def test_a_passing_gate_has_it_where_the_run_asks_for_it(project, checkpoint):
-    """Its modules are in the notes, and the gate passes."""
-    project.test(GATE.format(""))
-    project.ini(**{**project.settings, "blame_seconds": 60})
-    first = project.run()
-    first.assert_outcomes(passed=1)
-    first.stdout.no_fnmatch_line("*blame*")
-    result = project.run("--tenpak-blame")
+def test_a_passing_gate_has_it_where_the_run_asks_for_it(project):
+    """Of a quantized checkpoint every quantized layer is a part; the gate passes, and a note has the figures."""
+    project.test("@pytest.mark.quantize(method='nf4', max_tokens=2000)\ndef test_it(): pass\n")
+    result = project.run("--tenpak-blame", "--tenpak-json=run.json")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines([f"*test_it: to blame: *{NAME}*"])
+    result.stdout.fnmatch_lines(["*test_it: blame: 14 parts put into the reference one by one*"])
+    (outcome,) = json.loads((project.path / "run.json").read_text())["outcomes"]
+    assert {row["name"] for row in outcome["blame"]["layers"]} == {"model.layers.0", "model.layers.1"}
+    assert 0.5 < outcome["blame"]["additivity"] < 2
+    assert 0.5 < outcome["blame"]["layer_additivity"] < 2
 
 
 def test_a_checkpoint_that_is_the_model_has_nothing_to_blame(project, checkpoint):

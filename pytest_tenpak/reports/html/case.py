@@ -244,7 +244,8 @@ def _blamed(outcome: Outcome) -> Iterator[Figure]:
     svg = heat_map(blame_cells(blame)) if blame else ""
     if blame and svg:
         name, share = next(iter(blame.shares.items()))
-        outside = 1 - sum(blame.layer_shares.values())
+        inside = {module.name for module in blame.modules if module.layer is not None}
+        outside = sum(part for module, part in blame.shares.items() if module not in inside)
         caption = f"Share of each module in the sum of all; the darkest is {name}, {share:.1%}."
         caption += f" Outside the layers: {outside:.1%}." if outside > _NOTHING else ""
         yield Figure("Divergence by module", svg, f"{caption} Measured: {blame_evidence(blame)}.")

@@ -69,18 +69,18 @@ def test_blame_is_darkest_at_the_largest_share_in_the_order_of_layers():
     klds["model.layers.2.mlp.down_proj"] = 1.0
     klds["lm_head"] = 0.001
     modules = tuple(ModuleBlame(name, kld) for name, kld in klds.items())
-    svg = heat_map(blame_cells(Blame(modules, 1.0, 64)))
+    svg = heat_map(blame_cells(Blame(modules, total=1.0, tokens=64)))
     found = cells(svg)
     assert [kind for kind, *_ in found].count("broken") == 1
     assert len(found) == 6
     (dark,) = (cell for cell in found if cell[0] == "broken")
     assert dark[3] == 1.0
     assert sorted({x for _, x, _, _ in found}).index(dark[1]) == 1
-    whole = Blame((ModuleBlame("model.layers.1", 0.5), ModuleBlame("model.layers.0.mlp", 0.5)), 1.0, 64)
+    whole = Blame((ModuleBlame("model.layers.1", 0.5), ModuleBlame("model.layers.0.mlp", 0.5)), total=1.0)
     assert "whole layer" in heat_map(blame_cells(whole))
 
 
 def test_blame_without_shares_has_no_map():
     """Neither where nothing was swapped, nor where nothing diverges."""
     assert heat_map(blame_cells(Blame(note="why"))) == ""
-    assert heat_map(blame_cells(Blame((ModuleBlame("model.layers.0", 0.0),), 0.0, 64))) == ""
+    assert heat_map(blame_cells(Blame((ModuleBlame("model.layers.0", 0.0),)))) == ""
