@@ -36,7 +36,7 @@ def test_the_module_is_named_in_every_report(project, checkpoint):
         f"to blame: decoder layer 1 (*% of the divergence); {NAME} (*%)",
         f"* *%  {NAME}, 0.* nats per token",
         "blame: 14 parts put into the reference one by one, on * tokens where the checkpoint diverges most: "
-        "the sum of their KL divergences is 1.0* times the whole checkpoint's 0.00* nats per token",
+        "the sum of their KL divergences is 1.0* times (1.* times for whole layers) the whole checkpoint's 0.00* nats per token",
     ]
     result.stdout.fnmatch_lines(lines)
     (outcome,) = json.loads((project.path / "run.json").read_text())["outcomes"]
