@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..errors import MeasurementError
 from ..metrics.blame import Blame, ModuleBlame
 from ..models.decoder import decoder_layers
 from ..progress import Progress, ignore
@@ -71,6 +72,12 @@ def find_blame(
     between layers. Raises MeasurementError where the modules do not correspond, or the model cannot be
     replayed. The same models and windows give the same blame; ``seconds`` is left to the caller.
     """
+    if not len(decoder_layers(models.reference)):
+        raise MeasurementError(
+            "the decoder layers of this model are not known",
+            given=type(models.reference).__name__,
+            accepted="models with their decoder layers in one list",
+        )
     parts = differing_parts(models.reference, models.checkpoint)
     notes = []
     if whole_blocks:
@@ -103,9 +110,9 @@ class _Search:
         """Swap every decoder layer, and every part."""
         layers = self._layers(parts)
         chosen = self._choose(self._room([*layers, *parts], self.budget))
-        replay = self._replay(chosen)
-        found = self._run(replay, layers)
-        return self._blame(chosen, self._run(replay, parts), found, notes)
+        found = self._run(self._replay(chosen), [*layers, *parts])
+        of_layers, of_parts = ({part.name: found[part.name] for part in row} for row in (layers, parts))
+        return self._blame(chosen, of_parts, of_layers, notes)
 
     def layers_first(self, parts: Sequence[Part], notes: Sequence[str]) -> Blame:
         """Swap decoder layers and what is in none, then the parts of the worst layers within the budget."""

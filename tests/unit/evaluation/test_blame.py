@@ -242,3 +242,10 @@ def test_the_estimate_is_bounded_by_the_measurement_and_by_the_modules():
     assert tokens_to_run(1000, 0) == 3000
     assert tokens_to_run(10**6, 210) < 10**6
     assert tokens_to_run(100, 210) == 300
+
+
+def test_a_model_without_decoder_layers_in_a_list_is_refused():
+    """There is nothing to start between."""
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(MeasurementError, match=r"decoder layers of this model are not known"):
+        find_blame(Models(model, model, None, None, None), [])
