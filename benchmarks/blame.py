@@ -91,6 +91,7 @@ class Trial:
 #: The columns are those that add most to their layer's output: others can hardly be told from none.
 TRIALS = (
     Trial("smollm2", "unquantized", "layer 14 × 1.05", layer_scales(14)),
+    Trial("smollm2", "unquantized", "layer 8, down_proj, column 412", column(8, 412)),
     Trial("smollm2", "int8", "layer 14 × 1.05", layer_scales(14)),
     Trial("smollm2", "int8", "layer 8, down_proj, column 412", column(8, 412)),
     Trial("smollm2", "nf4", "none", nothing),
@@ -203,6 +204,7 @@ def main() -> None:
     """Print a row for each fault."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="*", default=["smollm2", "trained", "moe"])
+    parser.add_argument("--trials", nargs="*", type=int, default=range(len(TRIALS)), help="rows, from 0")
     parser.add_argument("--tokens", type=int, default=6120, help="budget of scored tokens")
     given = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
@@ -211,8 +213,8 @@ def main() -> None:
     for name in given.models:
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
-            for trial in TRIALS:
-                if trial.model == name:
+            for number, trial in enumerate(TRIALS):
+                if trial.model == name and number in given.trials:
                     print(row(trial, *gate(trial, place, given.tokens)), flush=True)
 
 
