@@ -456,6 +456,8 @@ def run_of(place: Path, audit: str) -> Run:
         divergence="auto",
         noise_repetitions=0,
         audit=audit,
+        blame=False,
+        blame_seconds=0,
         bounds=Bounds(),
         interpreters=Interpreters({}),
         show_progress=_silent,

@@ -96,6 +96,18 @@ class Trace:
             if self._document(name) is None:
                 write_atomically(self.folder / name, json.dumps(plain))
 
+    def add_time(self, tokens: int, seconds: float) -> None:
+        """Note how long a stretch took, without loading: how fast another job will be is estimated by it."""
+        run, spent = self._document("speed.json") or (0, 0.0)
+        with suppress(OSError):  # nothing but an estimate needs it
+            write_atomically(self.folder / "speed.json", json.dumps([run + tokens, spent + seconds]))
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """How many tokens were scored in a second; None where that was not noted."""
+        run, spent = self._document("speed.json") or (0, 0.0)
+        return run / spent if run and spent else None
+
     def _document(self, name: str) -> Any:
         try:
             return json.loads((self.folder / name).read_text(encoding="utf-8"))

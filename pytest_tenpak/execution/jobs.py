@@ -180,7 +180,56 @@ class GenerateJob:
         )
 
 
-AnyJob: TypeAlias = QuantizeJob | ConvertJob | MeasureJob | GenerateJob
+@dataclass(frozen=True)
+class BlameJob:
+    """Find which modules of the checkpoint in ``directory`` carry its divergence from ``model``.
+
+    ``quantizer`` loads the checkpoint, or transformers where that is None. ``reference`` and ``trace`` are
+    the folders of both traces, of which the first ``windows`` windows count; ``budget`` is the number of
+    tokens of one full measurement, which bounds the cost. ``whole_blocks``: the method moves scales between
+    layers, so that only whole blocks correspond.
+    """
+
+    kind: ClassVar[str] = "blame"
+
+    model: Path
+    directory: Path
+    quantizer: Place | None
+    spec: QuantizeSpec
+    whole_blocks: bool
+    documents: tuple[str, ...]
+    protocol: Protocol
+    device: str
+    dtype: str
+    batch_size: int
+    threads: int
+    reference: Path
+    trace: Path
+    windows: int
+    budget: int
+
+    @property
+    def may_be_forked(self) -> bool:
+        """As of :class:`MeasureJob`."""
+        return self.device == "cpu" and (self.quantizer is None or self.quantizer.is_ours)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> BlameJob:
+        """Return the job that :func:`to_plain` wrote."""
+        nested = {
+            "model": Path(plain["model"]),
+            "directory": Path(plain["directory"]),
+            "quantizer": Place(**plain["quantizer"]) if plain["quantizer"] else None,
+            "spec": QuantizeSpec.from_dict(plain["spec"]),
+            "documents": tuple(plain["documents"]),
+            "protocol": Protocol(**plain["protocol"]),
+            "reference": Path(plain["reference"]),
+            "trace": Path(plain["trace"]),
+        }
+        return cls(**{**plain, **nested})
+
+
+AnyJob: TypeAlias = QuantizeJob | ConvertJob | MeasureJob | GenerateJob | BlameJob
 
 
 def to_plain(job: AnyJob) -> dict[str, Any]:

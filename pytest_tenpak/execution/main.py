@@ -1,4 +1,4 @@
-"""The worker's side of a job: quantizing, converting, measuring, generating.
+"""The worker's side of a job: quantizing, converting, measuring, generating, blaming.
 
 The worker may be another interpreter, with torch, transformers and a backend but no other packages of the
 test suite: no module that is imported here may need more at import time than the standard library.
@@ -27,8 +27,17 @@ from ..models.convert import convert_gguf, copy_tokenizer
 from ..progress import Progress
 from ..quantizers.base import Job
 from ..quantizers.locate import relocate
+from .blame import blame
 from .generate import generate
-from .jobs import OUT_OF_DISK, OUT_OF_MEMORY, ConvertJob, GenerateJob, MeasureJob, QuantizeJob
+from .jobs import (
+    OUT_OF_DISK,
+    OUT_OF_MEMORY,
+    BlameJob,
+    ConvertJob,
+    GenerateJob,
+    MeasureJob,
+    QuantizeJob,
+)
 from .measure import measure
 
 _PROGRESS_SECONDS = 0.1
@@ -83,6 +92,8 @@ def _do(kind: str, plain: Mapping[str, Any], progress: Progress) -> dict[str, An
         return _convert(ConvertJob.from_dict(plain), progress)
     if kind == GenerateJob.kind:
         return generate(GenerateJob.from_dict(plain), progress)
+    if kind == BlameJob.kind:
+        return blame(BlameJob.from_dict(plain), progress)
     return measure(MeasureJob.from_dict(plain), progress)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import platform
 import re
+import time
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -199,7 +200,9 @@ def _score(
         while (start := trace.count) < min(stop, limit):
             ends = min(start + step, stop, limit)
             report = partial(_report, progress, sum(scored[:start]), total)
+            began = time.monotonic()
             trace.add(scorer.score(windows[start:ends], start, observer=observer, progress=report))
+            trace.add_time(sum(scored[start:ends]), time.monotonic() - began)
         if first_decisive_look(criteria, trace.windows(job.budget), planned, job.rule, job.whole, stop):
             return
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..baselines.entry import Entry
 from ..metrics.audit import Audit
+from ..metrics.blame import Blame
 from ..metrics.measurement import Measurement, Noise
 from ..verdict.checks import Check, Status, Verdict
 from ..verdict.update import Decided, Note, Update
@@ -67,8 +68,9 @@ class Outcome:
     says why, and ``skipped`` whether that was allowed to pass as a skip. ``baseline`` is the file's
     path as shown to the user, ``device_class`` the entry in it, ``quantizing`` the cost of making the
     checkpoint (``seconds``, ``peak_bytes``, ``threads``). ``audit`` is what was found without running it, if
-    there was one. ``body_passed`` is False where the test's own body failed, whatever the gate says.
-    ``shard`` names the report that it came from, where several merged reports have the same gate.
+    there was one, ``blame`` which modules carry the divergence on the first corpus, or why that is not known,
+    where it was looked for. ``body_passed`` is False where the test's own body failed, whatever the
+    gate says. ``shard`` names the report that it came from, where several merged reports have the same gate.
     """
 
     case: Case
@@ -80,6 +82,7 @@ class Outcome:
     parts: tuple[Part, ...] = ()
     quantizing: Mapping[str, Any] = field(default_factory=dict)
     audit: Audit | None = None
+    blame: Blame | None = None
     problem: str = ""
     skipped: bool = False
     body_passed: bool = True
@@ -141,6 +144,7 @@ class Outcome:
             "parts": [part.to_dict() for part in self.parts],
             "quantizing": dict(self.quantizing),
             "audit": self.audit.to_dict() if self.audit else None,
+            "blame": self.blame.to_dict() if self.blame else None,
             "problem": self.problem,
             "skipped": self.skipped,
             "body_passed": self.body_passed,
@@ -163,5 +167,6 @@ class Outcome:
             "update": Update.from_dict(plain["update"]),
             "parts": tuple(Part.from_dict(part) for part in plain["parts"]),
             "audit": Audit.from_dict(plain["audit"]) if plain.get("audit") else None,
+            "blame": Blame.from_dict(plain["blame"]) if plain.get("blame") else None,
         }
         return cls(**{**plain, **nested})

@@ -18,6 +18,7 @@ from ..verdict.compare import compare, needs_rounding, resolution
 from ..verdict.comparison import Comparison
 from ..verdict.update import decide
 from .auditing import start_audit
+from .blaming import find_culprits
 from .case import Case
 from .device import Device
 from .experiment import Experiment, Subject
@@ -63,7 +64,9 @@ def _evaluate(case: Case, run: Run) -> Outcome:
         audit = started.finish(references[0], references[0].of_checkpoint(subject))
     entry = comparisons[0].comparable
     audited = list(audit_checks(audit, case.limits, case.tolerances, entry)) if audit else []
-    return _outcome(case, run, device, subject, accepted, answers, audit, audited)
+    outcome = _outcome(case, run, device, subject, accepted, answers, audit, audited)
+    measurement, checks = answers[0][0].measurement, outcome.verdict.checks
+    return replace(outcome, blame=find_culprits(references[0].of_checkpoint(subject), measurement, checks))
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ class Run:
     compared with the nearest one. ``rule`` is how decisions are made, ``divergence`` what is recorded of the
     reference for KL divergence. ``noise_repetitions`` is how often to requantize, to calibrate noise (0: do
     not). ``audit`` is what is compared without running: ``auto``, ``full``, ``files`` or ``off``.
-    ``show_progress(title)`` opens a progress display.
+    ``blame``: every case's modules are blamed; otherwise those of a regression that takes ``blame_seconds``
+    at most (0: none). ``show_progress(title)`` opens a progress display.
     """
 
     root: Path
@@ -44,6 +45,8 @@ class Run:
     divergence: str
     noise_repetitions: int
     audit: str
+    blame: bool
+    blame_seconds: float
     bounds: Bounds
     interpreters: Interpreters
     show_progress: Callable[[str], AbstractContextManager[Progress]]

@@ -118,6 +118,23 @@ RUN = tuple(
             ),
             None,
         ),
+        (
+            Option("blame", bool, False, "say which modules carry the divergence, of every gate of this run"),
+            None,
+            False,
+            None,
+            "true",
+        ),
+        (
+            Option(
+                "blame_seconds",
+                float,
+                60.0,
+                "blame modules of a gate that regressed where that takes at most so many seconds; 0: never",
+                minimum=0,
+            ),
+            "SECONDS",
+        ),
         (Option("device", str, "auto", "auto, cpu, cuda or cuda:N"), "DEVICE"),
         (Option("batch_size", int, 0, "windows per forward pass; 0 chooses", minimum=0), "WINDOWS"),
         (

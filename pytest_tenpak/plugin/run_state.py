@@ -67,6 +67,8 @@ def open_session(config: pytest.Config) -> GateSession:
         divergence=options.read(config, "divergence"),
         noise_repetitions=options.read(config, "calibrate_noise"),
         audit=options.read(config, "audit"),
+        blame=options.read(config, "blame"),
+        blame_seconds=options.read(config, "blame_seconds"),
         bounds=Bounds(options.read(config, "timeout"), int(options.read(config, "memory") * GIB)),
         interpreters=interpreters,
         show_progress=lambda title: _show_progress(config, title),

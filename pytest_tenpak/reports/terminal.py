@@ -14,6 +14,7 @@ from ..gate.outcome import Outcome
 from ..gate.summary import Summary
 from ..verdict.checks import Status
 from . import wording
+from .blame import blame_lines
 from .columns import COLUMNS, Measured, column_legend
 from .escaping import short_name, visible, visible_lines
 
@@ -46,6 +47,7 @@ def failure(outcome: Outcome, width: int | None = None) -> str:
     for part in outcome.parts:
         about = (wording.divergence_line(part), wording.robust_line(part), wording.resolution_words(part))
         lines += [line for line in about if line]
+    lines += blame_lines(outcome)
     lines += _accounts(outcome)
     return "\n".join(
         [

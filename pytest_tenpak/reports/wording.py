@@ -13,6 +13,7 @@ from ..metrics.measurement import Noise
 from ..verdict.checks import Check, Status
 from ..verdict.kinds import Unit
 from ..verdict.update import Decided, Lack, Note
+from .blame import blame_lines
 from .columns import OTHER_WEIGHTS, percent
 from .escaping import short_name, visible
 
@@ -274,6 +275,7 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
             if check.decisive is False and not check.status.failing and outcome.passes
         ]
         about = [*_coverage_lines(outcome), *_audit_lines(outcome), *_text_lines(outcome)]
+        about += blame_lines(outcome) if outcome.passes else []
         lines += [f"{short_name(outcome.title)}: {line}" for line in about]
         lines += [
             f"{where}: noise on {part.corpus}{'' if _stores_noise(outcome) else ', not stored'}: "

@@ -17,6 +17,7 @@ from places import DATA, ROOT
 
 from pytest_tenpak.evaluation.overlap import OVERLAP_VERSION
 from pytest_tenpak.metrics.audit import AUDIT_VERSION
+from pytest_tenpak.metrics.blame import BLAME_VERSION
 from pytest_tenpak.metrics.measurement import METRICS_VERSION
 from pytest_tenpak.models.convert import CONVERSION_VERSION
 from pytest_tenpak.models.ledger import LEDGER_VERSION
@@ -35,6 +36,8 @@ MEASURING = (
 )
 #: Whatever a figure of an audit comes from.
 AUDITING = tuple(f"diagnosis.{name}" for name in ("folding", "formats", "grids", "kept", "values", "weights"))
+#: Whatever a figure of blame comes from, beyond what it is measured with.
+BLAMING = (*(f"evaluation.{name}" for name in ("blame", "parts", "replay")), "execution.blame")
 #: Modules of ``quantizers`` that declare, find or refuse, and that no checkpoint's bytes come from.
 DECLARING = {
     f"quantizers.{name}" for name in ("base", "interpreters", "kernels", "locate", "presets", "registry")
@@ -50,6 +53,7 @@ def versions() -> dict[str, tuple[int, str]]:
         "LEDGER_VERSION": (LEDGER_VERSION, digest(["models.ledger"])),
         "CONVERSION_VERSION": (CONVERSION_VERSION, digest(["models.convert"])),
         "AUDIT_VERSION": (AUDIT_VERSION, digest(AUDITING)),
+        "BLAME_VERSION": (BLAME_VERSION, digest(BLAMING)),
         "ROUNDING_VERSION": (ROUNDING_VERSION, digest(["quantizers.rounding"])),
     }
     registry = Registry()

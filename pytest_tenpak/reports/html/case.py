@@ -15,8 +15,9 @@ from ...metrics.measurement import RATIOS, Divergence, Layers, Ledger, Measureme
 from ...verdict.audit import layer_fault
 from ...verdict.checks import Check
 from ...verdict.kinds import VS_REFERENCE, Unit
+from ..blame import blame_evidence, blame_lines
 from ..columns import BITS, COMPRESSION, KLD, TOP1, percent, perplexities
-from ..escaping import short_name, visible_lines
+from ..escaping import short_name, visible, visible_lines
 from ..wording import (
     Remedy,
     check_cells,
@@ -30,8 +31,10 @@ from ..wording import (
     verdict_words,
 )
 from . import charts
-from .heat import heat_map
+from .heat import audit_cells, blame_cells, heat_map
 
+#: Shares below this are those of rounding.
+_NOTHING = 0.0005
 #: The sign of a verdict, in addition to its word and its colour.
 MARKS = {"passed": "✓", "improved": "▲", "new": "◆", "accepted": "✓", "failed": "✗", "skipped": "–"}
 
@@ -114,7 +117,7 @@ def tone(outcome: Outcome) -> str:
 def case_view(outcome: Outcome, anchor: str, summary: Summary, bars: int) -> CaseView:
     """All that the page says of one outcome; ``bars`` is how many a chart may have."""
     rule, written = summary.rule, summary.written
-    failing, note = outcome.verdict.failing, note_words(outcome.update.note)
+    failing = outcome.verdict.failing
     is_red = outcome.is_refused and not outcome.problem
     checks = [_check_view(check) for check in outcome.verdict.checks if not outcome.problem]
     if not any(check.kind is VS_REFERENCE for check in outcome.verdict.checks):
@@ -129,12 +132,18 @@ def case_view(outcome: Outcome, anchor: str, summary: Summary, bars: int) -> Cas
         reasons=[] if outcome.problem else [(headline(check), check.evidence) for check in failing],
         problem=visible_lines(outcome.problem) if outcome.problem else [],
         checks=checks,
-        figures=list(_audited(outcome)),
+        figures=[*_audited(outcome), *_blamed(outcome)],
         parts=[_part_view(part, bars) for part in outcome.parts],
-        notes=[*([note] if is_red and note else []), *notes([outcome], written)],
+        notes=[*(_notes_on_red(outcome) if is_red else []), *notes([outcome], written)],
         remedy=remedy(outcome) if is_red else None,
         facts=_facts(outcome),
     )
+
+
+def _notes_on_red(outcome: Outcome) -> list[str]:
+    """What is said of a failing gate where :func:`notes` says it of passing ones."""
+    note = note_words(outcome.update.note)
+    return [*([note] if note else []), *map(visible, blame_lines(outcome))]
 
 
 # ---------------------------------------------------------------- checks
@@ -220,13 +229,26 @@ def _audited(outcome: Outcome) -> Iterator[Figure]:
         return
     limits, layers = outcome.case.limits, audit.weights.layers
     broken = {layer.name for layer in layers if layer_fault(layer, limits.max_weight_error)}
-    svg = heat_map(layers, broken)
+    svg = heat_map(audit_cells(layers, broken))
     if svg:
         most = max((layer.factor for layer in layers if math.isfinite(layer.factor)), default=1.0)
         caption = (
             f"Error of each layer's weights; the darkest is {most:.2f} times that of rounding to nearest."
         )
         yield Figure("Weights beside the model's", svg, caption)
+
+
+def _blamed(outcome: Outcome) -> Iterator[Figure]:
+    """The heat map of the modules that carry the divergence."""
+    blame = outcome.blame
+    svg = heat_map(blame_cells(blame)) if blame else ""
+    if blame and svg:
+        name, share = next(iter(blame.shares.items()))
+        inside = {module.name for module in blame.modules if module.layer is not None}
+        outside = sum(part for module, part in blame.shares.items() if module not in inside)
+        caption = f"Share of each module in the sum of all; the darkest is {name}, {share:.1%}."
+        caption += f" Outside the layers: {outside:.1%}." if outside > _NOTHING else ""
+        yield Figure("Divergence by module", svg, f"{caption} Measured: {blame_evidence(blame)}.")
 
 
 def _part_view(part: Part, bars: int) -> PartView:

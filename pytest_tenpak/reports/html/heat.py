@@ -1,38 +1,50 @@
-"""The heat map of an audit: layers by number and module, darker where the error is larger."""
+"""Heat maps: decoder layers by number and module, darker where there is more of what the map shows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from ...metrics.audit import LayerAudit
+from ...metrics.blame import Blame
 from . import charts
 
 _CELL, _NAMES = 15, 104
-#: The least error shown, so that a cell without any is seen as measured.
+#: The least heat shown, so that a cell without any is seen as measured.
 _PALEST = 0.06
+#: The row of decoder layers that were looked at as a whole.
+_WHOLE = "whole layer"
 
 
-def heat_map(layers: Sequence[LayerAudit], broken: Collection[str]) -> str:
-    """Return the map as SVG: error in multiples of that of rounding to nearest; ``broken`` layers are framed.
+class Cell(NamedTuple):
+    """What a map shows of one module: its heat, from 0, and whether it is framed."""
+
+    name: str
+    heat: float
+    framed: bool = False
+
+
+def heat_map(cells: Iterable[Cell]) -> str:
+    """Return the map as SVG; the hottest is darkest.
 
     Experts share a cell, which shows the worst of them. Empty where the names have no numbers of layers.
     """
-    cells: dict[tuple[str, int], LayerAudit] = {}
-    for layer in layers:
-        place = _place(layer.name)
-        if place and (place not in cells or _heat(layer) > _heat(cells[place])):
-            cells[place] = layer
-    if not cells:
+    places: dict[tuple[str, int], Cell] = {}
+    for cell in cells:
+        place = _place(cell.name)
+        if place and (place not in places or cell.heat > places[place].heat):
+            places[place] = cell
+    if not places:
         return ""
-    modules = list(dict.fromkeys(module for module, _ in cells))
-    deepest = max(number for _, number in cells)
+    modules = list(dict.fromkeys(module for module, _ in places))
+    deepest = max(number for _, number in places)
     width = min(_CELL, (charts.WIDTH - _NAMES - 8) / (deepest + 1))
-    most = max(map(_heat, cells.values()))
+    most = max(cell.heat for cell in places.values()) or 1.0
     body = [charts.text(_NAMES - 6, 12 + _CELL * n, name, "end") for n, name in enumerate(modules)]
-    for (module, number), layer in cells.items():
-        shade = _PALEST + (1 - _PALEST) * _heat(layer) / most
-        kind = "broken" if layer.name in broken else "heat"
+    for (module, number), cell in places.items():
+        shade = _PALEST + (1 - _PALEST) * cell.heat / most
+        kind = "broken" if cell.framed else "heat"
         x, y = _NAMES + number * width, 1 + _CELL * modules.index(module)
         body.append(
             f"<rect class={kind} x={x:.1f} y={y} width={width - 1:.1f} height={_CELL - 1} "
@@ -43,6 +55,25 @@ def heat_map(layers: Sequence[LayerAudit], broken: Collection[str]) -> str:
     return charts.svg(body, charts.WIDTH, foot + 8)
 
 
+def audit_cells(layers: Sequence[LayerAudit], broken: Collection[str]) -> Iterator[Cell]:
+    """Yield the error of each layer's weights, in multiples of rounding's; ``broken`` layers are framed."""
+    for layer in layers:
+        heat = math.log2(1 + min(layer.factor, 1e3)) if math.isfinite(layer.factor) else 10.0
+        yield Cell(layer.name, heat, layer.name in broken)
+
+
+def blame_cells(blame: Blame) -> Iterator[Cell]:
+    """Yield each module's share of the divergence, in the order of the model; culprits are framed."""
+    shares, culprits = blame.shares, blame.culprits(len(blame.modules))
+    for name in sorted(shares, key=_in_order):
+        yield Cell(name, shares[name], name in culprits)
+
+
+def _in_order(name: str) -> tuple[tuple[int, str], ...]:
+    """Return a key that puts numbers in names in their order."""
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in name.split("."))
+
+
 def _place(name: str) -> tuple[str, int] | None:
     """Return the module and the number of the decoder layer of a name: ``mlp.down_proj`` and 3."""
     parts = name.split(".")
@@ -50,8 +81,4 @@ def _place(name: str) -> tuple[str, int] | None:
     if index is None:
         return None
     module = ["*" if part.isdecimal() else part for part in parts[index + 1 :]]
-    return ".".join(module), int(parts[index])
-
-
-def _heat(layer: LayerAudit) -> float:
-    return math.log2(1 + min(layer.factor, 1e3)) if math.isfinite(layer.factor) else 10.0
+    return ".".join(module) or _WHOLE, int(parts[index])

@@ -309,3 +309,12 @@ def test_lost_tokens_are_counted_in_their_window(tmp_path, model, other):
     robust, _ = trace.summary(trace.windows(0).prefix(COUNT))
     assert robust.median == pytest.approx(np.median(rows[torch.isfinite(rows)].numpy()))
     assert windows.prefix(2).nonfinite == sum(expected[:2])
+
+
+def test_speed_is_that_of_all_stretches(tmp_path):
+    """What another job will take is estimated by it; unknown where none was timed."""
+    trace = Trace(tmp_path)
+    assert trace.tokens_per_second is None
+    trace.add_time(100, 2.0)
+    Trace(tmp_path).add_time(300, 2.0)
+    assert trace.tokens_per_second == 100
