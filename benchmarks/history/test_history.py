@@ -5,7 +5,7 @@ import os
 import pytest
 
 MODEL = os.environ.get("TENPAK_HISTORY_MODEL")
-LIMIT = float(os.environ.get("TENPAK_HISTORY_LIMIT", "0.25"))
+LIMIT = float(os.environ.get("TENPAK_HISTORY_LIMIT", "0.4"))
 #: Groups by module, for recipes that are neither v10 nor v60, as v10 has them.
 V10 = {"group_size": {"attn": 256, "mlp": 2048}, "activation_scaling": True, "outlier_fraction": 0.005}
 SAMPLES = {"samples": 16, "sample_length": 256}
