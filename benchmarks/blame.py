@@ -45,11 +45,12 @@ def layer_scales(number: int, factor: float = 1.05) -> Callable[[Tensors], None]
     return plant
 
 
-def column(number: int, chosen: int) -> Callable[[Tensors], None]:
-    """One input of a down_proj is zero."""
+def column(number: int, chosen: int | None = None) -> Callable[[Tensors], None]:
+    """One input of a down_proj is zero: the chosen one, or that with the largest weights."""
 
     def plant(tensors: Tensors) -> None:
-        tensors[f"model.layers.{number}.mlp.down_proj.weight"][:, chosen] = 0
+        weights = tensors[f"model.layers.{number}.mlp.down_proj.weight"]
+        weights[:, weights.float().norm(dim=0).argmax() if chosen is None else chosen] = 0
 
     return plant
 
@@ -95,6 +96,8 @@ TRIALS = (
     Trial("smollm2", "int8", "layer 14 × 1.05", layer_scales(14)),
     Trial("smollm2", "int8", "layer 8, down_proj, column 412", column(8, 412)),
     Trial("smollm2", "nf4", "none", nothing),
+    Trial("gemma", "unquantized", "layer 9 × 1.05", layer_scales(9)),
+    Trial("gemma", "unquantized", "layer 5, down_proj, largest column", column(5)),
     Trial("trained", "int8", "layer 1 × 1.05", layer_scales(1)),
     Trial("moe", "rounded", "none", nothing),
     Trial("moe", "rounded", "layer 1, expert 3 zeroed", expert(1, 3)),
@@ -131,11 +134,15 @@ def train_moe(folder: Path, steps: int = 300) -> Path:
     return save(model.eval(), folder)
 
 
-def find_model(name: str, place: Path) -> Path:
+def find_model(name: str, place: Path, gemma: Path | None) -> Path:
     """The healthy model, made once."""
     folder = place / name
     if folder.is_dir():
         return folder
+    if name == "gemma":
+        if gemma is None:
+            raise SystemExit("name the directory of gemma-3-270m by --gemma: its licence allows no copy here")
+        return gemma
     return train_moe(folder) if name == "moe" else make_model(name, place)
 
 
@@ -205,6 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="*", default=["smollm2", "trained", "moe"])
     parser.add_argument("--trials", nargs="*", type=int, default=range(len(TRIALS)), help="rows, from 0")
+    parser.add_argument("--gemma", type=Path, help="directory of gemma-3-270m, for --models gemma")
     parser.add_argument("--tokens", type=int, default=6120, help="budget of scored tokens")
     given = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
@@ -215,16 +223,16 @@ def main() -> None:
             place = Path(folder)
             for number, trial in enumerate(TRIALS):
                 if trial.model == name and number in given.trials:
-                    print(row(trial, *gate(trial, place, given.tokens)), flush=True)
+                    print(row(trial, *gate(trial, place, given)), flush=True)
 
 
-def gate(trial: Trial, place: Path, tokens: int) -> tuple[Outcome, Clock]:
+def gate(trial: Trial, place: Path, given: argparse.Namespace) -> tuple[Outcome, Clock]:
     """Gate one checkpoint, and time its jobs."""
     clock = Clock()
-    model = find_model(trial.model, place)
+    model = find_model(trial.model, place, given.gemma)
     checkpoint = make_checkpoint(trial, model, place)
     run = replace(run_of(place, "off"), blame=True, show_progress=clock.show)
-    case = replace(case_of(model, checkpoint, "blame", run, tokens), context=256)
+    case = replace(case_of(model, checkpoint, "blame", run, given.tokens), context=256)
     case = replace(case, limits=replace(case.limits, max_rtn_factor=0))
     return evaluate(case, run, lambda: None), clock
 

@@ -51,6 +51,8 @@ def run(model: str, limit: float, tokens: int, context: int, only: list[str]) ->
         command = [
             *(Path(sys.executable).with_name("pytest"), HERE / "history", "-p", "no:randomly", "-q"),
             *("-m", "quantize", f"--tenpak-baseline-dir={folder}/baselines", f"--tenpak-json={report}"),
+            # Seconds are those of a first run.
+            f"--tenpak-cache-dir={folder}/cache",
             *(f"--tenpak-max-tokens={tokens}", f"--tenpak-context={context}"),
         ]
         if only:
