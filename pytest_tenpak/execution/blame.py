@@ -36,7 +36,7 @@ def blame(job: BlameJob, progress: Progress) -> dict[str, Any]:
     if fingerprint(stream.ids) != trace.stream or trace.stream != reference.stream:
         raise MeasurementError("the model's tokenizer gives other tokens than were measured")
     model = load_pretrained(job.model, job.device, job.dtype)
-    checkpoint = load_subject(job.directory, job.quantizer, job.spec, job.device, job.dtype).model
+    checkpoint = load_subject(job).model
     # Layers of LLM.int8() choose their outliers by batch, so windows run one by one, as they were measured.
     size = 1 if getattr(checkpoint, "is_loaded_in_8bit", False) else job.batch_size
     bos = tokenizer.bos_token_id if job.protocol.bos == "window" else None

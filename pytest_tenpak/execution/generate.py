@@ -8,14 +8,14 @@ from ..errors import SpecError
 from ..progress import Progress
 from ..quantizers.loading import import_transformers, load_tokenizer
 from .jobs import GenerateJob
-from .load import load_subject
+from .load import load_once
 
 
 def generate(job: GenerateJob, progress: Progress) -> dict[str, Any]:
     """Return ``texts``: what the model says after each prompt, without the prompt."""
     import_transformers()
     tokenizer = load_tokenizer(job.directory)
-    model = load_subject(job.directory, job.quantizer, job.spec, job.device, job.dtype).model
+    model = load_once(job).model
     texts = []
     # One by one: padding, and LLM.int8()'s choice of outliers by batch, would make them depend on each other.
     for prompt in job.prompts:

@@ -18,6 +18,8 @@ from ..verdict.criteria import Criterion
 
 #: Exit codes that say what ran out; unlike an answer, they need neither memory nor disk.
 OUT_OF_MEMORY, OUT_OF_DISK = 190, 191
+#: The answer in a job's folder, and what names the next job in the home of a process that stays.
+ANSWER, NEXT = "answer.json", "next"
 
 
 @dataclass(frozen=True)

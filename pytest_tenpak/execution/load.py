@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
 from typing import Any, NamedTuple
 
 from ..quantizers.loading import load_with_account
-from ..quantizers.locate import Place, relocate
-from ..spec import QuantizeSpec
+from ..quantizers.locate import relocate
+from ..store.digest import fingerprint
+from .jobs import BlameJob, GenerateJob, MeasureJob, to_plain
+
+_FIELDS = ("directory", "quantizer", "device", "dtype")
 
 
 class Loaded(NamedTuple):
@@ -18,12 +21,41 @@ class Loaded(NamedTuple):
     unread: list[str]
 
 
-def load_subject(
-    directory: Path, quantizer: Place | None, spec: QuantizeSpec, device: str, dtype: str
-) -> Loaded:
-    """Load the model in ``directory``; raises what the quantizer's loader, or transformers', raises."""
-    if quantizer is not None:
-        method = relocate(quantizer)
-        return Loaded(method.load(spec, directory, device, dtype), method.loader(spec), [])
-    model, unread = load_with_account(directory, device, dtype)
+def loading_key(job: MeasureJob | GenerateJob) -> str:
+    """Return what tells the loaded models of jobs apart: equal keys, the same model.
+
+    The spec counts where a quantizer loads by it, and files count by size and time, since somebody may write
+    into a directory during a run.
+    """
+    plain = to_plain(job)
+    files = sorted(
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+        for path in job.directory.iterdir()
+        if path.is_file()
+    )
+    named = {name: plain[name] for name in _FIELDS}
+    spec = plain["spec"] if job.quantizer else None
+    return fingerprint(json.loads(json.dumps({**named, "spec": spec, "files": files})))
+
+
+#: The model that this process has loaded, by its key: a process that stays has one.
+_kept: dict[str, Loaded] = {}
+
+
+def load_once(job: MeasureJob | GenerateJob) -> Loaded:
+    """Return the model of a job: loaded, unless this process has it already."""
+    key = loading_key(job)
+    if key not in _kept:
+        _kept.clear()
+        _kept[key] = load_subject(job)
+    return _kept[key]
+
+
+def load_subject(job: MeasureJob | GenerateJob | BlameJob) -> Loaded:
+    """Load a job's model; raises what the quantizer's loader, or transformers', raises."""
+    if job.quantizer is not None:
+        method = relocate(job.quantizer)
+        model = method.load(job.spec, job.directory, job.device, job.dtype)
+        return Loaded(model, method.loader(job.spec), [])
+    model, unread = load_with_account(job.directory, job.device, job.dtype)
     return Loaded(model, "transformers", unread)

@@ -27,9 +27,12 @@ from ..models.convert import convert_gguf, copy_tokenizer
 from ..progress import Progress
 from ..quantizers.base import Job
 from ..quantizers.locate import relocate
+from ..store.atomic import write_atomically
 from .blame import blame
 from .generate import generate
 from .jobs import (
+    ANSWER,
+    NEXT,
     OUT_OF_DISK,
     OUT_OF_MEMORY,
     BlameJob,
@@ -41,6 +44,7 @@ from .jobs import (
 from .measure import measure
 
 _PROGRESS_SECONDS = 0.1
+_NEXT_SECONDS = 0.02
 
 
 def _quantize(job: QuantizeJob, progress: Progress) -> dict[str, Any]:
@@ -98,17 +102,56 @@ def _do(kind: str, plain: Mapping[str, Any], progress: Progress) -> dict[str, An
 
 
 def main(folder: Path, parent: int = 0) -> None:
-    """Do the job in ``folder`` and write the answer there; end the process where memory or disk ran out.
+    """Do the job in ``folder``, and others after it where the process is to stay.
 
     ``parent`` is the process with which this one ends; 0: the pytest process that wrote the job.
     """
-    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    sys.path.extend(entry for entry in job["sys_path"] if entry not in sys.path)
+    job = _read(folder)
     threading.Thread(target=_watch_parent, args=(parent or job["parent"],), daemon=True).start()
+    _do_job(job, folder)
+    while job["home"]:
+        folder = _next_folder(Path(job["home"]))
+        job = _read(folder)
+        _do_job(job, folder)
+    gc.freeze()  # or the interpreter's last collection takes a second, for what the process's end frees
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    job: dict[str, Any] = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    sys.path.extend(entry for entry in job["sys_path"] if entry not in sys.path)
+    return job
+
+
+def _next_folder(home: Path) -> Path:
+    """Wait for the next job, and send what is printed to its log."""
+    _give_back()
+    file = home / NEXT
+    while not file.is_file():
+        time.sleep(_NEXT_SECONDS)
+    folder = Path(file.read_text(encoding="utf-8"))
+    file.unlink()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    os.chdir(folder)
+    return folder
+
+
+def _give_back() -> None:
+    """Give a GPU back what is cached for computing: the model stays, others may come."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _do_job(job: Mapping[str, Any], folder: Path) -> None:
+    """Do a job and write the answer; end the process where memory or disk ran out."""
     try:
-        answer = _answer(job, folder)
-        (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
-        gc.freeze()  # or the interpreter's last collection takes a second, for what the process's end frees
+        answer = json.dumps(_answer(job, folder))
+        write_atomically(folder / ANSWER, answer)
     except Exception as fault:
         code = _exhausted(fault)
         if code is None:

@@ -33,7 +33,7 @@ from ..quantizers.rounding import round_to_nearest
 from ..store.digest import fingerprint
 from ..verdict.criteria import first_decisive_look, limit_of
 from .jobs import MeasureJob, Rounding
-from .load import Loaded, load_subject
+from .load import Loaded, load_once, load_subject
 
 #: What torch says of a product of two types.
 _OTHER_TYPE = re.compile(r"must have the same dtype|expected scalar type|same dtype, but got")
@@ -123,9 +123,10 @@ def _require_embeddings(model: Any, tokenizer: Any, stream: Stream, directory: P
 
 def _load_model(job: MeasureJob) -> Loaded:
     """Load the model, rounded where the job says so."""
-    loaded = load_subject(job.directory, job.quantizer, job.spec, job.device, job.dtype)
-    if job.rounding:
-        _round(loaded.model, job.rounding)
+    if not job.rounding:
+        return load_once(job)
+    loaded = load_subject(job)
+    _round(loaded.model, job.rounding)
     return loaded
 
 

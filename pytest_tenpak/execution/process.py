@@ -2,7 +2,8 @@
 
 A crash, an out-of-memory kill or a leaked allocation of a backend ends one job, not pytest. The two
 sides communicate by files in a job folder: ``job.json`` in, ``progress.jsonl`` and ``answer.json`` out,
-``log.txt`` for all that the libraries print. No pickles. The worker's side is ``main.py``.
+``log.txt`` for all that the libraries print. No pickles. A process that stays finds its next job's folder in
+a file of its home. The worker's side is ``main.py``.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from typing import Any, NamedTuple, TypeAlias
 from ..errors import TenpakError, WorkerError, error_from_dict
 from ..progress import Progress
 from ..quantizers.interpreters import environment, installed_in
+from ..store.atomic import write_atomically
 from ..store.store import Store
 from ..units import in_gib
-from .jobs import OUT_OF_DISK, OUT_OF_MEMORY, AnyJob, to_plain
+from .jobs import ANSWER, NEXT, OUT_OF_DISK, OUT_OF_MEMORY, AnyJob, to_plain
 from .template import ForkedProcess, fork_job
 
 _POLL_SECONDS = 0.1
@@ -71,35 +73,87 @@ def run_job(
     bounds: Bounds = Bounds(),
     python: Path | None = None,
 ) -> Mapping[str, Any]:
-    """Run one job in a worker process and return its answer.
+    """Run one job in a worker process of its own, and return its answer.
 
     ``python`` is another interpreter to run it in, which has torch, transformers and the backend, and shares
     no packages with this one. Raises the worker's own TenpakError; WorkerError, which quotes and names the
     log; or what :func:`installed_in` raises for an interpreter.
     """
-    if python is not None:
-        installed_in(python)
-    folder = _job_folder(store, job, python)
-    killed_before = _oom_kills()
-    process = _start(job, folder, python)
+    worker = Worker(store, python)
     try:
-        stopped = _watch(process, folder / "progress.jsonl", progress, bounds)
+        return worker.do(job, progress, bounds)
     finally:
-        _end(process)
-    answer = _read_answer(folder)
-    if answer is None:
-        kills = _since(killed_before)
-        raise _failure(
-            job.kind, folder, stopped or _ending(process.returncode or 0, kills, store.root), kills
-        )
-    shutil.rmtree(folder, ignore_errors=True)
-    if "error" in answer:
-        raise error_from_dict(answer["error"])
-    reply: Mapping[str, Any] = answer["answer"]
-    return reply
+        worker.end()
 
 
-def _job_folder(store: Store, job: AnyJob, python: Path | None) -> Path:
+class NotTakenError(Exception):
+    """A process that stays has ended between two jobs: nothing of the second was begun."""
+
+
+class Worker:
+    """A worker process, started by its first job; with ``stays`` it waits for others after that."""
+
+    def __init__(self, store: Store, python: Path | None = None, stays: bool = False) -> None:
+        self._store = store
+        self._python = python
+        self._home = store.root / "jobs" / f"stays-{uuid.uuid4().hex[:12]}" if stays else None
+        self._process: _Process | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def do(self, job: AnyJob, progress: Progress, bounds: Bounds) -> Mapping[str, Any]:
+        """Do one job and return its answer, as :func:`run_job` does.
+
+        The process has ended after a failure, or where it does not stay; after an error that it explains
+        itself it goes on. Raises NotTakenError where a process that stays had ended before it took the job.
+        """
+        if self._python is not None:
+            installed_in(self._python)
+        folder = _job_folder(self._store, job, self._python, self._home)
+        killed_before = _oom_kills()
+        stopped = None
+        try:
+            process = self._hand_over(job, folder)
+            stopped = _watch(process, folder, progress, bounds, self._home is not None)
+        finally:
+            answer = _read_answer(folder)
+            is_waiting = self._home is not None and (self._home / NEXT).is_file()
+            if answer is None or self._home is None:
+                self.end()
+        if is_waiting and not stopped:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise NotTakenError
+        if answer is None:
+            kills = _since(killed_before)
+            ending = stopped or _ending(process.returncode or 0, kills, self._store.root)
+            raise _failure(job.kind, folder, ending, kills)
+        shutil.rmtree(folder, ignore_errors=True)
+        if "error" in answer:
+            raise error_from_dict(answer["error"])
+        reply: Mapping[str, Any] = answer["answer"]
+        return reply
+
+    def _hand_over(self, job: AnyJob, folder: Path) -> _Process:
+        """Start the process with a job, or give it the next one."""
+        if self._process is None:
+            self._process = _start(job, folder, self._python)
+        else:
+            assert self._home is not None
+            write_atomically(self._home / NEXT, str(folder))
+        return self._process
+
+    def end(self) -> None:
+        """End the process and all that it started."""
+        if self._process is not None:
+            _end(self._process)
+        if self._home is not None:
+            shutil.rmtree(self._home, ignore_errors=True)
+
+
+def _job_folder(store: Store, job: AnyJob, python: Path | None, home: Path | None) -> Path:
     """Make a new folder with the job in it."""
     folder = store.root / "jobs" / f"{job.kind}-{uuid.uuid4().hex[:12]}"
     order = {
@@ -108,9 +162,12 @@ def _job_folder(store: Store, job: AnyJob, python: Path | None) -> Path:
         "sys_path": sys.path if python is None else [],
         "elsewhere": python is not None,
         "parent": os.getpid(),
+        "home": str(home) if home else "",
     }
     try:
         folder.mkdir(parents=True)
+        if home:
+            home.mkdir(exist_ok=True)
         (folder / "job.json").write_text(json.dumps(order), encoding="utf-8")
     except OSError as fault:
         shutil.rmtree(folder, ignore_errors=True)
@@ -158,12 +215,17 @@ def _environment(python: Path | None) -> dict[str, str]:
     return found
 
 
-def _watch(process: _Process, path: Path, progress: Progress, bounds: Bounds) -> _Ending | None:
-    """Pass progress on until the process ends by itself (None) or exceeds a limit (which one)."""
+def _watch(
+    process: _Process, folder: Path, progress: Progress, bounds: Bounds, stays: bool
+) -> _Ending | None:
+    """Pass progress on until the job is done (None) or exceeds a limit (which one).
+
+    It is done when the process ends; of one that stays, when there is an answer.
+    """
     started = looked = time.monotonic()
-    read = 0
+    path, read = folder / "progress.jsonl", 0
     while True:
-        ended = process.poll() is not None
+        ended = process.poll() is not None or (stays and (folder / ANSWER).is_file())
         if path.exists():
             with path.open("rb") as stream:
                 stream.seek(read)
@@ -219,7 +281,7 @@ def _end(process: _Process) -> None:
 
 def _read_answer(folder: Path) -> dict[str, Any] | None:
     try:
-        answer: dict[str, Any] = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+        answer: dict[str, Any] = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
         return answer
     except (OSError, ValueError):
         return None

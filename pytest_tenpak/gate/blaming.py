@@ -15,6 +15,8 @@ from ..quantizers.locate import locate
 from ..verdict.checks import Check, Status
 from .measuring import SubjectTrace
 
+#: Models that are loaded into one process.
+_MODELS = 2.0
 #: What a module that is to blame may have moved.
 _ABOUT = ("max_ppl_delta", "max_rtn_factor", "max_kld", "min_top1", "ppl_tolerance", "drift", "layers")
 
@@ -103,6 +105,7 @@ def _find(checkpoint: SubjectTrace, measurement: Measurement, budget: int) -> Bl
     python = run.interpreters.python(quantizer.backend(spec).name) if quantizer else None
 
     def find() -> dict[str, object]:
+        run.residents.make_room(experiment.model.path, experiment.device.torch_name, _MODELS)
         with run.show_progress("looking for the modules to blame") as progress:
             return dict(run_job(run.store, job, progress, run.bounds, python))
 

@@ -31,6 +31,8 @@ from .run import Run
 #: The distribution of this package. Its version is not in cache keys, since a release by itself changes no
 #: figure; METRICS_VERSION and the versions of adapters are.
 _OURS = "pytest-tenpak"
+#: What quantizing needs, in multiples of what loading the model does: copies, activations, Hessians.
+_QUANTIZING = 2.0
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class Experiment:
         )
         python = run.interpreters.python(quantizer.backend(spec).name)
         with run.show_progress(f"quantizing to {spec.title}") as progress:
+            run.residents.make_room(self.model.path, self.device.torch_name, _QUANTIZING)
             facts = run_job(run.store, job, progress, run.bounds, python)
         _require_whole(folder, spec.method)
         return facts

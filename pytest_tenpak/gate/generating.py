@@ -9,7 +9,6 @@ from typing import Any
 
 from ..errors import SpecError
 from ..execution.jobs import GenerateJob
-from ..execution.process import run_job
 from ..quantizers.locate import locate
 from ..spec import CHECKPOINT
 from .outcome import Outcome
@@ -37,7 +36,7 @@ def generate(outcome: Outcome, run: Run, prompts: Sequence[str], options: Mappin
     )
     python = run.interpreters.python(quantizer.backend(spec).name) if quantizer else None
     with run.show_progress(f"generating with {spec.title}") as progress:
-        texts: list[str] = run_job(run.store, job, progress, run.bounds, python)["texts"]
+        texts: list[str] = run.residents.run(run.store, job, progress, run.bounds, python)["texts"]
     return texts
 
 

@@ -98,7 +98,11 @@ class SubjectTrace:
         python = run.interpreters.python(quantizer.backend(spec).name) if quantizer else None
         title = f"measuring the {self.subject.what}" + (f", {spec.title}" if quantizer else "")
         with run.show_progress(title) as progress:
-            run_job(run.store, self._job(target), progress, run.bounds, python)
+            job = self._job(target)
+            if job.rounding:  # nobody asks for it again
+                run_job(run.store, job, progress, run.bounds, python)
+            else:
+                run.residents.run(run.store, job, progress, run.bounds, python)
 
     def _job(self, target: Target) -> MeasureJob:
         experiment, subject = self.experiment, self.subject

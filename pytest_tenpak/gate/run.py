@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..execution.process import Bounds
+from ..execution.residents import Residents
 from ..metrics.intervals import Rule
 from ..progress import Progress
 from ..quantizers.interpreters import Interpreters
@@ -27,7 +28,8 @@ class Run:
     reference for KL divergence. ``noise_repetitions`` is how often to requantize, to calibrate noise (0: do
     not). ``audit`` is what is compared without running: ``auto``, ``full``, ``files`` or ``off``.
     ``blame``: every case's modules are blamed; otherwise those of a regression that takes ``blame_seconds``
-    at most (0: none). ``show_progress(title)`` opens a progress display.
+    at most (0: none). ``residents`` are the processes that keep a model loaded. ``show_progress(title)``
+    opens a progress display.
     """
 
     root: Path
@@ -50,6 +52,7 @@ class Run:
     bounds: Bounds
     interpreters: Interpreters
     show_progress: Callable[[str], AbstractContextManager[Progress]]
+    residents: Residents = field(default_factory=Residents)
 
     def request_for(self, nodeid: str) -> Request:
         """Return the request for one test's baseline."""

@@ -83,8 +83,8 @@ class Quantized:
         """Generate text after a prompt, or after each of a list, and return it without the prompt.
 
         ``options`` go to transformers' ``generate``, for example ``max_new_tokens=8``; greedy by default. The
-        checkpoint is loaded in a process of its own for each call, so that a crash, a hang or no memory is
-        one failed test; several prompts are cheaper as a list. Raises TenpakError.
+        process that measured the checkpoint answers, so that a crash, a hang or no memory is one failed test.
+        Raises TenpakError.
         """
         self._present(self._outcome.measurement)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)

@@ -58,6 +58,12 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(GateRows(config, MARKERS), "tenpak-html-rows")
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the processes that keep models loaded."""
+    if session_key in config.stash:
+        config.stash[session_key].run.residents.close()
+
+
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """Print the report of ``--tenpak-doctor`` and run no test."""
     if not config.getoption("tenpak_doctor"):

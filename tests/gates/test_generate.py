@@ -83,3 +83,53 @@ def test_a_crash_or_a_hang_is_one_failed_test(project):
             "*the worker process that should generate ran longer than 15 s and was stopped*",
         ]
     )
+
+
+LOADS = """
+from pathlib import Path
+from pytest_tenpak import Quantizer, load_pretrained
+
+class Counted(Quantizer):
+    \"\"\"Writes down each load.\"\"\"
+
+    method = "counted"
+
+    def quantize(self, job):
+        model = load_pretrained(job.model, "cpu", "float32")
+        for layer in model.model.layers:
+            layer.mlp.down_proj.weight.data *= 1.02
+        model.save_pretrained(job.out)
+
+    def load(self, spec, checkpoint, device, dtype):
+        with Path(__file__).with_name("loads").open("a") as log:
+            log.write("x")
+        return super().load(spec, checkpoint, device, dtype)
+
+def pytest_tenpak_register_quantizers(register):
+    register(Counted)
+"""
+
+
+def test_a_checkpoint_is_loaded_once_and_the_reference_once_for_all(project):
+    """However often windows are added, whatever is generated, and for two cases of one model."""
+    project.pytester.makeconftest(LOADS)
+    project.test(
+        """
+        @pytest.fixture(autouse=True)
+        def processes(request):
+            yield
+            from pytest_tenpak.plugin.run_state import session_key
+            assert request.config.stash[session_key].run.residents.started <= 3
+
+        @pytest.mark.quantize(method="counted", may_differ=["*"])
+        def test_one(quantized):
+            assert len(quantized.generate(["KING", "QUEEN"], max_new_tokens=2)) == 2
+            assert quantized.generate("KING", max_new_tokens=2)
+
+        @pytest.mark.quantize(method="fp16")
+        def test_other(quantized):
+            assert quantized.generate("KING", max_new_tokens=2)
+        """
+    )
+    project.run().assert_outcomes(passed=2)
+    assert (project.path / "loads").read_text() == "x"

@@ -91,7 +91,7 @@ def test_gptq_and_awq_are_quantized_loaded_back_and_gated(fluent_project):
     again.stdout.fnmatch_lines(["test_gate.py::test_awq *awq (gptqmodel) *passed"])
 
 
-#: The benchmarks' method "rtn": the layers rounded to nearest, saved unpacked.
+#: The benchmarks' method "round-to-nearest": the layers rounded to nearest, saved unpacked.
 RTN = (ROOT / "benchmarks" / "methods" / "conftest.py").read_text(encoding="utf-8")
 
 
@@ -100,13 +100,13 @@ def test_gptq_beats_round_to_nearest_and_awq_comes_near(fluent_project):
     fluent_project.pytester.makeconftest(RTN)
     fluent_project.test(
         f"""
-        @pytest.mark.quantize(method="rtn", bits=2, group_size=32, dtype="bfloat16", max_rtn_factor=0)
+        @pytest.mark.quantize(method="round-to-nearest", bits=2, group_size=32, dtype="bfloat16", max_rtn_factor=0)
         def test_rtn_2(): pass
 
         @pytest.mark.quantize(method="gptq", bits=2, group_size=32, dtype="bfloat16", {CALIBRATION})
         def test_gptq_2(): pass
 
-        @pytest.mark.quantize(method="rtn", bits=4, group_size=64)
+        @pytest.mark.quantize(method="round-to-nearest", bits=4, group_size=64)
         def test_rtn_4(): pass
 
         @pytest.mark.quantize(method="awq", backend="gptqmodel", group_size=64, {CALIBRATION})

@@ -62,6 +62,7 @@ DERIVES = "quantizers.int4.modules"
 SUBPROCESS = {
     "execution.process",
     "execution.template",
+    "execution.memory",
     "quantizers.interpreters",
     "gate.device",
     "baselines.git",
