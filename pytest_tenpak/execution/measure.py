@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -91,11 +91,12 @@ def _types_explained(job: MeasureJob) -> Iterator[None]:
 
 def _load(job: MeasureJob) -> _Subject:
     import_transformers()
-    gc.freeze()  # modules stay to the end: no collection need search them again
+    if not gc.get_freeze_count():
+        gc.freeze()  # modules stay to the end: no collection need search them again
     import torch
 
-    if job.threads:
-        torch.set_num_threads(job.threads)
+    own = _own_threads()  # before another number is set: a process that stays does jobs of both kinds
+    torch.set_num_threads(job.threads or own)
     require_causal_lm(job.directory)
     tokenizer = load_tokenizer(job.directory)
     stream = tokenize(tokenizer, job.documents, job.protocol)
@@ -105,6 +106,14 @@ def _load(job: MeasureJob) -> _Subject:
     bos = tokenizer.bos_token_id if job.protocol.bos == "window" else None
     scorer = perplexity.Scorer(model, stream.ids, bos=bos, batch_size=job.batch_size)
     return _Subject(model, loader, stream, windows, scorer, unread, tokenizer)
+
+
+@cache
+def _own_threads() -> int:
+    """Return how many threads torch chose, before any job of this process chose otherwise."""
+    import torch
+
+    return int(torch.get_num_threads())
 
 
 def _require_embeddings(model: Any, tokenizer: Any, stream: Stream, directory: Path) -> None:
