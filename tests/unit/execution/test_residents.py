@@ -1,7 +1,10 @@
 """Processes that stay: each model is loaded once, and none outlives what it is for."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import torch
 
 from pytest_tenpak.errors import SpecError, WorkerError
 from pytest_tenpak.execution import residents
-from pytest_tenpak.execution.jobs import GenerateJob
+from pytest_tenpak.execution.jobs import GenerateJob, to_plain
 from pytest_tenpak.execution.load import loading_key
 from pytest_tenpak.execution.process import Bounds
 from pytest_tenpak.execution.residents import Residents
@@ -168,3 +171,41 @@ def test_another_file_is_another_model(asker, tmp_path):
         model.model.norm.weight.mul_(2)
     tiny.save(model, job.directory)
     assert loading_key(job) != before
+
+
+PARENT = """
+import json, sys, time
+from pathlib import Path
+from pytest_tenpak.execution.jobs import GenerateJob
+from pytest_tenpak.execution.process import Bounds
+from pytest_tenpak.execution.residents import Residents
+from pytest_tenpak.progress import ignore
+from pytest_tenpak.store.store import Store
+GenerateJob.may_be_forked = sys.argv[3] == "forked"
+job = GenerateJob.from_dict(json.loads(sys.argv[2]))
+residents = Residents()
+residents.run(Store(Path(sys.argv[1])), job, ignore, Bounds(), None)
+print(residents._workers.popitem()[1]._process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("kind", ["forked", "interpreter"])
+def test_a_killed_pytest_takes_along_what_stays(asker, kind):
+    """kill -9 of whoever asked: the process that waits ends, and what it was forked from."""
+    command = [
+        sys.executable,
+        "-c",
+        PARENT,
+        str(asker.store.root),
+        json.dumps(to_plain(asker.job("one"))),
+        kind,
+    ]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = psutil.Process(int(parent.stdout.readline()))
+    left = {worker, *worker.parents()} - {*psutil.Process().parents(), psutil.Process()}
+    left.discard(psutil.Process(parent.pid))
+    parent.kill()
+    parent.wait()
+    assert psutil.wait_procs(left, timeout=5)[1] == []
