@@ -30,6 +30,8 @@ from .marker import methods_of, read_marker
 _SHARING, _SIZES, _MOST = ("group_size", "blocksize"), (128, 64, 32), 2
 #: Further values to try, of options that make a checkpoint smaller.
 _SMALLER: Mapping[str, Any] = {"double_quant": True}
+#: Searches that cost time and hardly a bit, all of them at once.
+_SEARCHED: Mapping[str, Any] = {"activation_scaling": True, "clip": True}
 
 
 class Cost(IntEnum):
@@ -167,7 +169,7 @@ def recipes(registry: Registry, model: Model, methods: Collection[str] = ()) -> 
 
 
 def _variations(quantizer: Quantizer, model: Model) -> Iterator[Mapping[str, Any]]:
-    """Yield a method as it is, and with one option changed."""
+    """Yield a method as it is, with one option changed, and with its searches."""
     plain = {"method": quantizer.method}
     yield plain
     common = gcd(*model.widths.values())
@@ -178,6 +180,10 @@ def _variations(quantizer: Quantizer, model: Model) -> Iterator[Mapping[str, Any
         for value in (*sizes, *further):
             if value != option.default and _accepts(option, value):
                 yield {**plain, option.name: value}
+    defaults = {option.name: option.default for option in quantizer.options}
+    searched = {name: value for name, value in _SEARCHED.items() if defaults.get(name, value) != value}
+    if searched:
+        yield {**plain, **searched}
 
 
 def _accepts(option: Option, value: Any) -> bool:
