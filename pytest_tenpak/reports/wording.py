@@ -79,7 +79,8 @@ class Remedy(NamedTuple):
 
 def title(check: Check) -> str:
     """What a check compares, with the text where a case has several."""
-    return f"{check.kind.title} on {check.corpus}" if check.corpus else check.kind.title
+    title = f"{check.kind.title} on {check.corpus}" if check.corpus else check.kind.title
+    return f"{title} ({check.tokens:,} tokens)" if check.tokens else title
 
 
 class CheckCells(NamedTuple):

@@ -85,7 +85,8 @@ class Check:
     difference that ``bound`` bounds (where there is none, ``bound`` bounds ``value`` itself). ``low`` and
     ``high`` are the interval of the bounded figure, None where it is infinite or there is none; ``decisive``
     says whether it decided (None: the figure is exact). ``evidence`` says what the decision rests on.
-    ``corpus`` names the text where a case has several.
+    ``corpus`` names the text where a case has several. ``tokens``: the scored tokens that figures are of,
+    where these are fewer than were measured; else 0.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Check:
     decisive: bool | None = None
     evidence: str = ""
     corpus: str = ""
+    tokens: int = 0
 
     @property
     def kind(self) -> CheckKind:

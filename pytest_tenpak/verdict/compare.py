@@ -261,4 +261,5 @@ def _against_rounding(
         difference=ours / plain - 1,
         bound=math.exp(allowed) * base / plain - 1,
         evidence=evidence if suspicious else "",
+        tokens=sum(tokens) if count < len(measurement.windows.tokens) else 0,
     )
