@@ -4,7 +4,7 @@ import pytest
 
 
 @pytest.mark.quantize(
-    method="tenpak-v10", samples=8, sample_length=256, max_ppl_delta=0.3, min_compression=2.3
+    method="tenpak-v10", samples=8, sample_length=256, max_ppl_delta=0.35, min_compression=2.3
 )
 def test_tenpak_v10(quantized):
     """INT4 with scaled inputs and outliers still answers a simple question."""

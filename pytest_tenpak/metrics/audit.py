@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 #: Increased whenever a change of this package changes a figure of the audit; part of cache keys.
-AUDIT_VERSION = 1
+#: 2: layers of our own INT4 are held to their own rounding.
+AUDIT_VERSION = 2
 #: How a format's codes are chosen, and so how far from rounding to nearest healthy layers are: each weight to
 #: its nearest; the same with scales that are quantized too; the same after clipping; or so that later weights
 #: compensate for the errors of earlier ones.
