@@ -16,15 +16,20 @@ from ..store.store import Store
 from .jobs import GenerateJob, MeasureJob
 from .load import loading_key
 from .memory import free_bytes, needed_bytes
-from .process import Bounds, NotTakenError, Worker
+from .process import Bounds, NotTakenError, Worker, run_job
 
 _Key = tuple[str, Path | None]
 
 
 class Residents:
-    """The processes of one run that stay: at most one reference's and one checkpoint's."""
+    """The processes of one run that stay: at most one reference's and one checkpoint's.
 
-    def __init__(self) -> None:
+    On a GPU that is ``shared`` with other pytest processes (xdist's workers) none stays, since these could
+    not ask for its memory back.
+    """
+
+    def __init__(self, shared: bool = False) -> None:
+        self._shared = shared
         self._workers: dict[_Key, Worker] = {}
         self._references: set[_Key] = set()
         #: How many processes were started, each of which loads one model once.
@@ -42,6 +47,8 @@ class Residents:
 
         Raises what :func:`~.process.run_job` does; the process has ended then.
         """
+        if self._shared and job.device != "cpu":
+            return run_job(store, job, progress, bounds, python)
         key = loading_key(job), python
         worker = self._workers.get(key)
         if worker is not None and worker.is_alive:

@@ -33,6 +33,7 @@ def open_session(config: pytest.Config) -> GateSession:
     if session_key in config.stash:
         return config.stash[session_key]
     from ..execution.process import Bounds
+    from ..execution.residents import Residents
     from ..gate.device import choose_device, parse_device
     from ..gate.run import Run
     from ..gate.session import GateSession
@@ -72,6 +73,7 @@ def open_session(config: pytest.Config) -> GateSession:
         bounds=Bounds(options.read(config, "timeout"), int(options.read(config, "memory") * GIB)),
         interpreters=interpreters,
         show_progress=lambda title: _show_progress(config, title),
+        residents=Residents(shared=int(os.environ.get("PYTEST_XDIST_WORKER_COUNT") or 1) > 1),
     )
     session = config.stash[session_key] = GateSession(run)
     session.unused = config.stash.get(unused_key, ())
