@@ -17,7 +17,7 @@ from ..models.safetensors_files import read_tensors
 from ..quantizers.base import Quantizer
 from ..quantizers.presets import PRESETS
 from ..quantizers.registry import Registry
-from ..spec import Option
+from ..spec import Option, QuantizeSpec
 from ..verdict.advice import LeftOut
 from .case import Case
 from .experiment import Experiment
@@ -45,9 +45,9 @@ class Cost(IntEnum):
     SEARCHES = 2
 
     @classmethod
-    def of(cls, quantizer: Quantizer) -> Cost:
-        """Return the cost of a method."""
-        if not quantizer.calibrates:
+    def of(cls, quantizer: Quantizer, spec: QuantizeSpec) -> Cost:
+        """Return the cost of a method with its options."""
+        if not quantizer.needs_calibration(spec):
             return cls.ROUNDS
         return cls.SEARCHES if quantizer.moves_scales else cls.CALIBRATES
 
@@ -102,7 +102,7 @@ class Candidate:
     @property
     def cost(self) -> Cost:
         """What quantizing costs."""
-        return Cost.of(self.quantizer)
+        return Cost.of(self.quantizer, self.experiment.case.spec)
 
     @property
     def expected_seconds(self) -> float:

@@ -114,7 +114,7 @@ def _read_spec(given: Mapping[str, Any], registry: Registry) -> tuple[Quantizer 
     spec = QuantizeSpec.build(quantizer.method, quantizer.options, declared)
     if given.get("calibration") is not None and not quantizer.needs_calibration(spec):
         raise SpecError(
-            f"method {method!r} does not calibrate" + (" with these options" if spec.options else ""),
+            f"method {method!r} does not calibrate" + (" with these options" if quantizer.calibrates else ""),
             given=f"calibration={given['calibration']!r}",
             remedy="leave calibration out",
         )

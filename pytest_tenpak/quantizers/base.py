@@ -96,7 +96,7 @@ class Quantizer(ABC):
     #: Names or patterns of tensors that the method changes without storing them quantized, which the audit
     #: accepts. Any, unless a method says so.
     may_change: ClassVar[tuple[str, ...]] = ("*",)
-    #: Whether the method needs calibration texts.
+    #: Whether the method needs calibration texts; with some options only: see :meth:`needs_calibration`.
     calibrates: ClassVar[bool] = False
     #: Increased whenever a change of this package's code changes checkpoints or how they are loaded, so that
     #: cached ones are not used again. For classes of other packages the source file is digested instead.

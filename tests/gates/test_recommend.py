@@ -42,7 +42,8 @@ def test_the_recommended_marker_is_a_gate_that_passes(small):
     assert ran.returncode == 0, ran.stderr
     assert max(map(len, ran.stdout.splitlines())) <= 80
     assert re.search(r"^bnb-nf4 +2\.\d\d× +[+-]\d", ran.stdout, re.MULTILINE)
-    assert "int8: 1.53×; out: compression is below min_compression" in ran.stdout
+    # Its figures stand there too where another test has measured it: the cache is the session's.
+    assert re.search(r"int8: 1\.53×[^;]*; out:\s+compression is below\s+min_compression", ran.stdout)
     marker = '@pytest.mark.quantize(method="bnb-nf4", max_ppl_delta=0.05, min_compression=2)'
     assert marker in ran.stdout
     plain = json.loads((small.path / "out.json").read_text(encoding="utf-8"))

@@ -33,6 +33,7 @@ class Int4(Quantizer):
     """
 
     method = "int4"
+    calibrates = True
     may_change = ()
     options = (
         Option("bits", int, 4, "the only width of the method", choices=(4,)),

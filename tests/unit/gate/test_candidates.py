@@ -8,7 +8,7 @@ from pytest_tenpak.gate.candidates import Cost, Question, recipe_name, recipes
 from pytest_tenpak.quantizers.base import Quantizer
 from pytest_tenpak.quantizers.presets import PRESETS
 from pytest_tenpak.quantizers.registry import Registry
-from pytest_tenpak.spec import Option
+from pytest_tenpak.spec import Option, QuantizeSpec
 
 
 class Plain(Quantizer):
@@ -80,7 +80,8 @@ def test_methods_restrict_the_recipes():
 
 def test_costs_follow_from_what_a_method_declares():
     """Rounding before calibrating before searching."""
-    assert [Cost.of(one()) for one in (Plain, Shared, Searching)] == sorted(Cost)
+    spec = QuantizeSpec("any", {})
+    assert [Cost.of(one(), spec) for one in (Plain, Shared, Searching)] == sorted(Cost)
 
 
 def test_a_recipe_is_a_case_with_the_bounds():
