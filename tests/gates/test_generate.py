@@ -1,5 +1,7 @@
 """`quantized.generate`: answers of the checkpoint, from a process of its own."""
 
+import pytest
+
 CONFTEST = """
 from pytest_tenpak import Quantizer, load_pretrained
 
@@ -48,6 +50,7 @@ def test_a_suite_that_only_generates_imports_no_torch(project):
     project.run().assert_outcomes(passed=2)
 
 
+@pytest.mark.slow
 def test_a_crash_or_a_hang_is_one_failed_test(project):
     """Each says what the process did, with the way out; the next test answers."""
     project.pytester.makeconftest(CONFTEST)
