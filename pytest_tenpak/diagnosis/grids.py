@@ -20,7 +20,8 @@ class Grid:
     ``group`` weights along the inputs of one output share a scale. Without ``levels`` these are the integers
     of ``bits`` bits: around zero where ``symmetric``, else from the least to the largest weight of the group.
     ``levels`` are those of a codebook, from -1 to 1, which the group's largest magnitude scales.
-    ``lowest`` is the most negative integer of a symmetric grid.
+    ``lowest`` is the most negative integer of a symmetric grid. ``half``: scales are stored in 16 bit, which
+    decides where weights go that lie between two values, as many do in a model that was quantized before.
     """
 
     bits: int
@@ -28,6 +29,7 @@ class Grid:
     symmetric: bool = True
     levels: tuple[float, ...] = ()
     lowest: int | None = None
+    half: bool = False
 
     def round(self, rows: Floats) -> Floats:
         """Return the rows (outputs, inputs) rounded to the nearest value of the grid."""
@@ -50,17 +52,22 @@ class Grid:
         lowest = -highest if self.lowest is None else self.lowest
         # With a lowest level of its own, the steps are spread over the whole range, as GPTQ does.
         steps = highest if self.lowest is None else (highest - lowest) / 2
-        scale = largest / np.float32(steps)
+        scale = self._stored(largest / np.float32(steps))
         codes: Floats = np.rint(grouped / scale)
         np.clip(codes, lowest, highest, out=codes)
         codes *= scale
         return codes
 
+    def _stored(self, scale: Floats) -> Floats:
+        if not self.half:
+            return scale
+        return np.maximum(scale.astype(np.float16).astype(np.float32), np.float32(2.0**-24))
+
     def _between_extremes(self, grouped: Floats) -> Floats:
         steps = np.float32(2**self.bits - 1)
         low = np.minimum(grouped.min(axis=2, keepdims=True), 0)
         high = np.maximum(grouped.max(axis=2, keepdims=True), 0)
-        scale = np.maximum((high - low) / steps, np.float32(1e-12))
+        scale = self._stored(np.maximum((high - low) / steps, np.float32(1e-12)))
         zero = np.rint(-low / scale)
         codes: Floats = np.rint(grouped / scale)
         codes += zero

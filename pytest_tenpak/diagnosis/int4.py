@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics.audit import COMPENSATED, ROUNDED_SCALES
+from ..metrics.audit import COMPENSATED, NEAREST
 from .grids import Grid
 from .quantized_layer import Parts, QuantizedLayer
 from .values import Floats, floats, stored_values
@@ -26,7 +26,7 @@ def read_int4(parts: Parts, config: Mapping[str, Any]) -> QuantizedLayer:
     symmetric = "zeros" not in parts
     zeros = None if symmetric else _nibbles(stored_values(parts["zeros"]), scales.shape[1])
     scaled = floats(parts["input_scales"]) if "input_scales" in parts else np.float32(1)
-    grid, outliers = Grid(4, group, symmetric), cache(lambda: _outliers(parts, outputs))
+    grid, outliers = Grid(4, group, symmetric, half=True), cache(lambda: _outliers(parts, outputs))
 
     def spread(by_group: NDArray[Any]) -> NDArray[Any]:
         return np.repeat(by_group, group, axis=1)[:, :inputs]
@@ -53,7 +53,7 @@ def read_int4(parts: Parts, config: Mapping[str, Any]) -> QuantizedLayer:
         rows,
         {"bits": 4, "sym": symmetric},
         # The search for clipping weighs errors by activations, and accepts larger ones where these are small.
-        rounding=COMPENSATED if config.get("clip") else ROUNDED_SCALES,
+        rounding=COMPENSATED if config.get("clip") else NEAREST,
         round_rows=nearest,
     )
 

@@ -76,6 +76,23 @@ def test_the_audit_holds_every_layer_to_its_own_rounding(sym, model, tmp_path):
     assert not any(layer.dead for layer in audit.layers)
 
 
+@pytest.mark.parametrize("sym", [True, False])
+def test_a_model_that_was_quantized_before_is_no_fault(sym, tmp_path):
+    """Half of its weights lie in the middle of two values, where the last digit of a scale decides."""
+    made = tiny.random_model("llama")
+    with torch.no_grad():
+        for name, weight in made.named_parameters():
+            if name.endswith("_proj.weight"):
+                steps = weight.unflatten(1, (-1, 32)).abs().amax(2) / 14
+                steps = steps.repeat_interleave(32, dim=1)
+                weight.copy_((weight / steps).round() * steps)
+    model = tiny.save(made, tmp_path / "model")
+    quantize(model, tmp_path / "out", group_size=32, sym=sym)
+    audit = audit_weights(tmp_path / "out", model)
+    assert max(abs(layer.gain - layer.rounded_gain) for layer in audit.layers) < 1e-4
+    assert max(layer.factor for layer in audit.layers) < 1.001
+
+
 def test_what_is_not_quantized_stays_as_it_was(model, tmp_path):
     """Byte for byte, in the model's own type; and the config tells the recipe."""
     quantize(model, tmp_path / "out", skip_modules=["down_proj"])
