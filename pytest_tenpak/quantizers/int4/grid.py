@@ -69,7 +69,7 @@ def _range(grouped: Any, share: float, sym: bool) -> tuple[Any, Any]:
     import torch
 
     if sym:
-        scale = grouped.abs().amax(2, keepdim=True) * (share / (MIDDLE - 1))
+        scale = grouped.abs().amax(2, keepdim=True) * share / (MIDDLE - 1)
         return _storable(scale), torch.full_like(scale, MIDDLE)
     low = grouped.amin(2, keepdim=True).clamp(max=0) * share
     high = grouped.amax(2, keepdim=True).clamp(min=0) * share
