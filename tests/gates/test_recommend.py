@@ -128,6 +128,8 @@ def test_an_interrupted_search_says_how_to_go_on(small):
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        # A shell that runs the suite in the background has its children ignore this signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         said = ""
         for line in process.stderr:
