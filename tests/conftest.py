@@ -17,6 +17,9 @@ from pytest_tenpak.store.store import Store
 #: What CI systems and xdist set, and what would change how pytest or the gate behaves.
 AMBIENT = ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS", "COLUMNS")
 
+#: Libraries that register what they have with a runtime, which can be done once in a process.
+HEAVY = ("torch", "transformers", "bitsandbytes", "torchao", "torchvision")
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     for _name, _value in ONE_THREAD.items():
         os.environ.setdefault(_name, _value)
@@ -43,6 +46,27 @@ def _plain_environment(monkeypatch):
     """Tests see no CI unless they are about CI."""
     for name in AMBIENT:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _imported_once():
+    """What a test has imported of torch and its kin stays imported: some of their modules cannot be twice.
+
+    Pytester forgets, when it ends, every module that was first imported beside it.
+    """
+    found: dict[str, object] = {}
+    yield found
+    for name, module in found.items():
+        sys.modules.setdefault(name, module)
+
+
+@pytest.fixture
+def pytester(pytester, _imported_once):
+    """Pytest's own, which tells what there is to keep before it forgets."""
+    yield pytester
+    _imported_once.update(
+        {name: module for name, module in sys.modules.items() if name.partition(".")[0] in HEAVY}
+    )
 
 
 @pytest.fixture(scope="session")
