@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..models.decoder import decoder_layers
+from ..models.decoder import decoder_layers, removed_after
 
 #: Tokens that go through the layers. The first one is left out of the figures: models put outliers there.
 TOKENS = 129
@@ -88,10 +88,6 @@ def _run(model: Any, ids: Sequence[int], choose: Callable[[int, Any], Any]) -> t
     layers = decoder_layers(model)
     hooks = [layer.register_forward_pre_hook(before(n), with_kwargs=True) for n, layer in enumerate(layers)]
     hooks += [layer.register_forward_hook(after) for layer in layers]
-    try:
-        with torch.inference_mode():
-            model(input_ids=torch.tensor([list(ids[:TOKENS])], device=model.device), use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with removed_after(hooks), torch.inference_mode():
+        model(input_ids=torch.tensor([list(ids[:TOKENS])], device=model.device), use_cache=False)
     return inputs, outputs

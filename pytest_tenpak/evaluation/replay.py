@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import MeasurementError
-from ..models.decoder import decoder_layers
+from ..models.decoder import decoder_layers, removed_after
 from .divergence import Comparer
 from .protocol import Window
 from .trace import Trace
@@ -136,12 +136,8 @@ class Replay:
 
             return hook
 
-        hooks = [layer.register_forward_hook(keep(n)) for n, layer in enumerate(self._layers)]
-        try:
+        with removed_after([layer.register_forward_hook(keep(n)) for n, layer in enumerate(self._layers)]):
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     @contextmanager
     def _from(self, start: int) -> Iterator[None]:

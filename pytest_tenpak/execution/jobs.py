@@ -88,7 +88,35 @@ class Rounding:
 
 
 @dataclass(frozen=True)
-class MeasureJob:
+class LoadingJob:
+    """What every job names that loads the model in ``directory``.
+
+    ``quantizer`` loads it by its ``spec``, or transformers where that is None.
+    """
+
+    directory: Path
+    quantizer: Place | None
+    spec: QuantizeSpec
+    device: str
+    dtype: str
+
+    @property
+    def may_be_forked(self) -> bool:
+        """Whether the process may have imported transformers before, and no driver of a GPU is needed."""
+        return self.device == "cpu" and (self.quantizer is None or self.quantizer.is_ours)
+
+    @staticmethod
+    def nested(plain: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of this class that are no plain values, as :func:`to_plain` wrote them."""
+        return {
+            "directory": Path(plain["directory"]),
+            "quantizer": Place(**plain["quantizer"]) if plain["quantizer"] else None,
+            "spec": QuantizeSpec.from_dict(plain["spec"]),
+        }
+
+
+@dataclass(frozen=True)
+class MeasureJob(LoadingJob):
     """Load the model in ``directory``, and add measured windows to the trace in the folder ``trace``.
 
     ``quantizer`` loads it, or transformers where that is None. ``layers`` names the quantized layers,
@@ -101,15 +129,10 @@ class MeasureJob:
 
     kind: ClassVar[str] = "measure"
 
-    directory: Path
-    quantizer: Place | None
-    spec: QuantizeSpec
     layers: tuple[str, ...]
     rounding: Rounding | None
     documents: tuple[str, ...]
     protocol: Protocol
-    device: str
-    dtype: str
     batch_size: int
     threads: int
     trace: Path
@@ -122,18 +145,11 @@ class MeasureJob:
     rule: Rule
     whole: bool
 
-    @property
-    def may_be_forked(self) -> bool:
-        """Whether the process may have imported transformers before, and no driver of a GPU is needed."""
-        return self.device == "cpu" and (self.quantizer is None or self.quantizer.is_ours)
-
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> MeasureJob:
         """Return the job that :func:`to_plain` wrote."""
         nested = {
-            "directory": Path(plain["directory"]),
-            "quantizer": Place(**plain["quantizer"]) if plain["quantizer"] else None,
-            "spec": QuantizeSpec.from_dict(plain["spec"]),
+            **cls.nested(plain),
             "layers": tuple(plain["layers"]),
             "rounding": _rounding(plain["rounding"]),
             "documents": tuple(plain["documents"]),
@@ -147,7 +163,7 @@ class MeasureJob:
 
 
 @dataclass(frozen=True)
-class GenerateJob:
+class GenerateJob(LoadingJob):
     """Load the model in ``directory`` as :class:`MeasureJob` does, and continue each of ``prompts``.
 
     ``options`` go to transformers' ``generate``.
@@ -155,35 +171,17 @@ class GenerateJob:
 
     kind: ClassVar[str] = "generate"
 
-    directory: Path
-    quantizer: Place | None
-    spec: QuantizeSpec
-    device: str
-    dtype: str
     prompts: tuple[str, ...]
     options: Mapping[str, Any]
-
-    @property
-    def may_be_forked(self) -> bool:
-        """As of :class:`MeasureJob`."""
-        return self.device == "cpu" and (self.quantizer is None or self.quantizer.is_ours)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> GenerateJob:
         """Return the job that :func:`to_plain` wrote."""
-        return cls(
-            directory=Path(plain["directory"]),
-            quantizer=Place(**plain["quantizer"]) if plain["quantizer"] else None,
-            spec=QuantizeSpec.from_dict(plain["spec"]),
-            device=plain["device"],
-            dtype=plain["dtype"],
-            prompts=tuple(plain["prompts"]),
-            options=plain["options"],
-        )
+        return cls(**{**plain, **cls.nested(plain), "prompts": tuple(plain["prompts"])})
 
 
 @dataclass(frozen=True)
-class BlameJob:
+class BlameJob(LoadingJob):
     """Find which modules of the checkpoint in ``directory`` carry its divergence from ``model``.
 
     ``quantizer`` loads the checkpoint, or transformers where that is None. ``reference`` and ``trace`` are
@@ -195,14 +193,9 @@ class BlameJob:
     kind: ClassVar[str] = "blame"
 
     model: Path
-    directory: Path
-    quantizer: Place | None
-    spec: QuantizeSpec
     whole_blocks: bool
     documents: tuple[str, ...]
     protocol: Protocol
-    device: str
-    dtype: str
     batch_size: int
     threads: int
     reference: Path
@@ -210,19 +203,12 @@ class BlameJob:
     windows: int
     budget: int
 
-    @property
-    def may_be_forked(self) -> bool:
-        """As of :class:`MeasureJob`."""
-        return self.device == "cpu" and (self.quantizer is None or self.quantizer.is_ours)
-
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> BlameJob:
         """Return the job that :func:`to_plain` wrote."""
         nested = {
             "model": Path(plain["model"]),
-            "directory": Path(plain["directory"]),
-            "quantizer": Place(**plain["quantizer"]) if plain["quantizer"] else None,
-            "spec": QuantizeSpec.from_dict(plain["spec"]),
+            **cls.nested(plain),
             "documents": tuple(plain["documents"]),
             "protocol": Protocol(**plain["protocol"]),
             "reference": Path(plain["reference"]),
@@ -234,7 +220,7 @@ class BlameJob:
 AnyJob: TypeAlias = QuantizeJob | ConvertJob | MeasureJob | GenerateJob | BlameJob
 
 
-def to_plain(job: AnyJob) -> dict[str, Any]:
+def to_plain(job: AnyJob | LoadingJob) -> dict[str, Any]:
     """Convert a job to plain values for JSON; ``from_dict`` of its class reads them back."""
     return {one.name: _plain(getattr(job, one.name)) for one in fields(job)}
 

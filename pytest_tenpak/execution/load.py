@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, NamedTuple
 
 from ..quantizers.loading import load_with_account
 from ..quantizers.locate import relocate
 from ..store.digest import fingerprint
-from .jobs import BlameJob, GenerateJob, MeasureJob, to_plain
+from .jobs import LoadingJob, to_plain
 
 _FIELDS = ("directory", "quantizer", "device", "dtype")
 
@@ -21,7 +20,7 @@ class Loaded(NamedTuple):
     unread: list[str]
 
 
-def loading_key(job: MeasureJob | GenerateJob) -> str:
+def loading_key(job: LoadingJob) -> str:
     """Return what tells the loaded models of jobs apart: equal keys, the same model.
 
     The spec counts where a quantizer loads by it, and files count by size and time, since somebody may write
@@ -35,14 +34,14 @@ def loading_key(job: MeasureJob | GenerateJob) -> str:
     )
     named = {name: plain[name] for name in _FIELDS}
     spec = plain["spec"] if job.quantizer else None
-    return fingerprint(json.loads(json.dumps({**named, "spec": spec, "files": files})))
+    return fingerprint({**named, "spec": spec, "files": files})
 
 
 #: The model that this process has loaded, by its key: a process that stays has one.
 _kept: dict[str, Loaded] = {}
 
 
-def load_once(job: MeasureJob | GenerateJob) -> Loaded:
+def load_once(job: LoadingJob) -> Loaded:
     """Return the model of a job: loaded, unless this process has it already."""
     key = loading_key(job)
     if key not in _kept:
@@ -51,7 +50,7 @@ def load_once(job: MeasureJob | GenerateJob) -> Loaded:
     return _kept[key]
 
 
-def load_subject(job: MeasureJob | GenerateJob | BlameJob) -> Loaded:
+def load_subject(job: LoadingJob) -> Loaded:
     """Load a job's model; raises what the quantizer's loader, or transformers', raises."""
     if job.quantizer is not None:
         method = relocate(job.quantizer)

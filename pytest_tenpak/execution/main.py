@@ -26,6 +26,7 @@ from ..errors import TenpakError, UnavailableError
 from ..models.convert import convert_gguf, copy_tokenizer
 from ..progress import Progress
 from ..quantizers.base import Job
+from ..quantizers.loading import empty_gpu_cache
 from ..quantizers.locate import relocate
 from ..store.atomic import write_atomically
 from .blame import blame
@@ -123,13 +124,19 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _next_folder(home: Path) -> Path:
-    """Wait for the next job, and send what is printed to its log."""
-    _give_back()
+    """Wait for the next job, and enter its folder."""
+    empty_gpu_cache()  # the model stays, others may come
     file = home / NEXT
     while not file.is_file():
         time.sleep(_NEXT_SECONDS)
     folder = Path(file.read_text(encoding="utf-8"))
     file.unlink()
+    enter(folder)
+    return folder
+
+
+def enter(folder: Path) -> None:
+    """Work in a job's folder, and send what is printed to its log."""
     sys.stdout.flush()
     sys.stderr.flush()
     log = os.open(folder / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
@@ -137,14 +144,6 @@ def _next_folder(home: Path) -> Path:
     os.dup2(log, 2)
     os.close(log)
     os.chdir(folder)
-    return folder
-
-
-def _give_back() -> None:
-    """Give a GPU back what is cached for computing: the model stays, others may come."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 def _do_job(job: Mapping[str, Any], folder: Path) -> None:

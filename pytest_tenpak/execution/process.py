@@ -79,11 +79,7 @@ def run_job(
     no packages with this one. Raises the worker's own TenpakError; WorkerError, which quotes and names the
     log; or what :func:`installed_in` raises for an interpreter.
     """
-    worker = Worker(store, python)
-    try:
-        return worker.do(job, progress, bounds)
-    finally:
-        worker.end()
+    return Worker(store, python).do(job, progress, bounds)
 
 
 class NotTakenError(Exception):
@@ -147,8 +143,9 @@ class Worker:
 
     def end(self) -> None:
         """End the process and all that it started."""
-        if self._process is not None:
-            _end(self._process)
+        process, self._process = self._process, None
+        if process is not None:  # once: another process may get its number
+            _end(process)
         if self._home is not None:
             shutil.rmtree(self._home, ignore_errors=True)
 

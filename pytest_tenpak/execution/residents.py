@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..progress import Progress
 from ..store.store import Store
@@ -18,7 +18,10 @@ from .load import loading_key
 from .memory import free_bytes, needed_bytes
 from .process import Bounds, NotTakenError, Worker, run_job
 
-_Key = tuple[str, Path | None]
+
+class _Resident(NamedTuple):
+    key: tuple[str, Path | None]
+    worker: Worker
 
 
 class Residents:
@@ -30,10 +33,15 @@ class Residents:
 
     def __init__(self, shared: bool = False) -> None:
         self._shared = shared
-        self._workers: dict[_Key, Worker] = {}
-        self._references: set[_Key] = set()
+        #: By whether it has the reference.
+        self._residents: dict[bool, _Resident] = {}
         #: How many processes were started, each of which loads one model once.
         self.started = 0
+
+    @property
+    def workers(self) -> list[Worker]:
+        """The processes that stay now."""
+        return [resident.worker for resident in self._residents.values()]
 
     def run(
         self,
@@ -50,49 +58,43 @@ class Residents:
         if self._shared and job.device != "cpu":
             return run_job(store, job, progress, bounds, python)
         key = loading_key(job), python
-        worker = self._workers.get(key)
-        if worker is not None and worker.is_alive:
-            with suppress(NotTakenError):
-                return self._do(key, job, progress, bounds)
-        self._make_place(key, job)
-        self._workers[key] = Worker(store, python, stays=True)
+        for place, resident in self._residents.items():
+            if resident.key == key and resident.worker.is_alive:
+                with suppress(NotTakenError):
+                    return self._do(place, job, progress, bounds)
+                break
+        is_reference = isinstance(job, MeasureJob) and job.is_reference
+        # Another reference means other checkpoints too.
+        for place in [True, False] if is_reference else [False]:
+            self._end(place)
+        self.make_room(job.directory, job.device)
+        self._residents[is_reference] = _Resident(key, Worker(store, python, stays=True))
         self.started += 1
-        return self._do(key, job, progress, bounds)
+        return self._do(is_reference, job, progress, bounds)
 
     def _do(
-        self, key: _Key, job: MeasureJob | GenerateJob, progress: Progress, bounds: Bounds
+        self, place: bool, job: MeasureJob | GenerateJob, progress: Progress, bounds: Bounds
     ) -> Mapping[str, Any]:
-        worker = self._workers[key]
+        worker = self._residents[place].worker
         try:
             return worker.do(job, progress, bounds)
         finally:
             if not worker.is_alive:
-                self._end(key)
-
-    def _make_place(self, key: _Key, job: MeasureJob | GenerateJob) -> None:
-        """End the processes of other models of this kind, and all others where memory is short."""
-        is_reference = isinstance(job, MeasureJob) and job.is_reference
-        for other in list(self._workers):
-            if is_reference or other not in self._references or other == key:
-                self._end(other)
-        if is_reference:
-            self._references.add(key)
-        self.make_room(job.directory, job.device)
+                self._end(place)
 
     def make_room(self, directory: Path, device: str, times: float = 1.0) -> None:
         """End all processes where the model in ``directory`` may not fit beside them.
 
         ``times`` is what the work needs in multiples of what loading the model does.
         """
-        if self._workers and free_bytes(device) < times * needed_bytes(directory):
+        if self._residents and free_bytes(device) < times * needed_bytes(directory):
             self.close()
 
     def close(self) -> None:
         """End all processes."""
-        for key in list(self._workers):
-            self._end(key)
+        for place in list(self._residents):
+            self._end(place)
 
-    def _end(self, key: _Key) -> None:
-        self._references.discard(key)
-        with suppress(KeyError):
-            self._workers.pop(key).end()
+    def _end(self, place: bool) -> None:
+        if place in self._residents:
+            self._residents.pop(place).worker.end()

@@ -14,12 +14,11 @@ import selectors
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
 from ..quantizers.loading import import_transformers
-from .main import main
+from .main import enter, main
 
 
 def serve() -> None:
@@ -28,20 +27,19 @@ def serve() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     import_transformers()
     gc.freeze()  # or each child's collections would copy the pages of all that was imported
-    with _woken_by_children() as woken:
-        print("ready", file=replies)
-        _answer(replies, woken)
+    woken = _woken_by_children()
+    print("ready", file=replies)
+    _answer(replies, woken)
 
 
-@contextlib.contextmanager
-def _woken_by_children() -> Iterator[int]:
-    """Yield a descriptor that becomes readable whenever a child has ended."""
+def _woken_by_children() -> int:
+    """Return a descriptor that becomes readable whenever a child has ended."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     os.set_blocking(reading, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    yield reading
+    return reading
 
 
 def _answer(replies: TextIO, woken: int) -> None:
@@ -87,10 +85,8 @@ def _run(folder: Path) -> None:
         os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.chdir(folder)
-        log = os.open(folder / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        for target, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, log), (2, log)):
-            os.dup2(source, target)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        enter(folder)
         main(folder, parent=os.getppid())
         code = 0
     except SystemExit as asked:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -116,7 +117,7 @@ class Template:
                 return self._codes[pid]
         if self.is_alive or _exists(pid):
             return None
-        return self._codes.get(pid, -9)  # killed with the template, or by its own watch
+        return self._codes.get(pid, -signal.SIGKILL)  # killed with the template, or by its own watch
 
     def close(self) -> None:
         """End the template and all that it started."""
@@ -130,26 +131,28 @@ class Template:
             self._process.wait()
 
 
-_templates: list[Template] = []
+_template: Template | None = None
 _choosing = threading.Lock()
 
 
 def fork_job(folder: Path, environment: Mapping[str, str]) -> ForkedProcess | None:
     """Start the job in ``folder`` from a template with this environment; None where there can be none."""
+    global _template
     with _choosing:
-        template = next((one for one in _templates if one.environment == environment), None)
-        if template is None or not template.is_alive:
-            close_templates()
-            template = Template(environment)
-            _templates.append(template)
+        if _template is None or _template.environment != environment or not _template.is_alive:
+            close_template()
+            _template = Template(environment)
+        template = _template
     return template.start(folder)
 
 
 @atexit.register
-def close_templates() -> None:
-    """End every template; the next job starts a new one."""
-    while _templates:
-        _templates.pop().close()
+def close_template() -> None:
+    """End the template; the next job starts a new one."""
+    global _template
+    if _template is not None:
+        _template.close()
+        _template = None
 
 
 def _exists(pid: int) -> bool:

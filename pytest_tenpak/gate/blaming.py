@@ -102,7 +102,7 @@ def _find(checkpoint: SubjectTrace, measurement: Measurement, budget: int) -> Bl
         "whole_blocks": job.whole_blocks,
         "version": BLAME_VERSION,
     }
-    python = run.interpreters.python(quantizer.backend(spec).name) if quantizer else None
+    python = run.interpreter(quantizer, spec)
 
     def find() -> dict[str, object]:
         run.residents.make_room(experiment.model.path, experiment.device.torch_name, _MODELS)

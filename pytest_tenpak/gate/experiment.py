@@ -115,7 +115,7 @@ class Experiment:
             dtype=self.dtype,
             calibration=tuple(self.calibration.documents) if self.calibration else (),
         )
-        python = run.interpreters.python(quantizer.backend(spec).name)
+        python = run.interpreter(quantizer, spec)
         with run.show_progress(f"quantizing to {spec.title}") as progress:
             run.residents.make_room(self.model.path, self.device.torch_name, _QUANTIZING)
             facts = run_job(run.store, job, progress, run.bounds, python)

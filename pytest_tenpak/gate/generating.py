@@ -34,7 +34,7 @@ def generate(outcome: Outcome, run: Run, prompts: Sequence[str], options: Mappin
         prompts=tuple(prompts),
         options=dict(options),
     )
-    python = run.interpreters.python(quantizer.backend(spec).name) if quantizer else None
+    python = run.interpreter(quantizer, spec)
     with run.show_progress(f"generating with {spec.title}") as progress:
         texts: list[str] = run.residents.run(run.store, job, progress, run.bounds, python)["texts"]
     return texts

@@ -95,7 +95,7 @@ class SubjectTrace:
     def _measure(self, target: Target) -> None:
         experiment, quantizer = self.experiment, self.subject.quantizer
         run, spec = experiment.run, experiment.case.spec
-        python = run.interpreters.python(quantizer.backend(spec).name) if quantizer else None
+        python = run.interpreter(quantizer, spec)
         title = f"measuring the {self.subject.what}" + (f", {spec.title}" if quantizer else "")
         with run.show_progress(title) as progress:
             job = self._job(target)

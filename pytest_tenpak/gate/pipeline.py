@@ -10,20 +10,20 @@ from ..baselines.entry import Baseline, Entry
 from ..errors import InvalidError, TenpakError, UnavailableError, file_error
 from ..metrics.audit import Audit
 from ..metrics.measurement import Measurement, Noise
-from ..models.tokenizer_changes import tokenizer_changes
 from ..quantizers.base import Quantizer
 from ..verdict.audit import audit_checks
 from ..verdict.checks import Check, Status, Verdict
-from ..verdict.compare import compare, needs_rounding, resolution
+from ..verdict.compare import resolution
 from ..verdict.comparison import Comparison
 from ..verdict.update import decide
 from .auditing import start_audit
 from .blaming import find_culprits
 from .case import Case
 from .device import Device
-from .experiment import Experiment, Subject
+from .experiment import Subject
 from .inputs import find_source, measure_overlap, refuse_incomplete, set_up
-from .measuring import SubjectTrace, measure_pair, measure_rounded, refuse_guessing, start_reference
+from .judging import comparison_of, judge
+from .measuring import SubjectTrace, measure_pair, refuse_guessing, start_reference
 from .noise import calibrate
 from .outcome import Outcome, Part
 from .run import Run
@@ -58,7 +58,10 @@ def _evaluate(case: Case, run: Run) -> Outcome:
     refuse_guessing(references)
     subject = experiments[0].quantize(source) if isinstance(source, Quantizer) else source
     refuse_incomplete(experiments[0], subject, references[0].unread)
-    comparisons = [_comparison(*row, subject) for row in zip(references, accepted, strict=True)]
+    comparisons = [
+        comparison_of(reference.experiment, subject, one.entry, one.entry_device)
+        for reference, one in zip(references, accepted, strict=True)
+    ]
     with start_audit(experiments[0], subject, references[0].unread) as started:
         answers = [_answer(*row, subject, whole) for row in zip(references, comparisons, strict=True)]
         audit = started.finish(references[0], references[0].of_checkpoint(subject))
@@ -97,23 +100,6 @@ def _wants_whole_budget(case: Case, run: Run, accepted: Sequence[_Accepted]) -> 
     return creates or run.noise_repetitions > 0 or mode not in (None, "new")
 
 
-def _comparison(reference: SubjectTrace, accepted: _Accepted, subject: Subject) -> Comparison:
-    """Make what the checkpoint is compared with on one corpus."""
-    experiment = reference.experiment
-    return Comparison(
-        experiment.case.limits,
-        experiment.case.tolerances,
-        experiment.identity(subject),
-        experiment.weights_digest(subject),
-        accepted.entry,
-        accepted.entry_device,
-        experiment.device.device_class,
-        experiment.run.rule,
-        same_but=_same_text(experiment, accepted.entry),
-        tokenizer_changes=tuple(tokenizer_changes(experiment.model.path, subject.directory)),
-    )
-
-
 def _answer(
     reference: SubjectTrace, comparison: Comparison, subject: Subject, whole: bool
 ) -> tuple[Part, list[Check]]:
@@ -125,10 +111,8 @@ def _answer(
     criteria = comparison.limit_criteria if whole else comparison.criteria
     measurement, measured_reference = measure_pair(reference, subject, criteria, whole)
     noise = _calibrated(reference, subject, measurement)
-    rounded = None
-    if needs_rounding(measurement, measured_reference, case.limits):
-        rounded = measure_rounded(experiment, subject, measurement, measured_reference)
-    verdict = compare(measurement, measured_reference, replace(comparison, calibrated=noise), rounded)
+    calibrated = replace(comparison, calibrated=noise)
+    verdict = judge(experiment, subject, measurement, measured_reference, calibrated)
     changes = tuple(entry.provenance.differences(measurement.provenance)) if entry else ()
     corpus = experiment.corpus
     part = Part(
@@ -146,13 +130,6 @@ def _answer(
     )
     several = len(case.corpus) > 1
     return part, [replace(check, corpus=corpus.name) if several else check for check in verdict.checks]
-
-
-def _same_text(experiment: Experiment, entry: Entry | None) -> dict[str, str]:
-    """Return what an entry's corpus differs in, by its digest, where that is line ends and nothing else."""
-    corpus = experiment.corpus
-    differs = entry is not None and entry.identity.get("corpus") != corpus.digest
-    return corpus.with_other_line_ends if differs else {}
 
 
 def _calibrated(reference: SubjectTrace, subject: Subject, measurement: Measurement) -> Noise | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from ..baselines.entry import Figures
@@ -315,16 +315,13 @@ class Search:
     def advice(self, picked: Trial | None, near: Sequence[Near]) -> Advice:
         """Return the answer."""
         frontier = self._frontier()
-        fields = {name: getattr(self.base, name) for name in self.base.__dataclass_fields__}
-        return Advice(
-            **{
-                **fields,
-                "rows": tuple(self.row(trial, frontier) for trial in self.trials),
-                "pick": picked.name if picked else "",
-                "near": tuple(near),
-                "seconds": time.monotonic() - self.started,
-                "late": self.is_late,
-            }
+        return replace(
+            self.base,
+            rows=tuple(self.row(trial, frontier) for trial in self.trials),
+            pick=picked.name if picked else "",
+            near=tuple(near),
+            seconds=time.monotonic() - self.started,
+            late=self.is_late,
         )
 
     def _frontier(self) -> list[str]:

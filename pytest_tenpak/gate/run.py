@@ -11,8 +11,10 @@ from ..execution.process import Bounds
 from ..execution.residents import Residents
 from ..metrics.intervals import Rule
 from ..progress import Progress
+from ..quantizers.base import Quantizer
 from ..quantizers.interpreters import Interpreters
 from ..quantizers.registry import Registry
+from ..spec import QuantizeSpec
 from ..store.store import Store
 from ..verdict.update import Request
 from .device import Device
@@ -53,6 +55,10 @@ class Run:
     interpreters: Interpreters
     show_progress: Callable[[str], AbstractContextManager[Progress]]
     residents: Residents = field(default_factory=Residents)
+
+    def interpreter(self, quantizer: Quantizer | None, spec: QuantizeSpec) -> Path | None:
+        """Return the interpreter of a spec's backend, where that has an environment of its own."""
+        return self.interpreters.python(quantizer.backend(spec).name) if quantizer else None
 
     def request_for(self, nodeid: str) -> Request:
         """Return the request for one test's baseline."""

@@ -6,16 +6,14 @@ from dataclasses import dataclass, field
 
 from ..errors import TenpakError, file_error
 from ..metrics.measurement import Windows
-from ..models.tokenizer_changes import tokenizer_changes
 from ..verdict.audit import audit_checks
 from ..verdict.checks import Check
-from ..verdict.compare import compare, needs_rounding
-from ..verdict.comparison import Comparison
 from ..verdict.frontier import Contender
 from .auditing import start_audit
 from .candidates import STARTING, Candidate
 from .experiment import Subject
-from .measuring import SubjectTrace, measure_rounded
+from .judging import comparison_of, judge
+from .measuring import SubjectTrace
 
 _NOT_MEASURED = Windows((), (), (), "")
 
@@ -76,19 +74,7 @@ class Trial:
         with start_audit(experiment, subject, reference.unread) as started:
             count = len(self.windows.tokens)
             ours, theirs = checkpoint.measurement(count), reference.measurement(count)
-            rounded = None
-            if needs_rounding(ours, theirs, limits):
-                rounded = measure_rounded(experiment, subject, ours, theirs)
-            comparison = Comparison(
-                limits,
-                tolerances,
-                experiment.identity(subject),
-                experiment.weights_digest(subject),
-                device=experiment.device.device_class,
-                rule=experiment.run.rule,
-                tokenizer_changes=tuple(tokenizer_changes(experiment.model.path, subject.directory)),
-            )
-            verdict = compare(ours, theirs, comparison, rounded)
+            verdict = judge(experiment, subject, ours, theirs, comparison_of(experiment, subject))
             audit = started.finish(reference, checkpoint)
         audited = audit_checks(audit, limits, tolerances, None) if audit else ()
         return [*verdict.checks, *audited]

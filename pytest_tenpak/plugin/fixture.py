@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -95,10 +94,10 @@ class Quantized:
         """Give back the memory of what was loaded into this process."""
         if self.__dict__.pop("model", None) is None:
             return
+        from ..quantizers.loading import empty_gpu_cache
+
         gc.collect()
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        empty_gpu_cache()
 
     def _present(self, value: Measurement | None) -> Measurement:
         if value is None:

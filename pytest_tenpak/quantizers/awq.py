@@ -13,6 +13,7 @@ from .backends import autoawq, gptqmodel
 from .base import Backend
 from .grouped import Adapter, Grouped, options_for
 from .kernels import Kernel
+from .shared_options import FOUR_BITS
 
 
 class Awq(Grouped):
@@ -36,7 +37,7 @@ class Awq(Grouped):
     }
     options = (
         *options_for(kernels),
-        Option("bits", int, 4, "the only width of the method", choices=(4,)),
+        FOUR_BITS,
         Option("zero_point", bool, True, "asymmetric, with zero points"),
         Option("version", str, "gemm", "layout of the codes", choices=("gemm", "gemv", "gemv_fast")),
         Option("clip", bool, True, "search for clipping too; slow on CPU"),

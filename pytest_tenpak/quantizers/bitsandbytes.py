@@ -13,12 +13,12 @@ from ..errors import SpecError
 from ..spec import Option
 from .base import Job, Quantizer
 from .loading import load_pretrained
+from .shared_options import FOUR_BITS, SKIP_MODULES, require_named
 
 #: Output heads that stay unquantized; naming modules to skip replaces the integration's own list.
 _HEADS = ("lm_head", "embed_out")
 #: The backend's own default, in weights.
 _BLOCKSIZE = 64
-_SKIP = Option("skip_modules", tuple, (), "modules to leave unquantized, besides the output head")
 
 
 class _BitsAndBytes(Quantizer):
@@ -38,13 +38,7 @@ class _BitsAndBytes(Quantizer):
         skipped = [*skip, *anywhere, *_HEADS] if skip else None
         recipe = BitsAndBytesConfig(llm_int8_skip_modules=skipped, **options)
         model = load_pretrained(job.model, job.device, "auto", quantization_config=recipe)
-        for name in skip:
-            if not any(name in module for module, _ in model.named_modules()):
-                raise SpecError(
-                    f"skip_modules names {name!r}, but the model has no such module",
-                    accepted="names, or parts of names, of the model's modules",
-                    remedy="correct the name",
-                )
+        require_named(skip, [name for name, _ in model.named_modules()], "module")
         job.progress(1, 2, "steps")
         model.save_pretrained(job.out)
         job.progress(2, 2, "steps")
@@ -55,7 +49,7 @@ class Nf4(_BitsAndBytes):
 
     method = "nf4"
     options = (
-        Option("bits", int, 4, "the only width of the method", choices=(4,)),
+        FOUR_BITS,
         Option("double_quant", bool, False, "quantize the block maxima too"),
         Option(
             "blocksize",
@@ -71,7 +65,7 @@ class Nf4(_BitsAndBytes):
             "type of the matrix products; auto: the type the checkpoint is measured in",
             choices=("auto", "float32", "bfloat16", "float16"),
         ),
-        _SKIP,
+        SKIP_MODULES,
     )
 
     def quantize(self, job: Job) -> None:
@@ -97,7 +91,7 @@ class Int8(_BitsAndBytes):
     options = (
         Option("bits", int, 8, "the only width of the method", choices=(8,)),
         Option("threshold", float, 6.0, "activations above it are outliers, in 16 bit; 0: none", minimum=0),
-        _SKIP,
+        SKIP_MODULES,
     )
 
     def quantize(self, job: Job) -> None:

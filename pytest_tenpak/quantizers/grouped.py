@@ -18,6 +18,7 @@ from .base import Job, Quantizer
 from .kernels import AUTO, Kernel
 from .normalize import normalize_checkpoint
 from .presets import presets_of
+from .shared_options import GROUP_SIZE
 
 #: Group sizes to suggest where the requested one does not divide a layer.
 _GROUPS = (16, 32, 64, 128, 256, 512, 1024)
@@ -51,14 +52,7 @@ def options_for(kernels: Mapping[str, Mapping[str, Kernel]]) -> tuple[Option, ..
             "kernel to compute with; auto: what the backend chooses",
             choices=(AUTO, *names),
         ),
-        Option(
-            "group_size",
-            int,
-            128,
-            "weights that share a scale; -1: a whole row",
-            minimum=-1,
-            excluded=(0,),
-        ),
+        GROUP_SIZE,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..models.decoder import decoder_layers
+from ..models.decoder import decoder_layers, removed_after
 from ..progress import Progress
 
 
@@ -32,9 +32,6 @@ def follow(model: Any, progress: Progress) -> Iterator[None]:
 
     hooks = [layer.register_forward_pre_hook(watch(number)) for number, layer in enumerate(layers)]
     progress(0, total, "layers")
-    try:
+    with removed_after(hooks):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
     progress(total, total, "layers")

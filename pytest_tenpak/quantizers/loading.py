@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,13 @@ def import_transformers() -> None:
     finally:
         if collects:
             gc.enable()
+
+
+def empty_gpu_cache() -> None:
+    """Give a GPU back what torch, if it runs on one, has cached of freed memory. Imports nothing."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def load_pretrained(directory: Path, device: str, dtype: str, **options: Any) -> Any:

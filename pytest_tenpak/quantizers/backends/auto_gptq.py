@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import SpecError, UnavailableError
-from ...models.decoder import decoder_layers
+from ...models.decoder import decoder_layers, removed_after
 from ...spec import QuantizeSpec
 from ..base import Job
 from ..calibration import draw_samples
@@ -262,11 +262,8 @@ def _layers_return_tuples(model: Any) -> Iterator[None]:
         layer.register_forward_hook(lambda _layer, _inputs, out: out if isinstance(out, tuple) else (out,))
         for layer in decoder_layers(model)
     ]
-    try:
+    with removed_after(hooks):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager

@@ -7,13 +7,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ...errors import SpecError
 from ...models.model import Model
 from ...spec import Option, QuantizeSpec, for_module
 from ..base import Job, Quantizer
 from ..calibration import OPTIONS, draw_samples
 from ..loading import load_pretrained
 from ..normalize import normalize_checkpoint
+from ..shared_options import FOUR_BITS, GROUP_SIZE, SKIP_MODULES, require_named
 from .allocation import allocate, choices_for
 from .matrix import QuantizedMatrix, Recipe, Statistics, quantize_matrix
 from .statistics import fisher_information, input_statistics
@@ -36,16 +36,8 @@ class Int4(Quantizer):
     calibrates = True
     may_change = ()
     options = (
-        Option("bits", int, 4, "the only width of the method", choices=(4,)),
-        Option(
-            "group_size",
-            int,
-            128,
-            "weights that share a scale; -1: a whole row",
-            minimum=-1,
-            excluded=(0,),
-            by_module=True,
-        ),
+        FOUR_BITS,
+        replace(GROUP_SIZE, by_module=True),
         Option("sym", bool, True, "symmetric around zero, without zero points"),
         Option(
             "outlier_fraction",
@@ -66,7 +58,7 @@ class Int4(Quantizer):
             "Fisher estimate says that it matters",
             choices=(UNIFORM, FISHER),
         ),
-        Option("skip_modules", tuple, (), "modules to leave unquantized, besides the output head"),
+        SKIP_MODULES,
         _SAMPLES,
         *OPTIONS[1:],
     )
@@ -111,13 +103,7 @@ def linear_layers(model: Any, spec: QuantizeSpec) -> dict[str, Any]:
         for name, module in model.named_modules()
         if (isinstance(module, Linear) or type(module).__name__ == "Conv1D") and module is not head
     }
-    for part in spec.options["skip_modules"]:
-        if not any(part in name for name in found):
-            raise SpecError(
-                f"skip_modules names {part!r}, but the model has no such linear layer",
-                accepted="names, or parts of names, of the model's linear layers",
-                remedy="correct the name",
-            )
+    require_named(spec.options["skip_modules"], found, "linear layer")
     return {name: module for name, module in found.items() if not _is_skipped(name, spec)}
 
 

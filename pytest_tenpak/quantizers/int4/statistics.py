@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ...models.decoder import removed_after
 from ...progress import Progress
 from .matrix import Statistics
 
@@ -32,14 +33,10 @@ def input_statistics(
         return called
 
     hooks = [module.register_forward_pre_hook(watch(name)) for name, module in modules.items()]
-    try:
-        with torch.inference_mode():
-            for number, ids in enumerate(samples, start=1):
-                model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
-                progress(number, len(samples), "samples")
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with removed_after(hooks), torch.inference_mode():
+        for number, ids in enumerate(samples, start=1):
+            model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
+            progress(number, len(samples), "samples")
     return {
         name: Statistics(*(_mean(total, count, modules[name]) for total in totals))
         for name, (count, *totals) in sums.items()
@@ -97,10 +94,9 @@ def _gradients_of(model: Any, modules: Mapping[str, Any], found: Mapping[str, An
         module.weight.requires_grad_(True)
         hooks.append(module.weight.register_post_accumulate_grad_hook(adds_to(found[name])))
     try:
-        yield
+        with removed_after(hooks):
+            yield
     finally:
-        for hook in hooks:
-            hook.remove()
         for parameter, before in needed:
             parameter.requires_grad_(before)
 

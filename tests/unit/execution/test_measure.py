@@ -11,7 +11,15 @@ from pytest_tenpak.errors import MeasurementError
 from pytest_tenpak.evaluation.perplexity import Scorer
 from pytest_tenpak.evaluation.protocol import Protocol
 from pytest_tenpak.execution import measure as measuring
-from pytest_tenpak.execution.jobs import BlameJob, ConvertJob, MeasureJob, QuantizeJob, Rounding, to_plain
+from pytest_tenpak.execution.jobs import (
+    BlameJob,
+    ConvertJob,
+    GenerateJob,
+    MeasureJob,
+    QuantizeJob,
+    Rounding,
+    to_plain,
+)
 from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule, estimate, looks
 from pytest_tenpak.progress import ignore
 from pytest_tenpak.quantizers.bitsandbytes import Nf4
@@ -142,10 +150,23 @@ def test_every_job_crosses_into_the_process_as_it_is(tmp_path):
         limit=3,
     )
     quantizing_job = QuantizeJob(place, spec, tmp_path, tmp_path / "out", "cpu", "float32", ("text",))
-    asked = (place, spec, True, ("one",), measuring_job.protocol, "cpu", "float32", 2, 1)
-    blaming_job = BlameJob(tmp_path, tmp_path, *asked, tmp_path, tmp_path, windows=3, budget=100)
+    loading = (tmp_path, place, spec, "cpu", "float32")
+    blaming_job = BlameJob(
+        *loading,
+        model=tmp_path / "model",
+        whole_blocks=True,
+        documents=("one",),
+        protocol=measuring_job.protocol,
+        batch_size=2,
+        threads=1,
+        reference=tmp_path / "reference",
+        trace=tmp_path / "trace",
+        windows=3,
+        budget=100,
+    )
+    generating_job = GenerateJob(*loading, prompts=("KING",), options={"max_new_tokens": 2})
     converting_job = ConvertJob(tmp_path / "a.gguf", tmp_path)
-    for one in (job(tmp_path), measuring_job, quantizing_job, blaming_job, converting_job):
+    for one in (job(tmp_path), measuring_job, quantizing_job, blaming_job, generating_job, converting_job):
         assert type(one).from_dict(json.loads(json.dumps(to_plain(one)))) == one
 
 

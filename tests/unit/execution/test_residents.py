@@ -89,7 +89,7 @@ class Asker:
 
     @property
     def pids(self) -> list[int]:
-        return [worker._process.pid for worker in self.residents._workers.values()]
+        return [worker._process.pid for worker in self.residents.workers]
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ GenerateJob.may_be_forked = sys.argv[3] == "forked"
 job = GenerateJob.from_dict(json.loads(sys.argv[2]))
 residents = Residents()
 residents.run(Store(Path(sys.argv[1])), job, ignore, Bounds(), None)
-print(residents._workers.popitem()[1]._process.pid, flush=True)
+print(residents.workers[0]._process.pid, flush=True)
 time.sleep(600)
 """
 
