@@ -161,6 +161,7 @@ class Remote:
         self._root = root.rstrip("/")
         self._reads = True
         self._writes = writes
+        self._looked = False
         self._is_object_store = is_object_store
         self._show = show or _show_nothing
         self._asking = threading.Lock()
@@ -177,6 +178,7 @@ class Remote:
         if not self._reads or kind not in SHARED:
             return None
         with self._tolerated(f"{kind}/{key}"):
+            self._look()
             found = self._fetch(kind, key, folder, longer_than)
             if found is not None:
                 self.fetched[kind] += 1
@@ -189,6 +191,7 @@ class Remote:
         if not self._reads or kind not in SHARED:
             return False
         with self._tolerated(f"{kind}/{key}"):
+            self._look()
             if (kind, key, 0) not in self._known and self._ask(
                 lambda: self._files.exists(self._path(kind, key, _manifest_name(0)))
             ):
@@ -225,6 +228,12 @@ class Remote:
         return StoreUse(self.shown, dict(self.fetched - before), tuple(self.faults[faults:]))
 
     # ------------------------------------------------------------ fetching
+
+    def _look(self) -> None:
+        """Find out, once, whether there is anything to read: without a push nothing else would tell."""
+        if not self._writes and not self._looked:
+            self._looked = True
+            self._ask(lambda: self._files.ls(self._root))
 
     def _fetch(self, kind: str, key: str, folder: Path, longer_than: int | None) -> Manifest | None:
         counts = [0] if longer_than is None else self._counts(kind, key)
@@ -382,7 +391,9 @@ class Remote:
         try:
             yield
         except FileNotFoundError:
-            self._give_up(what, _UnusableError("there is no such bucket or folder"), writing)
+            self._give_up(
+                what, _UnusableError("there is no such bucket or folder, or nothing in it"), writing
+            )
         except _UnusableError as fault:
             self._give_up(what, fault, writing)
 
@@ -395,7 +406,7 @@ class Remote:
             )
         else:
             self._reads = False
-            self.faults.append(f"the store {self.shown}: {fault}; the local cache goes on alone ({what})")
+            self.faults.append(f"the store {self.shown}: {fault}; the local cache goes on alone")
 
     def _ask(self, call: Callable[[], _T], seconds: float = _ANSWER_SECONDS) -> _T:
         """Return what a request gives; raises FileNotFoundError, or _UnusableError for any other fault.

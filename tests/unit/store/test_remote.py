@@ -311,6 +311,15 @@ def test_who_may_only_read_writes_nothing(machines):
     assert "made anew, and not replaced there" in two.remote.faults[0]
 
 
+def test_a_reader_is_told_where_there_is_nothing_to_read(machines):
+    """A mistyped bucket looks like an empty one; who writes would be told by the first push."""
+    two = machines.machine("two", writes=False)
+    two.directory("checkpoints", IDENTITY, make_one)
+    two.document("audits", IDENTITY, lambda: {"n": 1})
+    (note,) = two.remote.faults
+    assert "there is no such bucket or folder, or nothing in it" in note
+
+
 class Broken:
     """A file system of which some calls fail in some way."""
 
