@@ -10,7 +10,7 @@ from ..baselines.entry import Entry
 from ..metrics.audit import Audit
 from ..metrics.blame import Blame
 from ..metrics.measurement import Measurement, Noise
-from ..store.remote import StoreUse
+from ..store.use import StoreUse
 from ..verdict.checks import Check, Status, Verdict
 from ..verdict.update import Decided, Note, Update
 from .case import Case
@@ -148,7 +148,7 @@ class Outcome:
             "quantizing": dict(self.quantizing),
             "audit": self.audit.to_dict() if self.audit else None,
             "blame": self.blame.to_dict() if self.blame else None,
-            "store": asdict(self.store) if self.store else None,
+            "store": self.store.to_dict() if self.store else None,
             "problem": self.problem,
             "skipped": self.skipped,
             "body_passed": self.body_passed,

@@ -35,6 +35,7 @@ from typing import Any, NamedTuple, TypeVar
 from .digest import file_digest, fingerprint
 from .layout import MANIFEST
 from .strict_json import parse_json
+from .use import StoreUse
 
 #: The JSON documents among the kinds that are shared, which are written in the manifest itself.
 DOCUMENTS = frozenset(("audits", "blames", "contents", "overlaps", "weights"))
@@ -95,20 +96,6 @@ class RemoteEntry(NamedTuple):
     key: str
     length: int | None
     size: int
-
-
-@dataclass(frozen=True)
-class StoreUse:
-    """What a gate took from the store ``url`` (without secrets), by kind, and what went wrong with it."""
-
-    url: str
-    fetched: Mapping[str, int]
-    faults: tuple[str, ...] = ()
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> StoreUse:
-        """Return what :func:`dataclasses.asdict` made plain."""
-        return cls(plain["url"], dict(plain["fetched"]), tuple(plain["faults"]))
 
 
 class _DamagedError(Exception):
