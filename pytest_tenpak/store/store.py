@@ -132,6 +132,8 @@ class Store:
         kind, key = path.parent.name, path.name
         if self.remote is None or not self.remote.wants(kind, key, count):
             return False
+        if names is None and self._whole(path) is None:
+            return False  # it was changed here, and is made anew where it is next asked for
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         files = describe(path, list(manifest["files"]) if names is None else names, self.file_digest)
         return self.remote.push(

@@ -91,6 +91,14 @@ def test_what_the_local_cache_already_has_is_pushed_too(machines):
     machines.machine("two").directory("checkpoints", IDENTITY, make_none)
 
 
+def test_what_is_damaged_here_is_not_pushed(machines):
+    """By hand, where nothing asks first whether the entry is as it was made: others would get it as whole."""
+    path = Store(machines.root / "one").directory("checkpoints", IDENTITY, make_one).path
+    (path / "weights").write_bytes(b"1234")
+    assert not machines.machine("one").push(path)
+    assert not machines.shared.exists()
+
+
 def test_a_document_with_numbers_that_json_lacks_stays_local(machines):
     """Nothing is wrong with it, and nothing is said."""
     one = machines.machine("one")
