@@ -70,7 +70,8 @@ class Outcome:
     checkpoint (``seconds``, ``peak_bytes``, ``threads``). ``audit`` is what was found without running it, if
     there was one, ``blame`` which modules carry the divergence on the first corpus, or why that is not known,
     where it was looked for. ``body_passed`` is False where the test's own body failed, whatever the
-    gate says. ``shard`` names the report that it came from, where several merged reports have the same gate.
+    gate says. ``retried`` says which jobs were lost with their machine, and begun again. ``shard`` names the
+    report that it came from, where several merged reports have the same gate.
     """
 
     case: Case
@@ -86,6 +87,7 @@ class Outcome:
     problem: str = ""
     skipped: bool = False
     body_passed: bool = True
+    retried: tuple[str, ...] = ()
     shard: str = ""
 
     @property
@@ -148,6 +150,7 @@ class Outcome:
             "problem": self.problem,
             "skipped": self.skipped,
             "body_passed": self.body_passed,
+            "retried": list(self.retried),
             "shard": self.shard,
         }
 
@@ -168,5 +171,6 @@ class Outcome:
             "parts": tuple(Part.from_dict(part) for part in plain["parts"]),
             "audit": Audit.from_dict(plain["audit"]) if plain.get("audit") else None,
             "blame": Blame.from_dict(plain["blame"]) if plain.get("blame") else None,
+            "retried": tuple(plain.get("retried", ())),
         }
         return cls(**{**plain, **nested})
