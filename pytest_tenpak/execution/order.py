@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..quantizers.interpreters import installed_versions
 from ..store.atomic import write_atomically
 from .process import Bounds
 
@@ -24,6 +25,8 @@ class Order:
     root: Path
     bounds: Bounds = field(default_factory=Bounds)
     python: Path | None = None
+    #: The libraries of the process that wrote it, whose versions it reports.
+    versions: Mapping[str, str] = field(default_factory=installed_versions)
 
     def write(self) -> Path:
         """Write the order to a new folder of the cache, and return that."""
@@ -35,6 +38,7 @@ class Order:
             "root": str(self.root),
             "bounds": asdict(self.bounds),
             "python": str(self.python) if self.python else None,
+            "versions": dict(self.versions),
         }
         write_atomically(folder / ORDER, json.dumps(plain))
         return folder
@@ -44,4 +48,5 @@ class Order:
         """Read the order in a folder."""
         plain = json.loads((folder / ORDER).read_text(encoding="utf-8"))
         python = Path(plain["python"]) if plain["python"] else None
-        return cls(plain["kind"], plain["job"], Path(plain["root"]), Bounds(**plain["bounds"]), python)
+        bounds = Bounds(**plain["bounds"])
+        return cls(plain["kind"], plain["job"], Path(plain["root"]), bounds, python, plain["versions"])

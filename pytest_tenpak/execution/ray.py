@@ -29,7 +29,7 @@ class _Ticket(NamedTuple):
 
 
 def do(entry: str, folder: str) -> str:
-    """Do the job of a folder by the module ``entry``, in a worker of Ray; return what is wrong, or nothing."""
+    """Do the job of a folder by the module ``entry``, in a worker of Ray; return what is wrong, if any."""
     if not Path(folder).is_dir():
         return f"{socket.gethostname()} does not see {folder}"
     importlib.import_module(entry).main(Path(folder))

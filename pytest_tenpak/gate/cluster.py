@@ -41,7 +41,7 @@ class Cluster:
         return next(iter(self._chosen().values()))
 
     def workers(self, case: Case | None = None) -> RemoteWorkers:
-        """Return who does the jobs of a case; with one GPU where the device is one and the case names none."""
+        """Return who does the jobs of a case, with one GPU where the device is one and it names none."""
         return RemoteWorkers(self._connected, lambda: self._needs(case), self._retries)
 
     def _needs(self, case: Case | None) -> Needs:

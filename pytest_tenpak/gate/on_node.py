@@ -13,11 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError, TenpakError
+from ..errors import ModelError, TenpakError, UnavailableError
 from ..execution.jobs import AnyJob, BlameJob, ConvertJob, LoadingJob, QuantizeJob, job_from
 from ..execution.order import PROGRESS, REPLY, STARTED, Order
 from ..execution.process import run_job
 from ..progress import Progress
+from ..quantizers.interpreters import installed_versions
 from ..store.atomic import write_atomically
 from ..store.store import Store
 from .device import choose_device
@@ -38,12 +39,26 @@ def main(folder: Path) -> None:
 
 
 def _answer(order: Order, progress: Progress) -> Mapping[str, Any]:
+    _require_same(order.versions)
     store = Store(order.root)
     if order.kind == DEVICE:
         return asdict(choose_device(order.job["wanted"], store))
     job = job_from(order.kind, order.job)
     _require_seen(job)
     return run_job(store, job, progress, order.bounds, order.python)
+
+
+def _require_same(versions: Mapping[str, str]) -> None:
+    """Raise UnavailableError where libraries differ from those whose versions the run reports."""
+    here = installed_versions()
+    if differing := sorted({*versions.items()} ^ {*here.items()}):
+        names = sorted({name for name, _ in differing})
+        raise UnavailableError(
+            "a machine that should run a job has other libraries than the pytest process",
+            given=", ".join(f"{name} {here.get(name, 'not installed')}" for name in names),
+            accepted=", ".join(f"{name} {versions.get(name, 'not installed')}" for name in names),
+            remedy="install the same versions there: figures of others cannot be compared",
+        )
 
 
 def _require_seen(job: AnyJob) -> None:
