@@ -21,6 +21,7 @@ from .order import REPLY, STARTED
 
 #: How long a request that no node can meet waits for a cluster that grows.
 _PATIENCE_SECONDS = 30
+_CONNECT_SECONDS = 10
 
 
 class _Ticket(NamedTuple):
@@ -56,6 +57,7 @@ class RayExecutor:
         self._began_here = not ray.is_initialized()
         try:
             if self._began_here:
+                _require_listening(address)
                 ray.init(address=address, log_to_driver=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError, OSError) as fault:
             raise UnavailableError(
@@ -154,6 +156,13 @@ class RayExecutor:
         """Leave the cluster, with all tasks of this run."""
         if self._began_here:
             self._ray.shutdown()
+
+
+def _require_listening(address: str) -> None:
+    """Raise OSError where nothing listens at the address: Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
 
 
 def _words(resources: dict[str, float]) -> str:

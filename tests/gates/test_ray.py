@@ -188,10 +188,10 @@ def test_an_impossible_request_says_what_the_cluster_has(on_ray):
     project, address = on_ray
     project.test(
         """
-        @pytest.mark.quantize(method="int4", max_tokens=640, gpus=8)
+        @pytest.mark.quantize(method="int4", group_size=32, max_tokens=640, gpus=8)
         def test_impossible(quantized): pass
 
-        @pytest.mark.quantize(method="int4", max_tokens=640, resources={"fast_disk": 1})
+        @pytest.mark.quantize(method="int4", group_size=64, max_tokens=640, resources={"fast_disk": 1})
         def test_possible(quantized): pass
         """
     )
