@@ -10,7 +10,6 @@ from typing import NamedTuple
 from ..errors import GuessingError
 from ..evaluation.trace import Trace
 from ..execution.jobs import MeasureJob
-from ..execution.process import run_job
 from ..metrics.measurement import Coverage, Layers, Measurement, Provenance, Windows
 from ..models.config import computing_fields
 from ..models.ledger import Contents
@@ -105,9 +104,9 @@ class SubjectTrace:
         with run.show_progress(title) as progress:
             job = self._job(target)
             if job.rounding:  # nobody asks for it again
-                run_job(run.store, job, progress, run.bounds, python)
+                run.workers.run_once(run.store, job, progress, run.bounds, python)
             else:
-                run.residents.run(run.store, job, progress, run.bounds, python)
+                run.workers.run(run.store, job, progress, run.bounds, python)
 
     def _job(self, target: Target) -> MeasureJob:
         experiment, subject = self.experiment, self.subject

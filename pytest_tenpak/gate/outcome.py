@@ -72,7 +72,8 @@ class Outcome:
     there was one, ``blame`` which modules carry the divergence on the first corpus, or why that is not known,
     where it was looked for. ``store`` is what came from the store that machines share, if there is one.
     ``body_passed`` is False where the test's own body failed, whatever the
-    gate says. ``shard`` names the report that it came from, where several merged reports have the same gate.
+    gate says. ``retried`` says which jobs were lost with their machine, and begun again. ``shard`` names the
+    report that it came from, where several merged reports have the same gate.
     """
 
     case: Case
@@ -89,6 +90,7 @@ class Outcome:
     problem: str = ""
     skipped: bool = False
     body_passed: bool = True
+    retried: tuple[str, ...] = ()
     shard: str = ""
 
     @property
@@ -152,6 +154,7 @@ class Outcome:
             "problem": self.problem,
             "skipped": self.skipped,
             "body_passed": self.body_passed,
+            "retried": list(self.retried),
             "shard": self.shard,
         }
 
@@ -173,5 +176,6 @@ class Outcome:
             "audit": Audit.from_dict(plain["audit"]) if plain.get("audit") else None,
             "blame": Blame.from_dict(plain["blame"]) if plain.get("blame") else None,
             "store": StoreUse.from_dict(plain["store"]) if plain.get("store") else None,
+            "retried": tuple(plain.get("retried", ())),
         }
         return cls(**{**plain, **nested})

@@ -194,6 +194,44 @@ RUN = tuple(
             "GIB",
         ),
         (
+            Option(
+                "jobs",
+                int,
+                0,
+                "gates that are evaluated at once, before their tests; 0: one for each GPU, one on a CPU, "
+                "all of them on other machines",
+                minimum=0,
+            ),
+            "GATES",
+        ),
+        (
+            Option(
+                "executor",
+                str,
+                "local",
+                "where jobs run: local, ray, command, or a name that a plugin registered",
+            ),
+            "NAME",
+        ),
+        (
+            Option("ray_address", str, "auto", "the Ray cluster: auto, HOST:PORT, or ray://HOST:PORT"),
+            "ADDRESS",
+        ),
+        (
+            Option("command", str, "", "the command that runs a job, where {argv} is what it has to run"),
+            "COMMAND",
+        ),
+        (
+            Option(
+                "retries",
+                int,
+                2,
+                "how often a job is begun again that was lost with its machine",
+                minimum=0,
+            ),
+            "TIMES",
+        ),
+        (
             Option("python", str, "", "interpreters for backends that need their own: NAME=PATH,…"),
             "NAME=PATH",
             True,

@@ -279,6 +279,7 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
             for check in outcome.verdict.checks
             if check.decisive is False and not check.status.failing and outcome.passes
         ]
+        lines += [f"{short_name(outcome.title)}: begun again: {lost}" for lost in outcome.retried]
         about = [*_coverage_lines(outcome), *_audit_lines(outcome), *_text_lines(outcome)]
         about += _store_lines(outcome)
         about += blame_lines(outcome) if outcome.passes else []
