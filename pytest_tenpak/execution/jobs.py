@@ -217,7 +217,55 @@ class BlameJob(LoadingJob):
         return cls(**{**plain, **nested})
 
 
-AnyJob: TypeAlias = QuantizeJob | ConvertJob | MeasureJob | GenerateJob | BlameJob
+@dataclass(frozen=True)
+class MemoryJob(LoadingJob):
+    """Load the model in ``directory``, run it once, and answer the peak of its memory.
+
+    ``quantizer`` loads it, or transformers where that is None. ``model`` is the unquantized model, whose
+    tokenizer is used. ``text`` is the beginning of a corpus, of which at most ``context`` tokens are run.
+    ``threads``: 0 chooses.
+    """
+
+    kind: ClassVar[str] = "weigh"
+
+    model: Path
+    text: str
+    context: int
+    threads: int
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> MemoryJob:
+        """Return the job that :func:`to_plain` wrote."""
+        return cls(**{**plain, **cls.nested(plain), "model": Path(plain["model"])})
+
+
+@dataclass(frozen=True)
+class SpeedJob(MemoryJob):
+    """Load the checkpoint in ``directory`` and ``model`` too, and time both in interleaved rounds.
+
+    ``layers`` names the quantized layers. Rounds are added until it is decided whether each phase that
+    ``least`` names is at least so many times as fast as that of ``model``.
+    """
+
+    kind: ClassVar[str] = "time"
+
+    layers: tuple[str, ...]
+    least: Mapping[str, float]
+    rule: Rule
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> SpeedJob:
+        """Return the job that :func:`to_plain` wrote."""
+        nested = {
+            **cls.nested(plain),
+            "model": Path(plain["model"]),
+            "layers": tuple(plain["layers"]),
+            "rule": Rule(*plain["rule"]),
+        }
+        return cls(**{**plain, **nested})
+
+
+AnyJob: TypeAlias = QuantizeJob | ConvertJob | MeasureJob | GenerateJob | BlameJob | MemoryJob
 
 
 def to_plain(job: AnyJob | LoadingJob) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The worker's side of a job: quantizing, converting, measuring, generating, blaming.
+"""The worker's side of a job: quantizing, converting, measuring, generating, blaming, timing.
 
 The worker may be another interpreter, with torch, transformers and a backend but no other packages of the
 test suite: no module that is imported here may need more at import time than the standard library.
@@ -40,9 +40,12 @@ from .jobs import (
     ConvertJob,
     GenerateJob,
     MeasureJob,
+    MemoryJob,
     QuantizeJob,
+    SpeedJob,
 )
 from .measure import measure
+from .speed import time_pair, weigh
 
 _PROGRESS_SECONDS = 0.1
 _NEXT_SECONDS = 0.02
@@ -99,6 +102,10 @@ def _do(kind: str, plain: Mapping[str, Any], progress: Progress) -> dict[str, An
         return generate(GenerateJob.from_dict(plain), progress)
     if kind == BlameJob.kind:
         return blame(BlameJob.from_dict(plain), progress)
+    if kind == SpeedJob.kind:
+        return time_pair(SpeedJob.from_dict(plain), progress)
+    if kind == MemoryJob.kind:
+        return weigh(MemoryJob.from_dict(plain), progress)
     return measure(MeasureJob.from_dict(plain), progress)
 
 

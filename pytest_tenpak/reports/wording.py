@@ -16,6 +16,7 @@ from ..verdict.update import Decided, Lack, Note
 from .blame import blame_lines
 from .columns import OTHER_WEIGHTS, percent
 from .escaping import short_name, visible
+from .speed import speed_lines
 
 #: How many of many gates are named.
 _NAMED = 10
@@ -276,7 +277,7 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
             if check.decisive is False and not check.status.failing and outcome.passes
         ]
         about = [*_coverage_lines(outcome), *_audit_lines(outcome), *_text_lines(outcome)]
-        about += blame_lines(outcome) if outcome.passes else []
+        about += [*speed_lines(outcome), *blame_lines(outcome)] if outcome.passes else []
         lines += [f"{short_name(outcome.title)}: {line}" for line in about]
         lines += [
             f"{where}: noise on {part.corpus}{'' if _stores_noise(outcome) else ', not stored'}: "
