@@ -16,8 +16,9 @@ from ..metrics.intervals import Rule
 from ..metrics.speed import DECODE, PREFILL, PhaseSpeed, are_decided
 from ..progress import Progress
 
-#: Tokens of the prompt, and tokens decoded after it, at most.
-PROMPT, DECODED = 512, 32
+#: Tokens of the prompt, and tokens decoded after it, at most, by device type. On a CPU short rounds decide
+#: sooner than long ones, since there are more of them; a GPU is not busy with a short prompt.
+WORK = {"cpu": (256, 16), "cuda": (2048, 32)}
 #: The fewest rounds with an interval of finite width at the default rate of errors, and the most.
 LEAST_ROUNDS, ROUNDS = 6, 30
 #: No round is begun after so many seconds, once the least number has been timed.
@@ -40,12 +41,14 @@ class Seconds(NamedTuple):
     decode: float
 
 
-def cut(ids: Sequence[int], context: int) -> Tokens:
+def cut(ids: Sequence[int], context: int, device: str) -> Tokens:
     """Return the first tokens of a text, as many as a context holds: the prompt, and what is decoded.
 
-    Raises MeasurementError where there are fewer than two.
+    ``device`` is a torch device such as ``cpu`` or ``cuda:0``. Raises MeasurementError where there are fewer
+    than two tokens.
     """
-    taken = ids[: min(context, PROMPT + DECODED)]
+    prompt, most = WORK["cuda" if device.startswith("cuda") else "cpu"]
+    taken = ids[: min(context, prompt + most)]
     if len(taken) < 2:
         raise MeasurementError(
             "the corpus is too short to time a model on",
@@ -53,7 +56,7 @@ def cut(ids: Sequence[int], context: int) -> Tokens:
             accepted="at least 2: one for the prompt, and one after it",
             remedy="give a longer corpus, or leave out min_speedup and max_memory_ratio",
         )
-    decoded = min(DECODED, len(taken) // 2)
+    decoded = min(most, len(taken) // 2)
     return Tokens(taken[:-decoded], taken[-decoded:])
 
 

@@ -67,7 +67,7 @@ def _prepare(job: SpeedJob | MemoryJob) -> Tokens:
 
     if job.threads:
         torch.set_num_threads(job.threads)
-    return cut(load_tokenizer(job.model)(job.text, verbose=False)["input_ids"], job.context)
+    return cut(load_tokenizer(job.model)(job.text, verbose=False)["input_ids"], job.context, job.device)
 
 
 def _import_backend(job: MemoryJob) -> None:

@@ -42,7 +42,7 @@ def time_checkpoint(experiment: Experiment, subject: Subject) -> Speed | None:
     python = run.interpreter(subject.quantizer, experiment.case.spec)
     with run.store.lock(_LOCK):
         run.residents.make_room(experiment.model.path, experiment.device.torch_name, _MODELS)
-        _require_room(experiment, subject)
+        require_room(experiment, subject)
         with run.show_progress(f"timing {experiment.case.spec.title} beside the reference") as progress:
             return Speed.from_dict(run_job(run.store, job, progress, run.bounds, python))
 
@@ -81,7 +81,7 @@ def _loading(experiment: Experiment, subject: Subject) -> dict[str, Any]:
     }
 
 
-def _require_room(experiment: Experiment, subject: Subject) -> None:
+def require_room(experiment: Experiment, subject: Subject) -> None:
     """Raise MeasurementError where both models surely do not fit in memory together."""
     device, model = experiment.device.torch_name, experiment.model
     wide, stored = (2 if name.endswith("16") else 4 for name in (experiment.dtype, model.dtype))

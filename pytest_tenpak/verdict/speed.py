@@ -9,12 +9,12 @@ import math
 from collections.abc import Iterator
 
 from ..metrics.intervals import Rule
-from ..metrics.speed import Memory, PhaseSpeed, Speed
+from ..metrics.speed import DECODE, PREFILL, Memory, PhaseSpeed, Speed
 from .checks import Check, Limits, Status
 
 _MIB = 1 << 20
 #: The kind of check by phase.
-CHECKS = {"prefill": "prefill_speedup", "decode": "decode_speedup"}
+CHECKS = {PREFILL: "prefill_speedup", DECODE: "decode_speedup"}
 
 
 def speed_checks(speed: Speed | None, memory: Memory | None, limits: Limits, rule: Rule) -> Iterator[Check]:

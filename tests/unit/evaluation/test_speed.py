@@ -14,12 +14,20 @@ TOKENS = Tokens((1, 2, 3, 4), (5, 6))
 
 
 @pytest.mark.parametrize(
-    ("tokens", "context", "prompt", "decoded"),
-    [(9000, 2048, 512, 32), (9000, 128, 96, 32), (9000, 8, 4, 4), (30, 2048, 15, 15), (3, 64, 2, 1)],
+    ("device", "tokens", "context", "prompt", "decoded"),
+    [
+        ("cpu", 9000, 2048, 256, 16),
+        ("cpu", 9000, 128, 112, 16),
+        ("cpu", 9000, 8, 4, 4),
+        ("cpu", 30, 2048, 15, 15),
+        ("cpu", 3, 64, 2, 1),
+        ("cuda:0", 9000, 4096, 2048, 32),
+        ("cuda:0", 9000, 2048, 2016, 32),
+    ],
 )
-def test_prompt_and_decoded_tokens_fit_into_the_context_together(tokens, context, prompt, decoded):
-    """At most 512 and 32; of a short text or context, each half."""
-    taken = cut(list(range(tokens)), context)
+def test_prompt_and_decoded_tokens_fit_into_the_context_together(device, tokens, context, prompt, decoded):
+    """At most 256 and 16 on a CPU, 2,048 and 32 on a GPU; of a short text or context, each half."""
+    taken = cut(list(range(tokens)), context, device)
     assert (len(taken.prompt), len(taken.following)) == (prompt, decoded)
     assert [*taken.prompt, *taken.following] == list(range(prompt + decoded))
 
@@ -27,7 +35,7 @@ def test_prompt_and_decoded_tokens_fit_into_the_context_together(tokens, context
 def test_a_text_of_one_token_is_refused():
     """There is nothing to decode after it."""
     with pytest.raises(MeasurementError, match="too short to time"):
-        cut([7], 64)
+        cut([7], 64, "cpu")
 
 
 class Recorder(torch.nn.Module):

@@ -58,7 +58,7 @@ def test_a_checkpoint_of_eight_times_the_layers_is_slower_and_breaks_a_limit(mod
     job = SpeedJob(**fields(models, "deep"), layers=layers, least=least, rule=DEFAULT_RULE)
     found = Speed.from_dict(run_job(Store(tmp_path), job, ignore))
     assert all(one.ratio < 1 for one in found.phases)
-    assert (found.prompt, found.kernel, found.dtype, found.threads) == (64, "Linear", "float32", 1)
+    assert (found.prompt, found.kernel, found.dtype, found.threads) == (80, "Linear", "float32", 1)
     for bound, status in ((1.0, Status.REGRESSED), (0.01, Status.PASSED)):
         limits = Limits(min_speedup=dict.fromkeys(least, bound))
         assert {check.status for check in speed_checks(found, None, limits, DEFAULT_RULE)} == {status}
