@@ -71,7 +71,7 @@ def _cells(given: dict[str, Any], run: Run) -> Iterator[str]:
 def _phase(one: PhaseSpeed, run: Run) -> str:
     """The ratio with its interval, speeds of both, and rounds."""
     ratio, low, high = one.interval(run.rule)
-    speeds = f"{one.checkpoint_speed:,.0f} against {one.reference_speed:,.0f} tokens/s"
+    speeds = f"{one.checkpoint_speed:,.1f} against {one.reference_speed:,.1f} tokens/s"
     return f"{ratio:.2f}× ({low:.2f} to {high:.2f}; {speeds}, {one.rounds} rounds)"
 
 
