@@ -76,8 +76,9 @@ def _read_compression(given: Any) -> dict[str, float]:
         given = {HEADLINE: given}
     for name, value in given.items():
         if name not in RATIOS or not _is_positive(value):
+            hint = "" if name in RATIOS else nearest(str(name), RATIOS)
             raise SpecError(
-                f"min_compression={given!r} is not accepted{nearest(str(name), RATIOS)}",
+                f"min_compression={given!r} is not accepted{hint}",
                 given=f"{name!r}: {value!r}",
                 accepted=f"a number above 0 ({RATIOS[HEADLINE]}), or a mapping from {', '.join(RATIOS)}",
                 remedy=f"for example min_compression=2.2, or min_compression={{'{HEADLINE}': 2.2}}",
@@ -94,8 +95,9 @@ def _read_speedup(given: Any) -> dict[str, float]:
     if wrong or not least:
         name, value = (wrong or [("", given)])[0]
         whole = least is not given or not name
+        hint = "" if name in PHASES else nearest(str(name), PHASES)
         raise SpecError(
-            f"min_speedup={given!r} is not accepted{nearest(str(name), PHASES)}",
+            f"min_speedup={given!r} is not accepted{hint}",
             given=f"{given!r} ({type(given).__name__})" if whole else f"{name!r}: {value!r}",
             accepted=f"a number above 0, for both phases, or a mapping from {', '.join(PHASES)}",
             remedy="for example min_speedup=1.2, or min_speedup={'prefill': 0.8, 'decode': 1.5}",

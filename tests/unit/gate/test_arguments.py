@@ -41,6 +41,7 @@ def test_a_speedup_that_is_none_is_refused(given, said):
     with pytest.raises(SpecError) as raised:
         ARGUMENTS["min_speedup"].value(given)
     assert said in str(raised.value)
+    assert "did you mean 'decode'" not in str(raised.value) or "decoding" in str(given)
 
 
 @pytest.mark.parametrize("given", [0, -0.5, True, "half", float("inf"), {"decode": 0.5}])
