@@ -178,7 +178,7 @@ def _begin(job: MeasureJob, subject: _Subject, trace: Trace, reference: Trace | 
     trace.begin(
         Plan(subject.digest, [window.scored for window in windows], documents, kind),
         {
-            "device": {**_describe_device(job.device), **_kernels(model, job.layers)},
+            "device": {**describe_device(job.device), **kernels(model, job.layers)},
             "loader": f"{subject.loader} {version(subject.loader)}",
             "unread": subject.unread,
             "shipped": {
@@ -232,14 +232,15 @@ def _report(progress: Progress, before: int, total: int, done: int) -> None:
     progress(before + done, total, "tokens")
 
 
-def _kernels(model: Any, layers: tuple[str, ...]) -> dict[str, str]:
+def kernels(model: Any, layers: tuple[str, ...]) -> dict[str, str]:
     """Return the classes of the quantized layers, which say what kernels the library chose."""
     modules = dict(model.named_modules())
     classes = {type(modules[name]).__name__ for name in layers if name in modules}
     return {"kernel": ", ".join(sorted(classes))} if classes else {}
 
 
-def _describe_device(device: str) -> dict[str, str]:
+def describe_device(device: str) -> dict[str, str]:
+    """Return what a device is, and what chooses its kernels: part of every provenance."""
     import torch
 
     if device == "cpu":
