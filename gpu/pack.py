@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -32,7 +31,8 @@ def pack(given: argparse.Namespace) -> list[Path]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         target, pins = Target(given.python_version), read_pins(ROOT / "constraints.txt")
-        build_wheel(str(ROOT), folder, sys.executable)
+        shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # setuptools would pack what is stale there
+        build_wheel(str(ROOT), folder)
         if not given.only_plugin:
             closure = Closure(folder, target, pins, read_pins(given.there) if given.there else {})
             closure.add(Requirement(line) for line in ROOTS)
@@ -45,7 +45,7 @@ def pack(given: argparse.Namespace) -> list[Path]:
             (path for path in folder.iterdir() if path != suite),
             key=lambda path: (path.stat().st_size, path.name),
         )
-        return cut([suite, *packages], given.out, given.piece << 20, [HERE])
+        return cut([suite, *packages], given.out, int(given.piece * 2**20), [HERE])
 
 
 def zip_suite(path: Path) -> Path:
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument(
         "--python-version", default="3.12", help="of the other machine (default: %(default)s)"
     )
-    parser.add_argument("--piece", type=int, default=60, metavar="MIB", help="size of a piece at most (60)")
+    parser.add_argument("--piece", type=float, default=60, metavar="MIB", help="size of a piece at most (60)")
     parser.add_argument("--there", type=Path, help="what pip list --format=freeze printed there: not carried")
     parser.add_argument("--without-model", action="store_true", help="for rehearsals with --quick")
     parser.add_argument("--only-plugin", action="store_true", help="the same where all libraries are there")

@@ -147,10 +147,10 @@ def _outcome(path: Path) -> dict[str, Any]:
 
 
 def _again(setup: Setup) -> Step:
-    """All gates again: nothing may be quantized or measured."""
+    """The gates that passed, again: nothing may be quantized or measured."""
     out = setup.out / "again.json"
-    command = [str(HERE / "again.py"), "--out", str(out), str(setup.cache), *_pytest(setup, "test_gates.py")]
-    step = _step(setup, "again", "all gates again, from the cache", *command)
+    script = [str(HERE / "again.py"), "--out", str(out), "--gates", *GATES, "--", str(setup.cache)]
+    step = _step(setup, "again", "the same gates again, from the cache", *script, *_pytest(setup))
     return Step(step.name, step.what, step.seconds, step.command, setup.work / "gates", step.figures)
 
 

@@ -75,7 +75,7 @@ def _gates(names: Sequence[str], steps: Mapping[str, Any]) -> list[str]:
     found = [table(headers, rows)]
     if again:
         made = f"{len(again['made'])} files made" if again["made"] else "nothing made"
-        found.append(f"All gates again, from the cache: {again['seconds']:.1f} s, {made}.")
+        found.append(f"{', '.join(again['gates'])} again, from the cache: {again['seconds']:.1f} s, {made}.")
     return found
 
 

@@ -23,15 +23,14 @@ class Download:
         import torch
 
         self._tensors = {name: _begin(tensor) for name, tensor in tensors.items()}
-        self._arrived = None
-        if any(tensor.is_cuda for tensor in tensors.values()):
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
+        #: By GPU: each has a stream of its own, and that of the first is not the one of the others.
+        gpus = {tensor.device for tensor in tensors.values() if tensor.is_cuda}
+        self._arrived = [torch.cuda.current_stream(gpu).record_event() for gpu in gpus]
 
     def wait(self) -> Mapping[str, Any]:
         """Return the tensors once all have arrived."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
+        for event in self._arrived:
+            event.synchronize()
         return self._tensors
 
 

@@ -89,8 +89,17 @@ def _convert(job: ConvertJob, progress: Progress) -> dict[str, Any]:
     return {}
 
 
+def _enter_gpu(device: str) -> None:
+    """Make a GPU other than the first the current one: some kernels run there, wherever their tensors are."""
+    if device not in ("cpu", "cuda", "cuda:0"):
+        import torch
+
+        torch.cuda.set_device(device)
+
+
 def _do(kind: str, plain: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Do a job of the given kind."""
+    _enter_gpu(plain.get("device", "cpu"))
     if kind == QuantizeJob.kind:
         return _quantize(QuantizeJob.from_dict(plain), progress)
     if kind == ConvertJob.kind:

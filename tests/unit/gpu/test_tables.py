@@ -25,7 +25,7 @@ FIGURES = {
         "quantizing_seconds": 3.25,
         "peak_cuda_bytes": 700 << 20,
     },
-    "again": {"seconds": 6.5, "files_before": 40, "made": []},
+    "again": {"gates": ["nf4", "int8"], "seconds": 6.5, "made": []},
     "evaluator": {
         "model": "Llama of 8B shapes",
         "dtype": "bfloat16",
@@ -77,7 +77,7 @@ def proof(**changed):
         "| GPU | NVIDIA H100 |",
         "| nf4 | what nf4 is | passed | 12.3 | 40 |",
         "| nf4 | new | 53.8870 | 68.1406 | +26.45% | 0.21000 | 2.31× | 3.2 | 700 | 12.3 |",
-        "All gates again, from the cache: 6.5 s, nothing made.",
+        "nf4, int8 again, from the cache: 6.5 s, nothing made.",
         "| pytest-tenpak | 36,123 | 0.957 | 0.950 … 0.960 | 512 | 4 | 128000.250 |",
         "lm-eval is not reachable here: ModuleNotFoundError: no lm_eval",
         "perplexity 40.25 and 40.250001, 2.5e-08 apart; 3 of 64 windows differ.",
@@ -98,7 +98,7 @@ def test_what_failed_is_said_with_the_end_of_its_log():
 
 def test_what_was_made_in_a_cached_run_is_said():
     """It should be nothing."""
-    again = {"seconds": 30.0, "files_before": 40, "made": ["traces/x", "traces/y"]}
+    again = {"gates": ["nf4"], "seconds": 30.0, "made": ["traces/x", "traces/y"]}
     assert "from the cache: 30.0 s, 2 files made." in document(proof(again={"figures": again}))
 
 
