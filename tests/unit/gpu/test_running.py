@@ -85,6 +85,18 @@ def test_figures_are_read_from_what_a_step_wrote(step, tmp_path):
     assert (failed.status, failed.figures) == (FAILED, {"x": 1})
 
 
+def test_figures_of_an_unexpected_shape_cost_only_their_step(step, tmp_path):
+    """Whatever reading them raises; a step that had failed keeps its own reason."""
+    bad = [
+        step(name, code, figures=lambda: None.pop())
+        for name, code in (("a", "pass"), ("b", "raise SystemExit('x')"))
+    ]
+    results = run([*bad, step("good", "pass")], tmp_path)
+    assert [one.status for one in results] == [FAILED, FAILED, PASSED]
+    assert "no figures: AttributeError" in results[0].log
+    assert "no figures" not in results[1].log
+
+
 def test_each_result_is_reported_when_it_is_known(step, tmp_path):
     """What was found so far stays, whatever happens to the machine."""
     seen = []

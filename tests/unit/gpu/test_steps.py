@@ -1,6 +1,7 @@
 """The proof's steps: together within eight minutes, and all that the kit promises."""
 
 import ast
+import json
 import re
 import sys
 
@@ -24,6 +25,15 @@ def test_all_limits_together_are_below_eight_minutes(steps):
     assert sum(LIMITS.values()) <= 470
     assert [step.name for step in steps] == list(LIMITS)
     assert [step.seconds for step in steps] == list(LIMITS.values())
+
+
+def test_a_gate_that_ended_in_an_error_has_a_row_without_figures(steps, tmp_path):
+    """Its report has none."""
+    (tmp_path / "out").mkdir()
+    outcome = {"verdict": {"status": "error"}, "device_class": "cpu-avx2", "quantizing": {}, "figures": None}
+    (tmp_path / "out" / "nf4.json").write_text(json.dumps({"outcomes": [outcome]}))
+    (gate,) = (step for step in steps if step.name == "nf4")
+    assert gate.figures()["status"] == "error"
 
 
 def test_every_gate_of_the_steps_is_a_test_of_the_suite_and_the_other_way_round():
@@ -54,3 +64,13 @@ def test_what_starts_the_proof_needs_the_standard_library_alone(name):
         found += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         for module in found:
             assert module.partition(".")[0] in {*sys.stdlib_module_names, *ours}, module
+
+
+def test_the_page_has_every_step_with_its_limit():
+    """And no other: the table of ``docs/gpu.md``."""
+    text = (
+        (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8").partition("| step |")[2].partition("\n\n")[0]
+    )
+    cells = re.findall(r"^\| (`[^|]*) \| ([\d, ]+) \|", text, re.MULTILINE)
+    pairs = [zip(re.findall(r"`(\w+)`", names), numbers.split(", "), strict=True) for names, numbers in cells]
+    assert {name: int(number) for rows in pairs for name, number in rows} == LIMITS
