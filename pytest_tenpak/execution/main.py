@@ -105,6 +105,14 @@ _DO: Mapping[type[AnyJob], Callable[[Any, Progress], dict[str, Any]]] = {
 }
 
 
+def _enter_gpu(device: str) -> None:
+    """Make a GPU other than the first the current one: some kernels run there, wherever their tensors are."""
+    if device not in ("cpu", "cuda", "cuda:0"):
+        import torch
+
+        torch.cuda.set_device(device)
+
+
 def main(folder: Path, parent: int = 0) -> None:
     """Do the job in ``folder``, and others after it where the process is to stay.
 
@@ -180,6 +188,7 @@ def _answer(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         if job["elsewhere"]:
             _require_libraries()
         found = job_from(job["kind"], job["job"])
+        _enter_gpu(getattr(found, "device", "cpu"))
         return {"answer": _DO[type(found)](found, progress)}
     except ModuleNotFoundError as fault:
         if not job["elsewhere"]:

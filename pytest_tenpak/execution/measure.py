@@ -25,7 +25,7 @@ from ..evaluation import divergence, perplexity
 from ..evaluation.decoder_layers import compare_layers, save_layers
 from ..evaluation.protocol import Window
 from ..evaluation.tokenize import Stream, tokenize
-from ..evaluation.trace import Plan, Trace
+from ..evaluation.trace import Appender, Plan, Trace
 from ..metrics.intervals import looks
 from ..progress import Progress
 from ..quantizers.loading import import_transformers, load_tokenizer, require_causal_lm
@@ -207,12 +207,13 @@ def _score(
     for stop in looks(planned):
         if trace.count >= min(stop, limit):
             continue
-        while (start := trace.count) < min(stop, limit):
-            ends = min(start + step, stop, limit)
-            report = partial(_report, progress, sum(scored[:start]), total)
-            began = time.monotonic()
-            trace.add(scorer.score(windows[start:ends], start, observer=observer, progress=report))
-            trace.add_time(sum(scored[start:ends]), time.monotonic() - began)
+        with Appender(trace, beside=job.device != "cpu") as appender:
+            while (start := appender.count) < min(stop, limit):
+                ends = min(start + step, stop, limit)
+                report = partial(_report, progress, sum(scored[:start]), total)
+                began = time.monotonic()
+                appender.add(scorer.score(windows[start:ends], start, observer=observer, progress=report))
+                trace.add_time(sum(scored[start:ends]), time.monotonic() - began)
         if first_decisive_look(criteria, trace.windows(job.budget), planned, job.rule, job.whole, stop):
             return
 
