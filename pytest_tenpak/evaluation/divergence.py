@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MeasurementError
+from .perplexity import in_pieces, joined
 
 if TYPE_CHECKING:
     from .perplexity import Scorer
@@ -39,9 +40,17 @@ def kind_of(scorer: Scorer, mode: str) -> str:
             accepted="divergence auto or top-k",
             remedy="use --tenpak-divergence=auto, which gives a lower bound here",
         )
+    return kind_by_size(mode, _bytes_of(scorer.head) if scorer.head_is_all else 0, scorer.head_is_all)
+
+
+def kind_by_size(mode: str, head_bytes: int, head_is_all: bool) -> str:
+    """Return the kind of divergence for an output head of so many bytes.
+
+    ``head_is_all``: logits are its product and nothing else.
+    """
     if mode == "exact":
         return EXACT
-    fits = scorer.head_is_all and _bytes_of(scorer.head) <= _HEAD_BYTES
+    fits = head_is_all and head_bytes <= _HEAD_BYTES
     return EXACT if mode == "auto" and fits else LOWER_BOUND
 
 
@@ -98,21 +107,12 @@ class Comparer:
         return {"kld": kld.clamp(min=0), "disagreement": (~agrees).float(), "squared_dp": squared_dp}
 
     def _exactly(self, recorded: dict[str, Any], ours: Any) -> tuple[Any, Any]:
-        import torch
         from torch.nn.functional import linear
 
         theirs = linear(recorded["states"], *self._head).float()  # type: ignore[misc]
-        highest, likeliest = theirs.max(dim=-1, keepdim=True)
-        agrees = ours.argmax(-1) == likeliest[..., 0]
-        # With e = exp(theirs − max) and its sum s, p is e / s: Σ p·(ln p − ln q) needs one exponential and
-        # one product over the vocabulary, which are most of the cost of a comparison.
-        weights = theirs.sub_(highest).exp()
-        total = weights.sum(dim=-1, keepdim=True)
-        kld = torch.linalg.vecdot(weights, theirs.sub_(total.log()).sub_(ours)) / total[..., 0]
-        if not bool(torch.isfinite(kld).all()):
-            theirs = (weights / total).log_().clamp_(min=_LOG_OF_ZERO)
-            kld = torch.linalg.vecdot(weights, theirs.sub_(ours.clamp_(min=_LOG_OF_ZERO))) / total[..., 0]
-        return kld, agrees
+        rows = [_divergence(*pair) for pair in zip(in_pieces(theirs), in_pieces(ours), strict=True)]
+        kld, agrees = zip(*rows, strict=True)
+        return joined(kld), joined(agrees)
 
     def _by_top(self, recorded: dict[str, Any], ours: Any) -> tuple[Any, Any]:
         ids, theirs = recorded["top_ids"].long(), recorded["top_log_probabilities"].clamp(min=_LOG_OF_ZERO)
@@ -122,3 +122,23 @@ class Comparer:
         # The rest is small: its sums are in double, since rounding errors could be as large.
         tail, our_tail = ((1 - row.double().exp().sum(-1)).clamp(min=1e-12) for row in (theirs, ours))
         return (listed + tail * (tail.log() - our_tail.log())).float(), agrees
+
+
+def _divergence(theirs: Any, ours: Any) -> tuple[Any, Any]:
+    """Return the divergence of some positions, and whether the most likely tokens agree.
+
+    ``theirs`` are the reference's logits, ``ours`` log-probabilities; both may be overwritten.
+    """
+    import torch
+
+    highest, likeliest = theirs.max(dim=-1, keepdim=True)
+    agrees = ours.argmax(-1) == likeliest[..., 0]
+    # With e = exp(theirs − max) and its sum s, p is e / s: Σ p·(ln p − ln q) needs one exponential and
+    # one product over the vocabulary, which are most of the cost of a comparison.
+    weights = theirs.sub_(highest).exp()
+    total = weights.sum(dim=-1, keepdim=True)
+    kld = torch.linalg.vecdot(weights, theirs.sub_(total.log()).sub_(ours)) / total[..., 0]
+    if not bool(torch.isfinite(kld).all()):
+        theirs = (weights / total).log_().clamp_(min=_LOG_OF_ZERO)
+        kld = torch.linalg.vecdot(weights, theirs.sub_(ours.clamp_(min=_LOG_OF_ZERO))) / total[..., 0]
+    return kld, agrees

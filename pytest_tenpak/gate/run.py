@@ -13,6 +13,7 @@ from ..metrics.intervals import Rule
 from ..progress import Progress
 from ..quantizers.base import Quantizer
 from ..quantizers.interpreters import Interpreters
+from ..quantizers.placement import NONE, Placement
 from ..quantizers.registry import Registry
 from ..spec import QuantizeSpec
 from ..store.store import Store
@@ -31,7 +32,7 @@ class Run:
     not). ``audit`` is what is compared without running: ``auto``, ``full``, ``files`` or ``off``.
     ``blame``: every case's modules are blamed; otherwise those of a regression that takes ``blame_seconds``
     at most (0: none). ``residents`` are the processes that keep a model loaded. ``show_progress(title)``
-    opens a progress display.
+    opens a progress display. ``offload`` is where layers go that do not fit on the devices.
     """
 
     root: Path
@@ -55,6 +56,13 @@ class Run:
     interpreters: Interpreters
     show_progress: Callable[[str], AbstractContextManager[Progress]]
     residents: Residents = field(default_factory=Residents)
+    offload: str = NONE
+
+    @property
+    def placement(self) -> Placement:
+        """Where the layers of models may go."""
+        device = self.choose_device()
+        return Placement(device.devices, device.spread, self.offload, self.bounds.memory)
 
     def interpreter(self, quantizer: Quantizer | None, spec: QuantizeSpec) -> Path | None:
         """Return the interpreter of a spec's backend, where that has an environment of its own."""

@@ -39,6 +39,7 @@ def open_session(config: pytest.Config) -> GateSession:
     from ..gate.session import GateSession
     from ..metrics.intervals import Rule
     from ..quantizers.interpreters import Interpreters
+    from ..quantizers.placement import DISK
     from ..quantizers.registry import Registry
     from ..units import GIB
 
@@ -52,12 +53,15 @@ def open_session(config: pytest.Config) -> GateSession:
     wanted = options.read(config, "device")
     parse_device(wanted)
     number = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    worker = int(number) if number.isdigit() else 0
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT") or 1)
+    offload = options.read(config, "offload")
     run = Run(
         root=config.rootpath,
         store=store,
         registry=registry,
         baselines=options.baseline_folder(config),
-        choose_device=cache(lambda: choose_device(wanted, store, int(number) if number.isdigit() else 0)),
+        choose_device=cache(lambda: choose_device(wanted, store, worker, workers)),
         request=request,
         reasons=reasons,
         compare_across_devices=options.read(config, "baseline_device") == "any",
@@ -70,10 +74,15 @@ def open_session(config: pytest.Config) -> GateSession:
         audit=options.read(config, "audit"),
         blame=options.read(config, "blame"),
         blame_seconds=options.read(config, "blame_seconds"),
-        bounds=Bounds(options.read(config, "timeout"), int(options.read(config, "memory") * GIB)),
+        bounds=Bounds(
+            options.read(config, "timeout"),
+            int(options.read(config, "memory") * GIB),
+            counts_files=offload != DISK,
+        ),
         interpreters=interpreters,
         show_progress=lambda title: _show_progress(config, title),
-        residents=Residents(shared=int(os.environ.get("PYTEST_XDIST_WORKER_COUNT") or 1) > 1),
+        residents=Residents(shared=workers > 1),
+        offload=offload,
     )
     session = config.stash[session_key] = GateSession(run)
     session.unused = config.stash.get(unused_key, ())

@@ -32,7 +32,8 @@ MEASURING = (
         f"evaluation.{name}"
         for name in ("decoder_layers", "divergence", "perplexity", "protocol", "tokenize", "trace")
     ),
-    *("execution.measure", "models.decoder", "models.account", "quantizers.loading"),
+    *("execution.measure", "models.decoder", "models.dispatched", "models.account"),
+    *("quantizers.loading", "quantizers.placement"),
 )
 #: Whatever a figure of an audit comes from.
 AUDITING = tuple(f"diagnosis.{name}" for name in ("folding", "formats", "grids", "kept", "values", "weights"))
