@@ -24,7 +24,7 @@ FROM_TREE := PYTHONPATH=$(CURDIR)
 # stay together by file instead: what a file's fixtures quantize takes a minute, and would be made twice.
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: help demo demo-regression test slow unit check fmt coverage table statistics screenshots lint lint-actions
+.PHONY: big help demo demo-regression test slow unit check fmt coverage table statistics screenshots lint lint-actions
 .PHONY: tenpak-history false-alarms faults blame bench agreement peers-llama-cpp clean
 
 # Where there is no bitsandbytes, int4 needs nothing but torch.
@@ -78,6 +78,9 @@ faults: $(VENV)/installed  ## planted faults: which a gate catches, and what an 
 
 blame: $(VENV)/installed  ## planted faults: which modules are blamed, and what that costs, as Markdown
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/blame.py
+
+big: $(VENV)/installed  ## peaks of memory of measuring a model of 2 GiB, in memory and from disk, as Markdown
+	$(BIN)/python benchmarks/big.py
 
 screenshots: $(VENV)/installed  ## the pictures in docs/images, of a run of the demo, green and red
 	-$(BIN)/pytest demo/test_smollm2.py demo/regression --tenpak-json=build/demo.json
