@@ -110,9 +110,8 @@ class Peaks:
 
 def _status(pid: int) -> dict[str, int]:
     text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return {
-        name: 1024 * int(number) for name, number in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)
-    }
+    rows = re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)
+    return {name: 1024 * int(number) for name, number in rows}
 
 
 @contextmanager
@@ -170,8 +169,8 @@ def main() -> None:
         warm = make(place / "tiny", SHARD, **tiny, vocab_size=512)
         shards = [path.stat().st_size for path in model.glob("*.safetensors")]
         print(
-            f"{sum(shards) / 2**30:.2f} GiB of bfloat16 in {len(shards)} shards, the largest {max(shards) / MIB:.0f} "
-            f"MiB; {TOKENS:,} tokens in windows of {CONTEXT}, one at a time\n"
+            f"{sum(shards) / 2**30:.2f} GiB of bfloat16 in {len(shards)} shards, the largest "
+            f"{max(shards) / MIB:.0f} MiB; {TOKENS:,} tokens in windows of {CONTEXT}, one at a time\n"
         )
         rows = []
         for dtype in arguments.dtypes.split(","):
