@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from .. import progress
-from ..errors import ReportError, SpecError
+from ..errors import ModelError, ReportError, SpecError
 from ..gate.arguments import ARGUMENTS
 from ..gate.candidates import Question
 from ..gate.marker import require_methods
@@ -79,9 +79,9 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     except KeyboardInterrupt:
         _say("interrupted: what was quantized and measured is kept, and the same command goes on from there")
         return int(pytest.ExitCode.INTERRUPTED)
-    _write(advice, arguments)
     settings = {name: value for name in _OF_CASE if (value := getattr(arguments, name)) is not None}
     print(*answer_lines(advice, settings, shutil.get_terminal_size().columns), sep="\n")
+    _write(advice, arguments)
     return 0 if advice.pick else 1
 
 
@@ -89,8 +89,14 @@ def _question(arguments: argparse.Namespace, config: pytest.Config) -> Question:
     bounds = {name: getattr(arguments, name) for name in _BOUNDS}
     common = {name: _number(ARGUMENTS[name], text) for name, text in bounds.items() if text is not None}
     model = options.model(config)
+    if model is None:
+        raise ModelError(
+            "no model was named",
+            accepted="--model, or ini tenpak_model",
+            remedy="for example: tenpak recommend --model path/to/model",
+        )
     return Question(
-        common={**({} if model is None else {"model": model}), **common},
+        common={"model": model, **common},
         defaults=options.marker_defaults(config),
         methods=options.read(config, "methods"),
     )
@@ -115,6 +121,9 @@ def _require_files(arguments: argparse.Namespace) -> None:
     for path in filter(None, (arguments.html, arguments.json)):
         if path.is_dir():
             raise ReportError(f"{path} is a folder", remedy="name a file in it")
+        nearest = next(one for one in path.absolute().parents if one.exists())
+        if not nearest.is_dir():
+            raise ReportError(f"{path} cannot be written", given=f"{nearest} is a file, no folder")
     if arguments.html:
         from ..reports.html.page import require
 

@@ -71,8 +71,9 @@ def _read_compression(given: Any) -> dict[str, float]:
     for name, value in given.items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if name not in RATIOS or not number or not 0 < value < float("inf"):
+            hint = "" if name in RATIOS else nearest(str(name), RATIOS)
             raise SpecError(
-                f"min_compression={given!r} is not accepted{nearest(str(name), RATIOS)}",
+                f"min_compression={given!r} is not accepted{hint}",
                 given=f"{name!r}: {value!r}",
                 accepted=f"a number above 0 ({RATIOS[HEADLINE]}), or a mapping from {', '.join(RATIOS)}",
                 remedy=f"for example min_compression=2.2, or min_compression={{'{HEADLINE}': 2.2}}",

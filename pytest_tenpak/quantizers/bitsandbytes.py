@@ -40,7 +40,7 @@ class _BitsAndBytes(Quantizer):
         skipped = [*skip, *anywhere, *_HEADS] if skip else None
         recipe = BitsAndBytesConfig(llm_int8_skip_modules=skipped, **options)
         model = load_pretrained(job.model, job.device, "auto", quantization_config=recipe)
-        require_named(skip, [name for name, _ in model.named_modules()], "module")
+        require_named("skip_modules", skip, [name for name, _ in model.named_modules()], "module")
         job.progress(1, 2, "steps")
         model.save_pretrained(job.out)
         job.progress(2, 2, "steps")

@@ -14,12 +14,12 @@ GROUP_SIZE = Option(
 SKIP_MODULES = Option("skip_modules", tuple, (), "modules to leave unquantized, besides the output head")
 
 
-def require_named(skipped: Iterable[str], names: Collection[str], what: str) -> None:
-    """Raise SpecError for a part of ``skip_modules`` that none of a model's ``what`` has in its name."""
-    for part in skipped:
+def require_named(option: str, parts: Iterable[str], names: Collection[str], what: str) -> None:
+    """Raise SpecError for a part in the option's value that none of a model's ``what`` has in its name."""
+    for part in sorted(parts):
         if not any(part in name for name in names):
             raise SpecError(
-                f"skip_modules names {part!r}, but the model has no such {what}",
+                f"{option} names {part!r}, but the model has no such {what}",
                 accepted=f"names, or parts of names, of the model's {what}s",
                 remedy="correct the name",
             )

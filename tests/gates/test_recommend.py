@@ -146,19 +146,21 @@ def test_an_interrupted_search_says_how_to_go_on(small):
     [
         (("--model=nowhere",), "nowhere"),
         ((), "no model was named"),
-        (("--methods=nf5",), "there is no method 'nf5'; did you mean 'nf4'?"),
-        (("--max-ppl-delta=much",), "max_ppl_delta='much' is not accepted"),
-        (("--max-ppl-delta=-2",), "above -1"),
-        (("--min-compression=0",), "a number above 0"),
-        (("--min-compression=nan",), "a number above 0"),
-        (("--max-seconds=-1",), "at least 0"),
-        (("--max-tokens=-1",), "at least 0"),
-        (("--device=tpu",), "there is no device 'tpu'"),
-        (("--html=.",), "is a folder"),
+        (("--model=m", "--methods=nf5"), "there is no method 'nf5'; did you mean 'nf4'?"),
+        (("--model=m", "--max-ppl-delta=much"), "max_ppl_delta='much' is not accepted"),
+        (("--model=m", "--max-ppl-delta=-2"), "above -1"),
+        (("--model=m", "--min-compression=0"), "a number above 0"),
+        (("--model=m", "--min-compression=nan"), "a number above 0"),
+        (("--model=m", "--max-seconds=-1"), "at least 0"),
+        (("--model=m", "--max-tokens=-1"), "at least 0"),
+        (("--model=m", "--device=tpu"), "there is no device 'tpu'"),
+        (("--model=m", "--html=."), "is a folder"),
+        (("--model=m", "--json=file/x.json"), "file is a file, no folder"),
     ],
 )
 def test_a_mistake_is_answered_before_any_work(suite, arguments, words):  # noqa: F811
     """In a few lines, with what is accepted, and exit code 4."""
+    (suite.path / "file").write_text("")
     printed = suite.tenpak("recommend", *arguments)
     assert suite.code == pytest.ExitCode.USAGE_ERROR
     assert words in suite.errors

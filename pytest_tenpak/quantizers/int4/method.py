@@ -69,10 +69,13 @@ class Int4(Quantizer):
         return bool(options["activation_scaling"] or options["clip"]) or options["allocation"] == FISHER
 
     def check(self, spec: QuantizeSpec, model: Model, device: str, dtype: str) -> None:  # noqa: ARG002
-        """Refuse options by module that leave a layer without a value."""
-        for name in model.widths:
-            if not _is_skipped(name, spec):
-                recipe_for(name, spec, 1)
+        """Refuse options by module that leave a layer without a value, or name no layer."""
+        named = [name for name in model.widths if not _is_skipped(name, spec)]
+        for name in named:
+            recipe_for(name, spec, 1)
+        for option in self.options if named else ():
+            if isinstance(parts := spec.options[option.name], Mapping):
+                require_named(option.name, set(parts) - {"*"}, named, "linear layer")
 
     def quantize(self, job: Job) -> None:
         """Quantize layer by layer and save."""
@@ -103,7 +106,7 @@ def linear_layers(model: Any, spec: QuantizeSpec) -> dict[str, Any]:
         for name, module in model.named_modules()
         if (isinstance(module, Linear) or type(module).__name__ == "Conv1D") and module is not head
     }
-    require_named(spec.options["skip_modules"], found, "linear layer")
+    require_named("skip_modules", spec.options["skip_modules"], found, "linear layer")
     return {name: module for name, module in found.items() if not _is_skipped(name, spec)}
 
 

@@ -161,12 +161,24 @@ def test_a_layer_that_no_part_names_is_refused_before_any_work(model, tmp_path):
     spec = QuantizeSpec.build("int4", Int4.options, {"group_size": {"attn": 32}})
     with pytest.raises(SpecError, match="group_size has no value for model.layers.0.mlp"):
         Int4().check(spec, described, "cpu", "float32")
-    Int4().check(
-        QuantizeSpec.build("int4", Int4.options, {"group_size": {"attn": 32, "*": 64}}),
-        described,
-        "cpu",
-        "float32",
-    )
+    spec = QuantizeSpec.build("int4", Int4.options, {"group_size": {"attn": 32, "*": 64}})
+    Int4().check(spec, described, "cpu", "float32")
+
+
+@pytest.mark.parametrize(
+    "given", [{"group_size": {"atn": 32, "*": 64}}, {"outlier_fraction": {"atn": 0.01, "*": 0}}]
+)
+def test_a_part_that_no_layer_has_in_its_name_is_refused_before_any_work(model, tmp_path, given):
+    """It would be ignored, and the recipe another than the one that was meant."""
+    from pytest_tenpak.models.model import describe_model
+    from pytest_tenpak.store.store import Store
+
+    described = describe_model(model, Store(tmp_path / "store"))
+    spec = QuantizeSpec.build("int4", Int4.options, given)
+    with pytest.raises(
+        SpecError, match=f"{next(iter(given))} names 'atn', but the model has no such linear layer"
+    ):
+        Int4().check(spec, described, "cpu", "float32")
 
 
 def test_fisher_information_foretells_the_divergence():
