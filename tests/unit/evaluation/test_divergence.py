@@ -280,3 +280,26 @@ def test_a_target_that_is_ruled_out_is_lost_not_averaged(tmp_path):
     assert windows.nonfinite > 0
     assert windows.tokens == tuple(len(row) - row.count(letter("b")) for row in targets)
     assert all(np.isfinite([*windows.kld, *windows.nll, *windows.squared_dp]))
+
+
+def test_a_large_vocabulary_is_worked_on_in_pieces_with_the_same_figures(monkeypatch):
+    """Pieces bound what is made beside the logits, and each position's figures are those of the whole chunk."""
+    generator = torch.Generator().manual_seed(0)
+    states, head = torch.randn(2, 60, 8, generator=generator), torch.randn(70_000, 8, generator=generator)
+    ours = states @ head.T + torch.randn(2, 60, 70_000, generator=generator)
+    targets = torch.randint(70_000, (2, 60), generator=generator)
+    assert len(perplexity.in_pieces(ours)) > 1
+    assert all(piece.nbytes <= perplexity._PIECE_BYTES for piece in perplexity.in_pieces(ours))
+
+    def figures():
+        comparer = divergence.Comparer.__new__(divergence.Comparer)
+        comparer._head = head, None
+        nll, predicted = perplexity._nll(ours.clone(), targets, True)
+        kld, agrees = comparer._exactly({"states": states}, predicted)
+        return nll, kld, agrees
+
+    in_pieces = figures()
+    monkeypatch.setattr(perplexity, "_LARGE_VOCABULARY", 1 << 20)
+    assert len(perplexity.in_pieces(ours)) == 1
+    assert all(torch.equal(*pair) for pair in zip(in_pieces, figures(), strict=True))
+    assert torch.equal(perplexity._nll(ours.clone(), targets, False)[0], in_pieces[0])
