@@ -20,6 +20,10 @@ from ..units import parse_bytes
 from ..verdict.update import UPDATES, Request
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from ..progress import Progress
+    from ..store.remote import Remote
     from ..store.store import Store
 
 
@@ -100,6 +104,24 @@ RUN = tuple(
             "BYTES",
             True,
             lambda text, _: parse_bytes(text),
+        ),
+        (
+            Option(
+                "store",
+                str,
+                None,
+                "a cache that machines share, behind the local one: s3://BUCKET/PREFIX, gs://, az://, file:///",
+            ),
+            "URL",
+        ),
+        (
+            Option(
+                "store_mode",
+                str,
+                "write",
+                "what to do with the shared store: take from it and add to it, or only take from it",
+                choices=("read", "write"),
+            ),
         ),
         (
             Option("rehash", bool, False, "read every file again instead of trusting remembered digests"),
@@ -335,15 +357,32 @@ def baseline_folder(config: pytest.Config) -> Path:
     return config.rootpath / Path(read(config, "baseline_dir"))
 
 
-def cache_store(config: pytest.Config) -> Store:
-    """Return the cache of checkpoints and measurements."""
+def cache_store(config: pytest.Config, remote: Remote | None = None) -> Store:
+    """Return the cache of checkpoints and measurements, with the store that machines share behind it."""
     from platformdirs import user_cache_path
 
     from ..store.store import Store
 
     named = read(config, "cache_dir")
     root = config.rootpath / Path(named).expanduser() if named else user_cache_path("pytest-tenpak")
-    return Store(root, read(config, "cache_size"), read(config, "rehash"))
+    return Store(root, read(config, "cache_size"), read(config, "rehash"), remote)
+
+
+def shared_store(
+    config: pytest.Config,
+    url: str | None = None,
+    show: Callable[[str], AbstractContextManager[Progress]] | None = None,
+) -> Remote | None:
+    """Return the store that machines share, None where none is named.
+
+    ``url`` comes before the option's. Raises SpecError or UnavailableError where it cannot be opened.
+    """
+    url = url or read(config, "store")
+    if not url:
+        return None
+    from ..gate.shared_store import open_remote
+
+    return open_remote(url, writes=read(config, "store_mode") == "write", show=show)
 
 
 def model(config: pytest.Config) -> str | None:
