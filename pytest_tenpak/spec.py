@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +21,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``'; did you mean 'x'?'`` for the closest known word, or an empty string when none is close."""
     match = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def finite(value: Any) -> float | None:
+    """Return a real number, numpy's too, as a float; None for a bool, and for what no float can be."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number may have any length
+        return None
+    return number if math.isfinite(number) else None
 
 
 @dataclass(frozen=True)
@@ -111,10 +123,10 @@ class Option:
 
     def _typed(self, value: Any) -> Any:
         """Return ``value`` if it has this option's type (an int may stand for a float), else None."""
-        if self.kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value) if math.isfinite(value) else None
-        if self.kind is int and isinstance(value, bool):
-            return None
+        if self.kind is float:
+            return finite(value)
+        if self.kind is int:
+            return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
         if self.kind is tuple:
             names = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
             return tuple(value) if names else None

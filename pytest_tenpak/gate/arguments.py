@@ -16,7 +16,7 @@ from ..evaluation.corpus import CALIBRATION, DEFAULT
 from ..evaluation.protocol import PROTOCOLS
 from ..metrics.measurement import HEADLINE, RATIOS
 from ..metrics.speed import PHASES
-from ..spec import Option, nearest
+from ..spec import Option, finite, nearest
 from ..verdict.checks import Limits, Tolerances
 
 #: What an executor is asked for by other arguments, or always.
@@ -67,36 +67,32 @@ def _read_corpora(given: Any) -> tuple[str, ...]:
 
 
 def _is_positive(value: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and 0 < value < float("inf")
+    return (finite(value) or 0) > 0
 
 
 def _read_compression(given: Any) -> dict[str, float]:
     """Convert ``min_compression``: a number means the headline ratio, a mapping names its denominators."""
     if given is None:
         return {}
-    if not isinstance(given, Mapping):
-        given = {HEADLINE: given}
-    for name, value in given.items():
+    least = given if isinstance(given, Mapping) else {HEADLINE: given}
+    for name, value in least.items() or [("", given)]:
         if name not in RATIOS or not _is_positive(value):
-            hint = "" if name in RATIOS else nearest(str(name), RATIOS)
+            whole = least is not given or not name
+            hint = "" if name in RATIOS or not name else nearest(str(name), RATIOS)
             raise SpecError(
                 f"min_compression={given!r} is not accepted{hint}",
-                given=f"{name!r}: {value!r}",
+                given=f"{given!r} ({type(given).__name__})" if whole else f"{name!r}: {value!r}",
                 accepted=f"a number above 0 ({RATIOS[HEADLINE]}), or a mapping from {', '.join(RATIOS)}",
                 remedy=f"for example min_compression=2.2, or min_compression={{'{HEADLINE}': 2.2}}",
             )
-    return {name: float(value) for name, value in given.items()}
+    return {name: float(value) for name, value in least.items()}
 
 
 def _read_resources(given: Any) -> dict[str, float]:
     """Convert ``resources``: names that the cluster knows, each with a number."""
     if given is None:
         return {}
-    numbers = isinstance(given, Mapping) and all(
-        isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
-        for value in given.values()
-    )
+    numbers = isinstance(given, Mapping) and all(map(_is_positive, given.values()))
     if not numbers or not all(isinstance(name, str) and name not in _OWN_RESOURCES for name in given):
         raise SpecError(
             f"resources={given!r} is not accepted",

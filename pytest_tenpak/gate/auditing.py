@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from math import prod
 from threading import Event
@@ -93,7 +94,9 @@ def start_audit(experiment: Experiment, subject: Subject, unread: Collection[str
         "method": method._asdict(),
     }
     pool = ThreadPoolExecutor(1, thread_name_prefix="tenpak-audit")
-    future = pool.submit(_compare_weights, experiment, subject, method, cache_key, stop)
+    # In this context, where what the gate takes from the shared store is counted.
+    compare = copy_context().run
+    future = pool.submit(compare, _compare_weights, experiment, subject, method, cache_key, stop)
     pool.shutdown(wait=False)
     return StartedAudit(experiment, subject, future, stop=stop)
 

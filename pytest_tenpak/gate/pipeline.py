@@ -11,6 +11,7 @@ from ..errors import InvalidError, TenpakError, UnavailableError, file_error
 from ..metrics.audit import Audit
 from ..metrics.measurement import Measurement, Noise
 from ..quantizers.base import Quantizer
+from ..store.use import counting
 from ..verdict.audit import audit_checks
 from ..verdict.checks import Check, Status, Verdict
 from ..verdict.compare import resolution
@@ -39,17 +40,16 @@ def evaluate(case: Case, run: Run, find_model: Callable[[], str | None]) -> Outc
     """
     path = run.baselines / f"{case.name}.json"
     shown = str(path.relative_to(run.root)) if path.is_relative_to(run.root) else str(path)
+    with counting() as tally:
+        try:
+            case = case if case.model is not None else replace(case, model=find_model())
+            outcome = _evaluate(case, run)
+        except TenpakError as error:
+            outcome = _not_measured(case, run, error.asked_by(case.nodeid))
+        except OSError as fault:
+            outcome = _not_measured(case, run, file_error(fault).asked_by(case.nodeid))
     remote = run.store.remote
-    before = (remote.fetched.copy(), len(remote.faults)) if remote else None
-    try:
-        case = case if case.model is not None else replace(case, model=find_model())
-        outcome = _evaluate(case, run)
-    except TenpakError as error:
-        outcome = _not_measured(case, run, error.asked_by(case.nodeid))
-    except OSError as fault:
-        outcome = _not_measured(case, run, file_error(fault).asked_by(case.nodeid))
-    use = remote.use_since(*before) if remote and before else None
-    return replace(outcome, baseline=shown, store=use)
+    return replace(outcome, baseline=shown, store=remote.use_of(tally) if remote else None)
 
 
 def _evaluate(case: Case, run: Run) -> Outcome:

@@ -35,7 +35,7 @@ from typing import Any, NamedTuple, TypeVar
 from .digest import file_digest, fingerprint
 from .layout import MANIFEST
 from .strict_json import parse_json
-from .use import StoreUse
+from .use import TALLY, StoreUse, Tally
 
 #: The JSON documents among the kinds that are shared, which are written in the manifest itself.
 DOCUMENTS = frozenset(("audits", "blames", "contents", "overlaps", "weights"))
@@ -140,10 +140,7 @@ class Remote:
         show: Callable[[str], AbstractContextManager[Callable[[int, int, str], None]]] | None = None,
     ) -> None:
         self.shown = shown
-        #: What went wrong so far, a sentence each.
-        self.faults: list[str] = []
-        #: How many entries were fetched, by kind.
-        self.fetched: Counter[str] = Counter()
+        self._total = Tally()
         self._files = files
         self._root = root.rstrip("/")
         self._reads = True
@@ -154,6 +151,16 @@ class Remote:
         self._asking = threading.Lock()
         self._known: set[tuple[str, str, int]] = set()
         self._refused: dict[tuple[str, str], set[str]] = {}
+
+    @property
+    def fetched(self) -> Counter[str]:
+        """How many entries were fetched, by kind, by all gates together."""
+        return self._total.fetched
+
+    @property
+    def faults(self) -> list[str]:
+        """What went wrong so far, a sentence each."""
+        return self._total.faults
 
     # ------------------------------------------------------------ verbs
 
@@ -168,7 +175,8 @@ class Remote:
             self._look()
             found = self._fetch(kind, key, folder, longer_than)
             if found is not None:
-                self.fetched[kind] += 1
+                for tally in self._tallies():
+                    tally.took(kind)
                 self._known.add((kind, key, found.count))
             return found
         return None
@@ -210,9 +218,19 @@ class Remote:
             return _entries(self._root, found)
         return []
 
-    def use_since(self, before: Counter[str], faults: int) -> StoreUse:
-        """Return what was fetched and what went wrong since a copy of ``fetched`` and a number of faults."""
-        return StoreUse(self.shown, dict(self.fetched - before), tuple(self.faults[faults:]))
+    def use_of(self, tally: Tally) -> StoreUse:
+        """Return what a gate took and what went wrong for it."""
+        return StoreUse(self.shown, dict(tally.fetched), tuple(tally.faults))
+
+    def _tallies(self) -> Iterator[Tally]:
+        """Yield the store's own tally, and that of the gate that asks."""
+        yield self._total
+        if (own := TALLY.get()) is not None:
+            yield own
+
+    def _fault(self, words: str) -> None:
+        for tally in self._tallies():
+            tally.faults.append(words)
 
     # ------------------------------------------------------------ fetching
 
@@ -300,7 +318,7 @@ class Remote:
         """Note what is damaged, so that a push of this process replaces it."""
         self._refused.setdefault((kind, key), set()).add(_manifest_name(count))
         after = "made anew and replaced there" if self._writes else "made anew, and not replaced there"
-        self.faults.append(f"the store {self.shown}: {kind}/{key} was refused and is {after}: {damage}")
+        self._fault(f"the store {self.shown}: {kind}/{key} was refused and is {after}: {damage}")
 
     # ------------------------------------------------------------ pushing
 
@@ -385,15 +403,17 @@ class Remote:
             self._give_up(what, fault, writing)
 
     def _give_up(self, what: str, fault: _UnusableError, writing: bool) -> None:
+        if not self._reads:
+            return  # another gate, which asked at the same time, said so
         if writing and fault.denied:
             self._writes = False
-            self.faults.append(
+            self._fault(
                 f"the store {self.shown}: {what} was not pushed: {fault}; it is only read from now on "
                 "(--tenpak-store-mode=read asks for that)"
             )
         else:
             self._reads = False
-            self.faults.append(f"the store {self.shown}: {fault}; the local cache goes on alone")
+            self._fault(f"the store {self.shown}: {fault}; the local cache goes on alone")
 
     def _ask(self, call: Callable[[], _T], seconds: float = _ANSWER_SECONDS) -> _T:
         """Return what a request gives; raises FileNotFoundError, or _UnusableError for any other fault.
@@ -517,16 +537,41 @@ def _words(fault: Exception, seconds: float) -> str:
     return f"{os.strerror(number)} ({kind})" if number else f"it failed with {kind}"
 
 
+class _OthersMeanwhile:
+    """Matches every warning of a thread that is not the main one, while a request is made.
+
+    It stands where a filter has the pattern of a message. To save and restore the filters, as
+    :class:`warnings.catch_warnings` does, in the thread of a gate would undo what a test does meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.asking = 0
+
+    def match(self, _text: str) -> bool:
+        """Return whether a library asks the store in this thread, as far as can be known."""
+        return self.asking > 0 and threading.current_thread() is not threading.main_thread()
+
+
+_MEANWHILE = _OthersMeanwhile()
+_FILTER = ("ignore", _MEANWHILE, Warning, None, 0)
+
+
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep libraries from logging requests, and their warnings from becoming errors of the suite."""
+    """Keep libraries from logging requests, and their warnings from becoming errors of the suite.
+
+    One request at a time, made in a thread of its own.
+    """
     before = {name: logging.getLogger(name).level for name in _LOGGERS}
+    filters: list[Any] = warnings.filters  # type: ignore[assignment]
+    if not filters or filters[0] is not _FILTER:
+        filters.insert(0, _FILTER)
+    _MEANWHILE.asking += 1
     try:
         for name in before:
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
+        _MEANWHILE.asking -= 1
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)

@@ -1,9 +1,47 @@
-"""What one gate took from the store that machines share, as reports show it."""
+"""What one gate took from the store that machines share, as it happens and as reports show it.
+
+Several gates may use one store at once, each in a thread of its own with helpers; so what happens is noted
+in the context (:mod:`contextvars`) of whoever asks. A thread of a gate runs in a copy of its context.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, NamedTuple
+
+
+@dataclass
+class Tally:
+    """What was taken from a store, by kind, and what went wrong with it, a sentence each."""
+
+    fetched: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def took(self, kind: str) -> None:
+        """Count an entry of this kind."""
+        with self._lock:
+            self.fetched[kind] += 1
+
+
+#: The tally of the gate that runs in this context.
+TALLY: ContextVar[Tally | None] = ContextVar("tenpak_store_tally", default=None)
+
+
+@contextmanager
+def counting() -> Iterator[Tally]:
+    """Count what this context, and those copied from it, take from a store."""
+    tally = Tally()
+    token = TALLY.set(tally)
+    try:
+        yield tally
+    finally:
+        TALLY.reset(token)
 
 
 class StoreUse(NamedTuple):

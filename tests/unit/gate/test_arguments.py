@@ -1,5 +1,8 @@
 """Arguments of the marker that may have several forms: what each means, and what is refused."""
 
+import json
+
+import numpy as np
 import pytest
 
 from pytest_tenpak.errors import SpecError
@@ -51,3 +54,39 @@ def test_a_memory_ratio_is_a_number_above_0(given):
         ARGUMENTS["max_memory_ratio"].value(given)
     assert ARGUMENTS["max_memory_ratio"].value(0.6) == 0.6
     assert ARGUMENTS["max_memory_ratio"].value(None) is None
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize("name", ["min_speedup", "max_memory_ratio", "min_compression", "max_kld", "memory"])
+@pytest.mark.parametrize("value", [HUGE, -HUGE])
+def test_a_number_that_no_float_can_be_is_refused(name, value):
+    """By the argument's own error: Python's whole numbers have any length."""
+    with pytest.raises(SpecError, match=f"{name}=-?10000"):
+        ARGUMENTS[name].value(value)
+    with pytest.raises(SpecError, match="is not accepted"):
+        ARGUMENTS["resources"].value({"disk": value})
+
+
+def test_numbers_of_numpy_are_numbers():
+    """A threshold that was worked out is given as it is, and kept as Python's."""
+    for name, given, read in [
+        ("min_speedup", np.float32(1.5), {"prefill": 1.5, "decode": 1.5}),
+        ("min_speedup", {"decode": np.int64(2)}, {"decode": 2.0}),
+        ("min_compression", np.float32(2.5), {"whole_vs_16bit": 2.5}),
+        ("max_memory_ratio", np.float32(0.5), 0.5),
+        ("max_tokens", np.int64(640), 640),
+    ]:
+        found = ARGUMENTS[name].value(given)
+        assert found == read
+        assert json.dumps(found)
+    for given in (np.float32("nan"), np.bool_(True)):
+        with pytest.raises(SpecError):
+            ARGUMENTS["max_memory_ratio"].value(given)
+
+
+def test_a_limit_by_denominators_has_at_least_one():
+    """An empty mapping bounds nothing, which nobody means."""
+    with pytest.raises(SpecError, match="min_compression={} is not accepted"):
+        ARGUMENTS["min_compression"].value({})

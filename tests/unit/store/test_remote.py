@@ -8,6 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from pytest_tenpak.store import remote
 from pytest_tenpak.store.digest import fingerprint
 from pytest_tenpak.store.remote import Remote, redacted
 from pytest_tenpak.store.store import Store
+from pytest_tenpak.store.use import counting
 
 IDENTITY = {"a": 1}
 KEY = fingerprint(IDENTITY)[:32]
@@ -176,6 +180,7 @@ from pathlib import Path
 import fsspec
 from pytest_tenpak.store.remote import Remote
 from pytest_tenpak.store.store import Store
+from pytest_tenpak.store.use import counting
 files = fsspec.filesystem("file")
 class Slow:
     "Says what it begins, and waits, so that it can be killed there."
@@ -410,6 +415,77 @@ def test_a_full_disk_of_this_machine_is_not_the_stores_fault(machines, monkeypat
     with pytest.raises(OSError, match="full"):
         two.remote.fetch("checkpoints", KEY, machines.root)
     assert two.remote.faults == []
+
+
+class Talking:
+    """A file system whose library warns in each request, and waits for a moment of the test's in the first."""
+
+    def __init__(self) -> None:
+        self._files = fsspec.filesystem("file")
+        self.asked, self.go_on = threading.Event(), threading.Event()
+
+    def __getattr__(self, name):
+        def call(*args, **how):
+            if name == "cat_file" and not self.asked.is_set():
+                self.asked.set()
+                self.go_on.wait(10)
+            warnings.warn("a library's own", DeprecationWarning, stacklevel=1)
+            return getattr(self._files, name)(*args, **how)
+
+        return call
+
+
+@pytest.mark.filterwarnings("error::DeprecationWarning")
+def test_a_request_in_a_thread_leaves_alone_the_warnings_that_a_test_catches(machines):
+    """A gate asks the store ahead of its test, while another test catches warnings: all of its own."""
+    machines.machine("one").directory("checkpoints", IDENTITY, make_one)
+    talking = Talking()
+    two = Store(machines.root / "two", remote=Remote(talking, str(machines.shared), "shared"))
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(two.directory, "checkpoints", IDENTITY, make_none)
+        assert talking.asked.wait(10)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            warnings.warn("before", UserWarning, stacklevel=1)
+            talking.go_on.set()
+            assert not answer.result().fresh
+            warnings.warn("after", UserWarning, stacklevel=1)
+    # The library's second may be heard: its request began before the test's own filters did.
+    assert [str(one.message) for one in caught if one.category is UserWarning] == ["before", "after"]
+    assert two.remote.faults == []
+
+
+def test_what_each_gate_takes_is_counted_for_it(machines):
+    """Two at once, one of them in a helper thread: each has its own entries and faults, the store all of them."""
+    for number in range(3):
+        machines.machine("one").directory("checkpoints", {"a": number}, make_one)
+    two = machines.machine("two")
+    both = threading.Barrier(2)
+
+    def gate(*numbers: int) -> tuple[dict[str, int], int]:
+        with counting() as tally, ThreadPoolExecutor(1) as helper:
+            both.wait(10)
+            for number in numbers:
+                run = copy_context().run
+                helper.submit(run, two.directory, "checkpoints", {"a": number}, make_none).result()
+            both.wait(10)
+            use = two.remote.use_of(tally)
+            return dict(use.fetched), len(use.faults)
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.submit(gate, 0), pool.submit(gate, 1, 2)
+        assert one.result() == ({"checkpoints": 1}, 0)
+        assert other.result() == ({"checkpoints": 2}, 0)
+    assert two.remote.fetched == {"checkpoints": 3}
+
+
+def test_a_store_that_two_gates_lose_at_once_is_said_once(tmp_path):
+    """Both were asking when it went away."""
+    remote = Remote(Broken(ConnectionRefusedError("gone")), "/nowhere", "s3://bucket")
+    for _ in range(2):
+        with remote._tolerated("checkpoints/abc"):
+            remote._ask(remote._files.ls)
+    assert len(remote.faults) == 1
 
 
 # ---------------------------------------------------------------- the rest
