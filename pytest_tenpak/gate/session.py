@@ -57,7 +57,9 @@ class GateSession:
         Raises TenpakError where they can be nowhere.
         """
         self._places.open()
-        known = [case for case in cases if case.model is not None or model is not None]
+        # Repetitions of a test are one case.
+        unique = {case.nodeid: case for case in cases}.values()
+        known = [case for case in unique if case.model is not None or model is not None]
         count = self._places.count(len(known))
         if count < 2 or not known:
             return

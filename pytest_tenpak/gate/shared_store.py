@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from ..errors import SpecError, UnavailableError
@@ -26,6 +26,7 @@ _LIBRARIES = {
     "abfs": "adlfs",
     "abfss": "adlfs",
 }
+_ACCEPTED = "s3://BUCKET/PREFIX, gs://…, az://…, file:///FOLDER, or what else fsspec knows"
 _NAME = re.compile(r"([a-z]+)(?:/([0-9a-f]{4,32}))?")
 
 
@@ -40,6 +41,7 @@ def open_remote(
     Raises SpecError for a URL that leads nowhere, UnavailableError where a library is missing.
     """
     shown = redacted(url)
+    _require_shared(url, shown)
     scheme = url.partition("://")[0] if "://" in url else "file"
     library = _LIBRARIES.get(scheme)
     try:
@@ -58,11 +60,27 @@ def open_remote(
         raise SpecError(
             "the store's URL cannot be used",
             given=f"{shown}: {type(fault).__name__}",
-            accepted="s3://BUCKET/PREFIX, gs://…, az://…, file:///FOLDER, or what else fsspec knows",
+            accepted=_ACCEPTED,
+            remedy="correct the URL; credentials and options belong in the environment of its library",
         ) from None
     if not root.strip("/"):
-        raise SpecError("the store's URL names no bucket or folder", given=shown)
+        raise _nowhere("the store's URL names no bucket or folder", shown)
     return Remote(files, root, shown, writes=writes, is_object_store=library is not None, show=show)
+
+
+def _require_shared(url: str, shown: str) -> None:
+    """Raise SpecError for what a library would take for a folder below the current one, or keep to itself."""
+    scheme, found, rest = url.partition("://")
+    folder = rest if scheme in ("file", "local") else url if not found else None
+    if folder is not None and not PurePath(folder).is_absolute():
+        raise _nowhere("the store is no URL, and no folder by its whole path", shown)
+    if scheme == "memory":
+        raise _nowhere("the store is memory of one process, which no machine shares", shown)
+
+
+def _nowhere(problem: str, shown: str) -> SpecError:
+    remedy = "name a bucket with what machines share in it, or a folder of a network mount"
+    return SpecError(problem, given=repr(shown), accepted=_ACCEPTED, remedy=remedy)
 
 
 class Moved(NamedTuple):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ..errors import SpecError
+from ..errors import SpecError, TenpakError
 from ..evaluation.divergence import MODES
 from ..gate.arguments import ARGUMENTS
 from ..metrics.intervals import ALPHA
@@ -415,12 +415,16 @@ def shared_store(
 
     ``url`` comes before the option's. Raises SpecError or UnavailableError where it cannot be opened.
     """
+    who = "--store" if url else "--tenpak-store or ini tenpak_store"
     url = url or read(config, "store")
     if not url:
         return None
     from ..gate.shared_store import open_remote
 
-    return open_remote(url, writes=read(config, "store_mode") == "write", show=show)
+    try:
+        return open_remote(url, writes=read(config, "store_mode") == "write", show=show)
+    except TenpakError as error:
+        raise error.asked_by(who) from None
 
 
 def model(config: pytest.Config) -> str | None:

@@ -116,6 +116,23 @@ def test_what_is_not_selected_or_skipped_is_not_started(project, tmp_path):
     assert len(list((tmp_path / "cache" / "checkpoints").iterdir())) == 1
 
 
+def test_a_repeated_test_is_one_gate(project):
+    """Three repetitions start one evaluation: the speed, which nothing caches, is timed once for each gate."""
+    project.test(
+        """
+        @pytest.mark.quantize(method="int4", group_size=32, max_tokens=640, min_speedup=0.001)
+        def test_one(quantized): pass
+
+        @pytest.mark.quantize(method="int4", group_size=64, max_tokens=640)
+        def test_other(quantized): pass
+        """
+    )
+    project.others = {"repeat"}
+    result = project.run("--tenpak-jobs=3", "--count=3")
+    result.assert_outcomes(passed=6)
+    assert str(result.stdout).count("tenpak: timing int4") == 1
+
+
 def test_another_model_of_a_fixture_is_the_one_that_is_gated(project):
     """A gate that was started with the model of the settings is evaluated again with the test's own."""
     project.test(

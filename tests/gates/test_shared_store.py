@@ -263,15 +263,25 @@ def test_xdist_and_a_folder_of_a_network_mount(project, tmp_path, distributed):
         ("nosuch://user:hunter2@bucket", "the store's URL cannot be used"),
         ("s3://", "names no bucket or folder"),
         ("gs://bucket", "pip install 'pytest-tenpak[[]store[]]' gcsfs"),
+        ("s3:/bucket/prefix", "no folder by its whole path"),
+        ("our/folder", "no folder by its whole path"),
+        ("file://our/folder", "no folder by its whole path"),
+        (" ", "no folder by its whole path"),
+        ("memory://ours", "memory of one process"),
     ],
 )
 def test_a_store_that_cannot_be_opened_ends_the_run_at_once(project, store, words):
-    """A mistake of who wrote the option: an unknown scheme, no bucket, a library that is not installed."""
+    """A mistake of who wrote the option: no URL, an unknown scheme, no bucket, a library not installed.
+
+    With where to correct it, and no folder made for what looked like a URL.
+    """
     project.test(GATE)
     result = project.run(f"--tenpak-store={store}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --tenpak-store or ini tenpak_store: *", "*what to do: *"])
     result.stderr.fnmatch_lines([f"*{words}*"])
     assert "hunter2" not in result.stderr.str() + result.stdout.str()
+    assert {path.name for path in project.path.iterdir() if path.is_dir()} <= {".pytest_cache", "__pycache__"}
 
 
 def test_without_the_option_nothing_of_it_is_imported(project, tmp_path: Path):
