@@ -11,6 +11,7 @@ from typing import Any
 
 from ..quantizers.interpreters import installed_versions
 from ..store.atomic import write_atomically
+from ..store.layout import owner
 from .process import Bounds
 
 ORDER, REPLY, PROGRESS, STARTED = "order.json", "reply.json", "progress.jsonl", "started"
@@ -39,6 +40,7 @@ class Order:
             "bounds": asdict(self.bounds),
             "python": str(self.python) if self.python else None,
             "versions": dict(self.versions),
+            **owner(),
         }
         write_atomically(folder / ORDER, json.dumps(plain))
         return folder

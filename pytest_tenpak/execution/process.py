@@ -27,6 +27,7 @@ from ..errors import TenpakError, WorkerError, error_from_dict
 from ..progress import Progress
 from ..quantizers.interpreters import environment, installed_in
 from ..store.atomic import write_atomically
+from ..store.layout import owner
 from ..store.store import Store
 from ..units import in_gib
 from .jobs import ANSWER, NEXT, OUT_OF_DISK, OUT_OF_MEMORY, AnyJob, to_plain
@@ -163,13 +164,14 @@ def _job_folder(store: Store, job: AnyJob, python: Path | None, home: Path | Non
         "job": to_plain(job),
         "sys_path": sys.path if python is None else [],
         "elsewhere": python is not None,
-        "parent": os.getpid(),
+        **owner(),
         "home": str(home) if home else "",
     }
     try:
         folder.mkdir(parents=True)
-        if home:
-            home.mkdir(exist_ok=True)
+        if home and not home.is_dir():
+            home.mkdir()
+            (home / "owner.json").write_text(json.dumps(owner()), encoding="utf-8")
         (folder / "job.json").write_text(json.dumps(order), encoding="utf-8")
     except OSError as fault:
         shutil.rmtree(folder, ignore_errors=True)

@@ -9,16 +9,30 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from .layout import DOCUMENT, ENTRY, HALF_BUILT, JOB, MANIFEST, kinds, lock_file, temporary_name, use_file
+from .layout import (
+    DOCUMENT,
+    ENTRY,
+    HALF_BUILT,
+    JOB,
+    MANIFEST,
+    OWNED,
+    kinds,
+    lock_file,
+    temporary_name,
+    use_file,
+)
 from .locks import hold, try_hold
 
 #: Logs of failed workers are removed after this time.
 LOG_SECONDS = 7 * 24 * 3600
+#: Folders of jobs that a user is never told to look into: processes that stay, orders to other machines.
+_NO_LOGS = ("stays", "order")
 #: A job has its description within this time, if its parent is alive.
 _STARTING_SECONDS = 60
 
@@ -61,7 +75,7 @@ def tidy(root: Path, limit_bytes: int) -> None:
                 if match := HALF_BUILT.fullmatch(path.name):
                     _sweep(root, path, f"{folder.name}-{match[1]}")
         for path in (root / "jobs").glob("*"):
-            if JOB.fullmatch(path.name) and time.time() - _last_change(path) > LOG_SECONDS:
+            if JOB.fullmatch(path.name) and _is_abandoned(path):
                 shutil.rmtree(path, ignore_errors=True)
         if limit_bytes:
             _evict(root, limit_bytes)
@@ -133,14 +147,25 @@ def _is_entry(path: Path) -> bool:
     return ENTRY.fullmatch(path.name) is not None and (path / MANIFEST).is_file()
 
 
+def _is_abandoned(job: Path) -> bool:
+    """Return whether a folder is a log that is old, or was only of use to a process that is gone."""
+    is_log = job.name.split("-")[0] not in _NO_LOGS
+    return time.time() - _last_change(job) > LOG_SECONDS or not (is_log or _is_running(job))
+
+
 def _is_running(job: Path) -> bool:
-    """Return whether the process that started a job is alive, and may still read the worker's answer."""
+    """Return whether the process that started a job is alive, and may still read the worker's answer.
+
+    That of another machine counts as alive: what it leaves behind is removed as old logs are.
+    """
     import psutil  # here, since a run without gates should not pay for the import
 
-    try:
-        return bool(psutil.pid_exists(json.loads((job / "job.json").read_text(encoding="utf-8"))["parent"]))
-    except (OSError, ValueError, KeyError):
-        return time.time() - job.stat().st_mtime < _STARTING_SECONDS
+    here = socket.gethostname()
+    for name in OWNED:
+        with suppress(OSError, ValueError, KeyError):
+            found = json.loads((job / name).read_text(encoding="utf-8"))
+            return found.get("host", here) != here or bool(psutil.pid_exists(found["parent"]))
+    return time.time() - job.stat().st_mtime < _STARTING_SECONDS
 
 
 def _last_use(path: Path) -> int:
@@ -164,4 +189,7 @@ def _size(folder: Path) -> int:
 
 
 def _last_change(folder: Path) -> float:
-    return max((status.st_mtime for status in _files_below(folder)), default=time.time())
+    """Return when a folder or a file below it was last changed; now, where it has vanished."""
+    with suppress(OSError):
+        return max((status.st_mtime for status in _files_below(folder)), default=folder.stat().st_mtime)
+    return time.time()

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 MANIFEST = "tenpak-manifest.json"
 # Only names that the store gives are ever removed: the folder may be a user's own, with other files in it.
 ENTRY = re.compile(r"[0-9a-f]{32}")
 HALF_BUILT = re.compile(r"\.([0-9a-f]{32})\.[0-9a-f]{8}")
 DOCUMENT = re.compile(r"[0-9a-f]{32}\.json")
-JOB = re.compile(r"[a-z]+-[0-9a-f]{12}")
+JOB = re.compile(r"[a-z]+(?:-[a-z]+)?-[0-9a-f]{12}")
+#: The files of which a folder of a job has one: who waits for the job, as :func:`owner` says.
+OWNED = ("job.json", "order.json", "owner.json")
+
+
+def owner() -> dict[str, Any]:
+    """Return what names this process on every machine that sees the cache's folder."""
+    return {"parent": os.getpid(), "host": socket.gethostname()}
 
 
 def lock_file(root: Path, name: str) -> Path:

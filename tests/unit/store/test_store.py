@@ -11,9 +11,10 @@ from hashlib import sha256
 
 import pytest
 
+from pytest_tenpak.execution.order import Order
 from pytest_tenpak.store import eviction
 from pytest_tenpak.store.eviction import LOG_SECONDS
-from pytest_tenpak.store.layout import MANIFEST
+from pytest_tenpak.store.layout import MANIFEST, owner
 from pytest_tenpak.store.locks import hold, try_hold
 from pytest_tenpak.store.store import Store
 
@@ -423,6 +424,37 @@ def test_clear_leaves_what_a_living_process_uses(tmp_path):
     assert eviction.clear(store.root, "checkpoints")[1] == eviction.clear(store.root, "jobs")[1] == 0
     assert not paths[0].exists()
     assert not job.exists()
+
+
+@pytest.mark.parametrize(("kind", "file"), [("stays", "owner.json"), ("order-quantize", "order.json")])
+def test_what_a_killed_run_gave_to_its_workers_goes_and_that_of_others_stays(tmp_path, kind, file):
+    """Of processes that stay, and orders to other machines: nobody would ever remove them, or too soon."""
+    root = tmp_path / "cache"
+    folders = [root / "jobs" / f"{kind}-{digit * 12}" for digit in "0123"]
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    mine = owner()
+    owners = [mine, {**mine, "parent": gone.pid}, {**mine, "parent": gone.pid, "host": "another"}, None]
+    an_hour_ago = time.time() - 3600
+    for folder, one in zip(folders, owners, strict=True):
+        folder.mkdir(parents=True)
+        if one is not None:
+            (folder / file).write_text(json.dumps(one))
+        os.utime(folder, (an_hour_ago, an_hour_ago))
+    assert eviction.clear(root, "jobs")[1] == 2
+    assert [folder.exists() for folder in folders] == [True, False, True, False]
+    folders[1].mkdir()
+    (folders[1] / file).write_text(json.dumps(owners[1]))
+    Store(root, 1).tidy()
+    assert [folder.exists() for folder in folders] == [True, False, True, False]
+
+
+def test_the_folders_of_jobs_are_known_to_whoever_clears_the_cache(tmp_path):
+    """An order has a name that is recognized, and says whose it is."""
+    folder = Order("quantize", {}, tmp_path).write()
+    assert eviction.entries(tmp_path, "jobs") == [folder]
+    os.utime(folder, (0, 0))
+    assert eviction.clear(tmp_path, "jobs") == (0, 1)
 
 
 def test_clear_leaves_a_document_that_is_being_made(store):
