@@ -99,11 +99,19 @@ def parse_device(wanted: str) -> tuple[str, tuple[int, ...]]:
     indexes = rest.split(",") if colon else []
     fine = family == "cuda" or (family in ("auto", "cpu") and not colon)
     if not fine or not all(index.isdecimal() for index in indexes):
-        raise SpecError(f"there is no device {wanted!r}", given=wanted, accepted=_ACCEPTED)
+        raise SpecError(
+            f"there is no device {wanted!r}",
+            given=repr(wanted),
+            accepted=_ACCEPTED,
+            remedy="name GPUs by their indexes as torch counts them, or leave the option out for auto",
+        )
     numbers = tuple(map(int, indexes))
     if len(set(numbers)) < len(numbers):
         raise SpecError(
-            f"the device {wanted!r} names a GPU twice", given=wanted, accepted="indexes that differ: cuda:0,1"
+            f"the device {wanted!r} names a GPU twice",
+            given=repr(wanted),
+            accepted="indexes that differ: cuda:0,1",
+            remedy="name each GPU once",
         )
     return family, numbers
 
@@ -156,6 +164,7 @@ def _refuse_mixed(wanted: str, chosen: Mapping[int, tuple[str, str]]) -> None:
             f"the devices {wanted!r} are of several classes, whose kernels differ",
             given=", ".join(f"cuda:{number} is {': '.join(gpu)}" for number, gpu in chosen.items()),
             accepted="GPUs of one class",
+            remedy="name those of one class only, or a single one",
         )
 
 

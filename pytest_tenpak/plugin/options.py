@@ -51,12 +51,15 @@ class Setting:
         """``tenpak_name``, the ini key and the attribute of the parsed command line."""
         return "tenpak_" + self.option.name
 
+    def source(self, config: pytest.Config) -> str:
+        """Return where the value in effect comes from, as an error names it: the option or the ini key."""
+        return f"ini {self.key}" if self.ini and config.getoption(self.key) is None else self.flag
+
     def read(self, config: pytest.Config) -> Any:
         """Return the value in effect; raise SpecError naming the option or the ini key."""
-        given = config.getoption(self.key)
-        source = self.flag
+        given, source = config.getoption(self.key), self.source(config)
         if given is None and self.ini:
-            given, source = config.getini(self.key) or None, f"ini {self.key}"
+            given = config.getini(self.key) or None
         try:
             value = self.option.default
             if given is not None:
@@ -351,9 +354,45 @@ def add_options(parser: pytest.Parser) -> None:
             parser.addini(setting.key, f"{option.help}{default}; see {setting.flag}", default="")
 
 
+#: Options that say more about another one: its name, and the values with which they have an effect.
+_ABOUT: dict[str, tuple[str, Callable[[Any], bool], str]] = {
+    "store_mode": ("store", bool, "URL"),
+    "command": ("executor", "command".__eq__, "command"),
+    "ray_address": ("executor", "ray".__eq__, "ray"),
+    "retries": ("executor", "local".__ne__, "ray, or another but local"),
+}
+
+
+def _setting(name: str) -> Setting:
+    return next(setting for setting in RUN if setting.option.name == name)
+
+
 def read(config: pytest.Config, name: str) -> Any:
     """Return the value in effect of one setting of a run."""
-    return next(setting for setting in RUN if setting.option.name == name).read(config)
+    return _setting(name).read(config)
+
+
+def source(config: pytest.Config, name: str) -> str:
+    """Return where the value in effect of one setting of a run comes from: the option or the ini key."""
+    return _setting(name).source(config)
+
+
+def require_effective(config: pytest.Config) -> None:
+    """Raise SpecError for a setting that is not accepted, or an option that changes nothing in this run.
+
+    The ini may have what only some runs need.
+    """
+    for setting in RUN:
+        value, about = setting.read(config), _ABOUT.get(setting.option.name)
+        if about is None or config.getoption(setting.key) is None:
+            continue
+        other, has_effect, example = about
+        if not has_effect(read(config, other)):
+            raise SpecError(
+                f"{setting.flag} has no effect without {_setting(other).flag}",
+                given=f"{value!r}, where {_setting(other).key} is {read(config, other)!r}",
+                remedy=f"add {_setting(other).flag}={example}, or leave it out",
+            )
 
 
 def request(config: pytest.Config) -> tuple[Request, dict[str, str]]:
@@ -415,7 +454,7 @@ def shared_store(
 
     ``url`` comes before the option's. Raises SpecError or UnavailableError where it cannot be opened.
     """
-    who = "--store" if url else "--tenpak-store or ini tenpak_store"
+    who = "--store" if url else source(config, "store")
     url = url or read(config, "store")
     if not url:
         return None

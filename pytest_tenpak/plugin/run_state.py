@@ -52,6 +52,7 @@ def open_session(config: pytest.Config) -> GateSession:
     from ..quantizers.registry import Registry
     from ..units import GIB
 
+    options.require_effective(config)
     interpreters = Interpreters(options.read(config, "python"))
     registry = Registry(interpreters=interpreters)
     config.hook.pytest_tenpak_register_quantizers(register=registry.register)
@@ -61,7 +62,10 @@ def open_session(config: pytest.Config) -> GateSession:
     store = options.cache_store(config, remote)
     request, reasons = options.request(config)
     wanted = options.read(config, "device")
-    parse_device(wanted)
+    try:
+        parse_device(wanted)
+    except SpecError as error:
+        raise error.asked_by(options.source(config, "device")) from None
     number = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     worker = int(number) if number.isdigit() else 0
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT") or 1)

@@ -229,6 +229,12 @@ def test_the_first_failure_drops_what_waits(project):
         (("--tenpak-executor=command", "--tenpak-command=srun {gpu} {argv}"), "it may have {gpus}"),
         (("--tenpak-jobs=-1",), "at least 0"),
         (("--tenpak-retries=no",), "a whole number"),
+        (("--tenpak-retries=1",), "--tenpak-retries has no effect without --tenpak-executor"),
+        (("--tenpak-command=x {argv}",), "--tenpak-command has no effect without --tenpak-executor"),
+        (("--tenpak-ray-address=auto", "--tenpak-executor=command", HERE), "add --tenpak-executor=ray"),
+        (("--tenpak-store-mode=read",), "--tenpak-store-mode has no effect without --tenpak-store"),
+        (("--tenpak-store-mode=rw",), "--tenpak-store-mode: store_mode='rw' is not accepted"),
+        (("--tenpak-device=cuda:0,cpu",), "--tenpak-device: there is no device 'cuda:0,cpu'"),
     ],
 )
 def test_a_mistake_is_answered_before_any_work(project, arguments, words):
