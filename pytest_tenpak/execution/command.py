@@ -23,6 +23,7 @@ from .order import REPLY, STARTED
 
 _FIELDS = ("argv", "gpus", "memory_gib", "name")
 _LAST = 600
+_MUST = "it has to run {argv} to its end, on a machine that sees the cache's folder and the interpreter"
 
 
 class _Ticket(NamedTuple):
@@ -79,9 +80,12 @@ class CommandExecutor:
             said = log.read().decode("utf-8", errors="replace").strip()
         if (ticket.folder / REPLY).is_file():
             return Standing(State.DONE)
-        why = f"the command ended with exit code {code}" + (f": {said}" if said else "")
+        said = f": {said}" if said else ""
+        if (ticket.folder / STARTED).exists():
+            return Standing(State.LOST, f"the command ended with exit code {code}{said}")
         # A command that never came to the job is wrong itself: trying again would not help.
-        return Standing(State.LOST if (ticket.folder / STARTED).exists() else State.FAILED, why)
+        never = f"the command ended with exit code {code} before the job had begun{said}"
+        return Standing(State.FAILED, f"{never} ({_MUST})")
 
     def cancel(self, ticket: _Ticket) -> None:
         """Ask the command to end, as Ctrl-C would, and kill it where it does not."""

@@ -26,6 +26,9 @@ from .process import Bounds
 #: How long one question to an executor may take, and so how late an end of the run is noticed.
 _POLL_SECONDS = 0.5
 
+#: What a job should do, where its kind alone does not say it.
+_WORDS = {"device": "find out what devices a machine has"}
+
 
 class RemoteWorkers:
     """The jobs of one case, done by an executor; a model is loaded anew for each.
@@ -88,7 +91,7 @@ class RemoteWorkers:
                 break
             self.lost.append(f"{order.kind}, attempt {attempt + 1}: {standing.why}")
         raise WorkerError(
-            f"the job that should {order.kind} gave no answer",
+            f"the job that should {_WORDS.get(order.kind, order.kind)} gave no answer",
             given=standing.why or "it ended without one",
             remedy="look at the log of the machine that ran it"
             if standing.state is not State.LOST

@@ -250,7 +250,12 @@ def test_a_command_that_fails_is_told_with_what_it_said(project):
     project.test(THREE)
     result = project.run("--tenpak-executor=command", "--tenpak-command=sh -c 'echo no node; exit 3' {argv}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*gave no answer*", "*exit code 3: no node*"])
+    result.stderr.fnmatch_lines(
+        [
+            "*should find out what devices a machine has gave no answer*",
+            "*exit code 3 before the job had begun: no node (it has to run {argv} to its end*",
+        ]
+    )
 
 
 def test_a_job_that_is_lost_with_its_machine_is_begun_again(project):
