@@ -32,6 +32,7 @@ MEASURING = (
         f"evaluation.{name}"
         for name in ("decoder_layers", "divergence", "perplexity", "protocol", "tokenize", "trace")
     ),
+    *("evaluation.kept_texts", "evaluation.kept_tokens"),
     *("execution.measure", "models.decoder", "models.account", "quantizers.loading"),
 )
 #: Whatever a figure of an audit comes from.
