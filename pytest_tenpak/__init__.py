@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .baselines.history import Past
     from .errors import SpecError, TenpakError, UnavailableError
+    from .execution.executor import Executor, Needs, Standing, State
     from .gate.case import Case
     from .gate.outcome import Outcome, Part
     from .gate.summary import Summary
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "baselines.history": ("Past",),
     "errors": ("SpecError", "TenpakError", "UnavailableError"),
+    "execution.executor": ("Executor", "Needs", "Standing", "State"),
     "gate.case": ("Case",),
     "gate.outcome": ("Outcome", "Part"),
     "gate.summary": ("Summary",),
@@ -40,7 +42,7 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: RUF022 - as a reader needs them: for quantizers, for reporters, errors
+__all__ = [  # noqa: RUF022 - as a reader needs them: for quantizers, for executors, for reporters, errors
     "Quantizer",
     "Job",
     "Option",
@@ -49,6 +51,10 @@ __all__ = [  # noqa: RUF022 - as a reader needs them: for quantizers, for report
     "Model",
     "load_pretrained",
     "draw_samples",
+    "Executor",
+    "Needs",
+    "Standing",
+    "State",
     "Summary",
     "Outcome",
     "Case",

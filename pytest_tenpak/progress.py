@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 #: ``progress(done, total, unit)``: how far a long piece of work has come.
 Progress = Callable[[int, int, str], None]
+
+
+#: A bar without rate and time left, which mean nothing where pieces differ.
+_BOARD = "{desc} |{bar}| {n_fmt}/{total_fmt} [{elapsed}]"
+_BOARD_SECONDS = 30.0
 
 
 def ignore(_done: int, _total: int, _unit: str) -> None:
@@ -50,3 +55,35 @@ def line(title: str, write: Callable[[str], None]) -> Iterator[Progress]:
 def silent() -> Iterator[Progress]:
     """Show nothing."""
     yield ignore
+
+
+@contextmanager
+def board_on_terminal() -> Iterator[Callable[[str, int, int, Sequence[str]], None]]:
+    """Show what several pieces of work do together: a tqdm bar on stderr, and lines above it."""
+    from tqdm import tqdm
+
+    with tqdm(total=None, leave=False, file=sys.stderr, dynamic_ncols=True, bar_format=_BOARD) as shown:
+
+        def show(words: str, done: int, total: int, lines: Sequence[str]) -> None:
+            for text in lines:
+                tqdm.write(text, file=sys.stderr)
+            shown.total, shown.n = total, done
+            shown.set_description_str(f"gates: {words}")
+
+        yield show
+
+
+@contextmanager
+def board_in_lines(write: Callable[[str], None]) -> Iterator[Callable[[str, int, int, Sequence[str]], None]]:
+    """Write the lines as they come, and now and then what all do."""
+    said, at = "", time.monotonic()
+
+    def show(words: str, _done: int, _total: int, lines: Sequence[str]) -> None:
+        nonlocal said, at
+        for text in lines:
+            write(text)
+        if words != said and time.monotonic() - at > _BOARD_SECONDS:
+            said, at = words, time.monotonic()
+            write(f"tenpak: gates: {words}")
+
+    yield show

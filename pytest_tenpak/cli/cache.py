@@ -1,16 +1,20 @@
-"""List what the cache holds by kind, or clear it."""
+"""List what the cache holds, or clear it; push to the store that machines share, pull from it, or list it."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 
 import pytest
 from tabulate import tabulate
 
 from ..errors import SpecError
-from ..plugin.options import cache_store
+from ..gate.shared_store import pull_entries, push_entries
+from ..plugin.options import cache_store, shared_store
 from ..spec import nearest
 from ..store import eviction
+from ..store.remote import RemoteEntry
 from ..store.store import Store
 from ..units import in_gib
 
@@ -30,16 +34,36 @@ _KINDS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``list`` or ``clear``, of one kind or of all."""
-    parser.add_argument("action", choices=("list", "clear"), help="list the entries, or remove them")
-    parser.add_argument("--kind", help="only this kind; default: all")
+    """``list``, ``clear``, ``push`` or ``pull``, of one kind or of all."""
+    parser.add_argument(
+        "action",
+        choices=("list", "clear", "push", "pull"),
+        help="list the entries, or remove them; add them to the store, or fetch those that it has",
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="KIND/KEY", help="what to push or pull: KIND, or KIND/KEY; default: all"
+    )
+    parser.add_argument("--kind", help="list or clear only this kind; default: all")
+    parser.add_argument(
+        "--store",
+        nargs="?",
+        const="",
+        metavar="URL",
+        help="the store to push to, pull from or list; default: that of the ini",
+    )
     parser.add_argument(
         "--yes", action="store_true", help="really clear; without it, list what would be removed"
     )
 
 
 def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
-    """Print the table, or what was freed; entries that a running process uses stay."""
+    """Print the table, or what was freed, pushed or fetched; 1 where the store could not be used."""
+    if arguments.action in ("push", "pull") or (arguments.action == "list" and arguments.store is not None):
+        return _run_on_store(arguments, config)
+    if arguments.names or arguments.store is not None:
+        raise SpecError(
+            "only push and pull take names, and clear is about the local cache", given=arguments.action
+        )
     store = cache_store(config)
     sizes = eviction.sizes(store.root)
     kinds = list(sizes)
@@ -60,6 +84,38 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     else:
         print(*(_cleared(store, kind) for kind in kinds), sep="\n")
     return 0
+
+
+def _run_on_store(arguments: argparse.Namespace, config: pytest.Config) -> int:
+    """List, push or pull, a line each; 1 where the store could not be used, or damage was refused."""
+    remote = shared_store(config, arguments.store)
+    if remote is None:
+        raise SpecError("no store was named", remedy="add --store URL, or set tenpak_store in the ini")
+    store = cache_store(config, remote)
+    print(f"store: {remote.shown}")
+    if arguments.action == "list":
+        print(*_listed(remote.entries(), arguments.kind), sep="\n")
+    else:
+        move, done = (push_entries, "pushed") if arguments.action == "push" else (pull_entries, "fetched")
+        moved = 0
+        for one in move(store, arguments.names):
+            moved += one.moved
+            if one.moved:
+                print(f"{one.kind}/{one.key}: {done}", flush=True)
+        print(f"{moved} {'entry' if moved == 1 else 'entries'} {done}")
+    for fault in remote.faults:
+        print(fault, file=sys.stderr)
+    return 1 if remote.faults else 0
+
+
+def _listed(entries: Sequence[RemoteEntry], kind: str | None) -> list[str]:
+    rows = [
+        [f"{one.kind}/{one.key}", in_gib(one.size), "" if one.length is not None else "not whole"]
+        for one in entries
+        if kind in (None, one.kind)
+    ]
+    rows.append(["total", in_gib(sum(one.size for one in entries if kind in (None, one.kind))), ""])
+    return tabulate(rows, ("entry", "size", ""), disable_numparse=True).splitlines()
 
 
 def _table(store: Store, sizes: dict[str, int]) -> list[str]:

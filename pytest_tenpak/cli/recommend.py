@@ -79,6 +79,9 @@ def run(arguments: argparse.Namespace, config: pytest.Config) -> int:
     except KeyboardInterrupt:
         _say("interrupted: what was quantized and measured is kept, and the same command goes on from there")
         return int(pytest.ExitCode.INTERRUPTED)
+    if state.store.remote is not None:
+        for fault in state.store.remote.faults:
+            _say(fault)
     settings = {name: value for name in _OF_CASE if (value := getattr(arguments, name)) is not None}
     print(*answer_lines(advice, settings, shutil.get_terminal_size().columns), sep="\n")
     _write(advice, arguments)

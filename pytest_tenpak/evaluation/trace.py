@@ -135,6 +135,18 @@ class Trace:
         """How many windows are measured."""
         return self.blocks[-1][1] if self.blocks else 0
 
+    @property
+    def lasting(self) -> list[str]:
+        """The names of the files that never change and are all that the measured windows need.
+
+        Without summaries, which are computed from these, and without this machine's speed.
+        """
+        begun = ("plan.json", "facts.json", self.layers_file.name, "head.safetensors")
+        blocks = [
+            f"{path.name}{suffix}" for _, _, path in self.blocks for suffix in (".safetensors", ".json")
+        ]
+        return [name for name in begun if (self.folder / name).is_file()] + blocks
+
     def add(self, block: Block) -> None:
         """Append measured windows."""
         from safetensors.torch import save_file

@@ -239,6 +239,12 @@ class BlameJob(LoadingJob):
 
 
 AnyJob: TypeAlias = QuantizeJob | ConvertJob | MeasureJob | GenerateJob | BlameJob
+_KINDS: tuple[type[AnyJob], ...] = (QuantizeJob, ConvertJob, MeasureJob, GenerateJob, BlameJob)
+
+
+def job_from(kind: str, plain: Mapping[str, Any]) -> AnyJob:
+    """Return the job of a kind that :func:`to_plain` wrote."""
+    return next(one for one in _KINDS if one.kind == kind).from_dict(plain)
 
 
 def to_plain(job: AnyJob | LoadingJob | Text) -> dict[str, Any]:

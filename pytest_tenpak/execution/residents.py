@@ -11,12 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..errors import WorkerError
 from ..progress import Progress
 from ..store.store import Store
-from .jobs import GenerateJob, MeasureJob
+from .jobs import AnyJob, GenerateJob, MeasureJob
 from .load import loading_key
 from .memory import free_bytes, needed_bytes
-from .process import Bounds, NotTakenError, Worker, run_job
+from .process import Bounds, NotTakenError, Worker
 
 
 class _Resident(NamedTuple):
@@ -33,8 +34,14 @@ class Residents:
 
     def __init__(self, shared: bool = False) -> None:
         self._shared = shared
+        #: A job begins at once.
+        self.waits = False
+        self.lost: tuple[str, ...] = ()
         #: By whether it has the reference.
         self._residents: dict[bool, _Resident] = {}
+        #: The process of a job that needs one of its own, while it runs.
+        self._passing: Worker | None = None
+        self._is_closed = False
         #: How many processes were started, each of which loads one model once.
         self.started = 0
 
@@ -56,7 +63,8 @@ class Residents:
         Raises what :func:`~.process.run_job` does; the process has ended then.
         """
         if self._shared and job.device != "cpu":
-            return run_job(store, job, progress, bounds, python)
+            return self.run_once(store, job, progress, bounds, python)
+        self._require_open()
         key = loading_key(job), python
         for place, resident in self._residents.items():
             if resident.key == key and resident.worker.is_alive:
@@ -71,6 +79,21 @@ class Residents:
         self._residents[is_reference] = _Resident(key, Worker(store, python, stays=True))
         self.started += 1
         return self._do(is_reference, job, progress, bounds)
+
+    def run_once(
+        self, store: Store, job: AnyJob, progress: Progress, bounds: Bounds, python: Path | None
+    ) -> Mapping[str, Any]:
+        """Run a job in a process of its own; raises what :func:`~.process.run_job` does."""
+        self._require_open()
+        self._passing = Worker(store, python)
+        try:
+            return self._passing.do(job, progress, bounds)
+        finally:
+            self._passing = None
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise WorkerError("the run was stopped")
 
     def _do(
         self, place: bool, job: MeasureJob | GenerateJob, progress: Progress, bounds: Bounds
@@ -88,13 +111,20 @@ class Residents:
         ``times`` is what the work needs in multiples of what loading the model does.
         """
         if self._residents and free_bytes(device) < times * needed_bytes(directory):
-            self.close()
+            self._end_all()
 
     def close(self) -> None:
-        """End all processes."""
+        """End all processes, also those of jobs that run, and start nothing more."""
+        self._is_closed = True
+        self._end_all()
+        if (passing := self._passing) is not None:
+            passing.end()
+
+    def _end_all(self) -> None:
         for place in list(self._residents):
             self._end(place)
 
     def _end(self, place: bool) -> None:
-        if place in self._residents:
-            self._residents.pop(place).worker.end()
+        resident = self._residents.pop(place, None)  # whoever stops the run may be another thread
+        if resident is not None:
+            resident.worker.end()

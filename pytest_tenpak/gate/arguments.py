@@ -18,6 +18,9 @@ from ..metrics.measurement import HEADLINE, RATIOS
 from ..spec import Option, nearest
 from ..verdict.checks import Limits, Tolerances
 
+#: What an executor is asked for by other arguments, or always.
+_OWN_RESOURCES = ("CPU", "GPU", "memory")
+
 
 class Group(Enum):
     """What an argument's value belongs to."""
@@ -81,6 +84,24 @@ def _read_compression(given: Any) -> dict[str, float]:
     return {name: float(value) for name, value in given.items()}
 
 
+def _read_resources(given: Any) -> dict[str, float]:
+    """Convert ``resources``: names that the cluster knows, each with a number."""
+    if given is None:
+        return {}
+    numbers = isinstance(given, Mapping) and all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
+        for value in given.values()
+    )
+    if not numbers or not all(isinstance(name, str) and name not in _OWN_RESOURCES for name in given):
+        raise SpecError(
+            f"resources={given!r} is not accepted",
+            given=repr(given),
+            accepted="a mapping from names of resources to numbers above 0; not CPU, GPU, memory",
+            remedy="for example resources={'fast_disk': 1}, gpus=2, memory=40",
+        )
+    return {name: float(value) for name, value in given.items()}
+
+
 _MARKER = (
     Argument("method", str, None, "quantization method, or one that a plugin or conftest registered"),
     Argument("checkpoint", str, None, "instead of method: directory of a checkpoint quantized elsewhere"),
@@ -139,6 +160,23 @@ _CASE = (
         metavar="DTYPE",
     ),
     Argument("may_skip", bool, False, "skip, even in CI, when a library or device is missing"),
+    Argument(
+        "gpus",
+        float,
+        None,
+        "GPUs that a job asks a cluster for; default: one where the device is one",
+        minimum=0,
+    ),
+    Argument(
+        "memory", float, 0.0, "GiB that a job asks a cluster for; 0: by the size of its model", minimum=0
+    ),
+    Argument(
+        "resources",
+        float,
+        None,
+        "more that a job asks a cluster for: a mapping from its names to numbers",
+        read=_read_resources,
+    ),
 )
 _LIMITS = (
     Argument("max_ppl_delta", float, None, "limit: perplexity over the reference, relative", above=-1),

@@ -8,7 +8,6 @@ from ..diagnosis.folding import moves_scales
 from ..errors import TenpakError
 from ..evaluation.blame import tokens_to_run
 from ..execution.jobs import BlameJob
-from ..execution.process import run_job
 from ..metrics.blame import BLAME_VERSION, Blame
 from ..metrics.measurement import Measurement
 from ..quantizers.locate import locate
@@ -105,8 +104,8 @@ def _find(checkpoint: SubjectTrace, measurement: Measurement, budget: int) -> Bl
     python = run.interpreter(quantizer, spec)
 
     def find() -> dict[str, object]:
-        run.residents.make_room(experiment.model.path, experiment.device.torch_name, _MODELS)
+        run.workers.make_room(experiment.model.path, experiment.device.torch_name, _MODELS)
         with run.show_progress("looking for the modules to blame") as progress:
-            return dict(run_job(run.store, job, progress, run.bounds, python))
+            return dict(run.workers.run_once(run.store, job, progress, run.bounds, python))
 
     return Blame.from_dict(run.store.document("blames", cache_key, find))

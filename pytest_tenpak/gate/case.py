@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..baselines.names import name_on
@@ -17,7 +17,8 @@ class Case:
 
     ``name`` is the baseline's path below the baseline folder, without ``.json``. ``model``,
     ``calibration``, ``checkpoint`` and each ``corpus`` are references as the user wrote them. ``max_tokens``
-    caps the scored tokens of each corpus (0: the whole of it).
+    caps the scored tokens of each corpus (0: the whole of it). ``gpus``, ``memory`` (GiB) and ``resources``
+    are what a job of the case asks a cluster for; None and 0 leave it to what its device and its model need.
     """
 
     nodeid: str
@@ -39,6 +40,9 @@ class Case:
     limits: Limits
     tolerances: Tolerances
     may_skip: bool
+    gpus: float | None = None
+    memory: float = 0.0
+    resources: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def baseline_names(self) -> list[str]:

@@ -103,6 +103,12 @@ def choose_device(wanted: str, store: Store, worker: int = 0) -> Device:
     return Device(f"cuda:{number}", device_class, name)
 
 
+def count_devices(wanted: str, store: Store) -> int:
+    """Return how many devices ``auto`` or ``cuda`` may mean, one for each GPU; 1 for anything else."""
+    family, index = parse_device(wanted)
+    return 1 if family == "cpu" or index is not None else max(1, len(_gpus(store)))
+
+
 def _cpu() -> Device:
     return Device("cpu", cpu_class(), "cpu")
 

@@ -15,7 +15,6 @@ from ..evaluation.kept_texts import save_documents
 from ..evaluation.protocol import Protocol
 from ..evaluation.trace import TRACE_VERSION
 from ..execution.jobs import QuantizeJob, Rounding, Text
-from ..execution.process import run_job
 from ..metrics.measurement import METRICS_VERSION
 from ..models.files import files_to_load
 from ..models.ledger import LEDGER_VERSION, Contents, read_contents
@@ -119,8 +118,8 @@ class Experiment:
         )
         python = run.interpreter(quantizer, spec)
         with run.show_progress(f"quantizing to {spec.title}") as progress:
-            run.residents.make_room(self.model.path, self.device.torch_name, _QUANTIZING)
-            facts = run_job(run.store, job, progress, run.bounds, python)
+            run.workers.make_room(self.model.path, self.device.torch_name, _QUANTIZING)
+            facts = run.workers.run_once(run.store, job, progress, run.bounds, python)
         _require_whole(folder, spec.method)
         return facts
 

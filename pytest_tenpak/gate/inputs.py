@@ -11,7 +11,6 @@ from ..evaluation.corpus import Corpus, load_corpus
 from ..evaluation.overlap import OVERLAP_VERSION, overlap
 from ..evaluation.protocol import Protocol
 from ..execution.jobs import ConvertJob
-from ..execution.process import run_job
 from ..models.convert import CONVERSION_VERSION
 from ..models.locate import locate_model
 from ..models.model import Model, describe_model
@@ -83,7 +82,7 @@ def find_model(reference: str | None, run: Run) -> Model:
 
     def convert(folder: Path) -> Mapping[str, Any]:
         with run.show_progress(f"converting {path.name}") as progress:
-            return run_job(run.store, ConvertJob(path, folder), progress, run.bounds)
+            return run.workers.run_once(run.store, ConvertJob(path, folder), progress, run.bounds, None)
 
     versions = installed_versions("gguf")
     if "gguf" not in versions:

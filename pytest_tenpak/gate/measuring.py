@@ -10,7 +10,6 @@ from typing import NamedTuple
 from ..errors import GuessingError
 from ..evaluation.trace import Trace
 from ..execution.jobs import MeasureJob
-from ..execution.process import run_job
 from ..metrics.measurement import Coverage, Layers, Measurement, Provenance, Windows
 from ..models.config import computing_fields
 from ..models.ledger import Contents
@@ -19,6 +18,7 @@ from ..quantizers.locate import locate
 from ..verdict.compare import rounding_criterion
 from ..verdict.criteria import FIRST_SECTION, Criterion, first_decisive_look, limit_of
 from .experiment import Experiment, Subject
+from .shared_store import measured
 
 #: How many times the NLL of a case's best text another text may have.
 _APART = 3
@@ -61,7 +61,8 @@ class SubjectTrace:
             cache_key["divergence"] = self.experiment.run.divergence
         if self.reference:
             cache_key["reference"] = self.reference.trace.folder.name
-        return Trace(self.experiment.run.store.growing("traces", cache_key))
+        store = self.experiment.run.store
+        return Trace(store.growing("traces", cache_key, measured))
 
     @property
     def windows(self) -> Windows:
@@ -73,12 +74,15 @@ class SubjectTrace:
 
         No window is measured twice, and none where the target is reached already.
         """
-        run = self.experiment.run
-        with run.store.lock(f"extend-{self.trace.folder.name}"):
-            if self._reaches(target):
-                return
-            self._measure(target)
-        run.store.tidy()
+        store = self.experiment.run.store
+        with store.lock(f"extend-{self.trace.folder.name}"):
+            is_short = not self._reaches(target)
+            if is_short:
+                self._measure(target)
+        if self.trace.count:
+            store.push(self.trace.folder, self.trace.lasting, self.trace.count)
+        if is_short:
+            store.tidy()
 
     def _reaches(self, target: Target) -> bool:
         """Return whether the measured windows are enough for a target."""
@@ -100,9 +104,9 @@ class SubjectTrace:
         with run.show_progress(title) as progress:
             job = self._job(target)
             if job.rounding:  # nobody asks for it again
-                run_job(run.store, job, progress, run.bounds, python)
+                run.workers.run_once(run.store, job, progress, run.bounds, python)
             else:
-                run.residents.run(run.store, job, progress, run.bounds, python)
+                run.workers.run(run.store, job, progress, run.bounds, python)
 
     def _job(self, target: Target) -> MeasureJob:
         experiment, subject = self.experiment, self.subject

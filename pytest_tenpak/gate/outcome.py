@@ -10,6 +10,7 @@ from ..baselines.entry import Entry
 from ..metrics.audit import Audit
 from ..metrics.blame import Blame
 from ..metrics.measurement import Measurement, Noise
+from ..store.use import StoreUse
 from ..verdict.checks import Check, Status, Verdict
 from ..verdict.update import Decided, Note, Update
 from .case import Case
@@ -71,8 +72,10 @@ class Outcome:
     path as shown to the user, ``device_class`` the entry in it, ``quantizing`` the cost of making the
     checkpoint (``seconds``, ``peak_bytes``, ``threads``). ``audit`` is what was found without running it, if
     there was one, ``blame`` which modules carry the divergence on the first corpus, or why that is not known,
-    where it was looked for. ``body_passed`` is False where the test's own body failed, whatever the
-    gate says. ``shard`` names the report that it came from, where several merged reports have the same gate.
+    where it was looked for. ``store`` is what came from the store that machines share, if there is one.
+    ``body_passed`` is False where the test's own body failed, whatever the
+    gate says. ``retried`` says which jobs were lost with their machine, and begun again. ``shard`` names the
+    report that it came from, where several merged reports have the same gate.
     """
 
     case: Case
@@ -85,9 +88,11 @@ class Outcome:
     quantizing: Mapping[str, Any] = field(default_factory=dict)
     audit: Audit | None = None
     blame: Blame | None = None
+    store: StoreUse | None = None
     problem: str = ""
     skipped: bool = False
     body_passed: bool = True
+    retried: tuple[str, ...] = ()
     shard: str = ""
 
     @property
@@ -147,9 +152,11 @@ class Outcome:
             "quantizing": dict(self.quantizing),
             "audit": self.audit.to_dict() if self.audit else None,
             "blame": self.blame.to_dict() if self.blame else None,
+            "store": self.store.to_dict() if self.store else None,
             "problem": self.problem,
             "skipped": self.skipped,
             "body_passed": self.body_passed,
+            "retried": list(self.retried),
             "shard": self.shard,
         }
 
@@ -170,5 +177,7 @@ class Outcome:
             "parts": tuple(Part.from_dict(part) for part in plain["parts"]),
             "audit": Audit.from_dict(plain["audit"]) if plain.get("audit") else None,
             "blame": Blame.from_dict(plain["blame"]) if plain.get("blame") else None,
+            "store": StoreUse.from_dict(plain["store"]) if plain.get("store") else None,
+            "retried": tuple(plain.get("retried", ())),
         }
         return cls(**{**plain, **nested})

@@ -36,13 +36,17 @@ def evaluate(case: Case, run: Run, find_model: Callable[[], str | None]) -> Outc
     """
     path = run.baselines / f"{case.name}.json"
     shown = str(path.relative_to(run.root)) if path.is_relative_to(run.root) else str(path)
+    remote = run.store.remote
+    before = (remote.fetched.copy(), len(remote.faults)) if remote else None
     try:
         case = case if case.model is not None else replace(case, model=find_model())
-        return replace(_evaluate(case, run), baseline=shown)
+        outcome = _evaluate(case, run)
     except TenpakError as error:
-        return replace(_not_measured(case, run, error.asked_by(case.nodeid)), baseline=shown)
+        outcome = _not_measured(case, run, error.asked_by(case.nodeid))
     except OSError as fault:
-        return replace(_not_measured(case, run, file_error(fault).asked_by(case.nodeid)), baseline=shown)
+        outcome = _not_measured(case, run, file_error(fault).asked_by(case.nodeid))
+    use = remote.use_since(*before) if remote and before else None
+    return replace(outcome, baseline=shown, store=use)
 
 
 def _evaluate(case: Case, run: Run) -> Outcome:

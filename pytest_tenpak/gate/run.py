@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..execution.executor import Workers
 from ..execution.process import Bounds
 from ..execution.residents import Residents
 from ..metrics.intervals import Rule
@@ -30,7 +31,7 @@ class Run:
     reference for KL divergence. ``noise_repetitions`` is how often to requantize, to calibrate noise (0: do
     not). ``audit`` is what is compared without running: ``auto``, ``full``, ``files`` or ``off``.
     ``blame``: every case's modules are blamed; otherwise those of a regression that takes ``blame_seconds``
-    at most (0: none). ``residents`` are the processes that keep a model loaded. ``show_progress(title)``
+    at most (0: none). ``workers`` do the jobs. ``show_progress(title)``
     opens a progress display.
     """
 
@@ -54,7 +55,7 @@ class Run:
     bounds: Bounds
     interpreters: Interpreters
     show_progress: Callable[[str], AbstractContextManager[Progress]]
-    residents: Residents = field(default_factory=Residents)
+    workers: Workers = field(default_factory=Residents)
 
     def interpreter(self, quantizer: Quantizer | None, spec: QuantizeSpec) -> Path | None:
         """Return the interpreter of a spec's backend, where that has an environment of its own."""

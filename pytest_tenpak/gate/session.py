@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ..baselines.history import trends
+from ..errors import TenpakError
+from .ahead import Ahead
 from .case import Case
 from .outcome import Outcome
 from .pipeline import evaluate
+from .places import Places
 from .renames import propose
 from .run import Run
 from .summary import Summary
@@ -21,8 +25,12 @@ class GateSession:
     the baselines, as paths below the rootdir, that no test uses.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, places: Places) -> None:
         self.run = run
+        self._places = places
+        self._ahead: Ahead | None = None
+        #: The model of cases that name none, as far as is known before tests run.
+        self._presumed: str | None = None
         self.expected: set[str] = set()
         self.outcomes: dict[str, Outcome] = {}
         self.written: list[str] = []
@@ -37,11 +45,55 @@ class GateSession:
         """
         known = self._answers.get(case.nodeid)
         if known is None or known.problem:
-            known = evaluate(case, self.run, find_model)
+            known = self._taken(case, find_model) or self._evaluate(case, self.run_of(case), find_model)
             if self.run.request.mode is None:
                 known = propose(known, self.run.baselines, self.run.root, self.unused)
             self._answers[case.nodeid] = known
         return known
+
+    def start(self, cases: Sequence[Case], model: str | None) -> None:
+        """Evaluate cases before their tests ask, where several can be at once; ``model`` is of those without.
+
+        Raises TenpakError where they can be nowhere.
+        """
+        self._places.open()
+        known = [case for case in cases if case.model is not None or model is not None]
+        count = self._places.count(len(known))
+        if count < 2 or not known:
+            return
+        self._presumed = model
+        self._ahead = Ahead(
+            count, self._places.lane, lambda case, run: self._evaluate(case, run, lambda: model)
+        )
+        for case in known:
+            self._ahead.submit(case)
+
+    def run_of(self, case: Case) -> Run:
+        """Return the run as a case's jobs outside its evaluation need it."""
+        return self._places.run_of(case)
+
+    def _taken(self, case: Case, find_model: Callable[[], str | None]) -> Outcome | None:
+        """Return the outcome of a case that started before its test, unless that was for another model."""
+        if self._ahead is None:
+            return None
+        found = self._ahead.take(case.nodeid, self._places.showing)
+        try:
+            same = case.model is not None or find_model() == self._presumed
+        except TenpakError:
+            same = False  # evaluating it says why
+        return found if same else None
+
+    @staticmethod
+    def _evaluate(case: Case, run: Run, find_model: Callable[[], str | None]) -> Outcome:
+        found = evaluate(case, run, find_model)
+        lost = run.workers.lost
+        return replace(found, retried=tuple(lost)) if lost else found
+
+    def close(self) -> None:
+        """End whatever still runs for this run."""
+        if self._ahead is not None:
+            self._ahead.close()
+        self._places.close()
 
     def collect(self, outcome: Outcome, test_passed: bool) -> None:
         """Collect an outcome; write its baseline if the update rule and the test both allow it."""

@@ -59,9 +59,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End the processes that keep models loaded."""
+    """End whatever still runs for gates."""
     if session_key in config.stash:
-        config.stash[session_key].run.residents.close()
+        config.stash[session_key].close()
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
@@ -269,6 +269,32 @@ def pytest_report_collectionfinish(config: pytest.Config) -> str | None:
 # ---------------------------------------------------------------- running
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Start the gates of all selected tests where several can run at once; not in a worker of xdist."""
+    config = session.config
+    failed = session.testsfailed and not config.option.continue_on_collection_errors
+    if (
+        session_key not in config.stash
+        or hasattr(config, "workerinput")
+        or failed
+        or config.option.collectonly
+        or config.option.setupplan
+    ):
+        return
+    cases = [item.stash[_case] for item in session.items if _case in item.stash and _surely_runs(item)]
+    try:
+        config.stash[session_key].start(cases, options.model(config))
+    except TenpakError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _surely_runs(item: pytest.Item) -> bool:
+    """Return whether no marker may skip the test: what such a test needs is found out when it is its turn."""
+    may_not = any(not marker.kwargs.get("run", True) for marker in item.iter_markers("xfail"))
+    return not may_not and not any(item.get_closest_marker(name) for name in ("skip", "skipif"))
+
+
 @pytest.fixture(scope="session")
 def tenpak_model(pytestconfig: pytest.Config) -> Any:
     """The model under test where a marker names none. Override it to return a directory, a .gguf file,
@@ -291,7 +317,7 @@ def quantized(request: pytest.FixtureRequest) -> Iterator[Quantized]:
     item.user_properties[:] = [*others, *_properties(outcome)]
     if outcome.skipped:
         pytest.skip(outcome.problem)
-    found = Quantized(outcome, session.run)
+    found = Quantized(outcome, session.run_of(outcome.case))
     yield found
     found.close()
 

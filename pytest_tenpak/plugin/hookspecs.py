@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
+    from ..execution.executor import Executor
     from ..gate.summary import Summary
     from ..quantizers.base import Quantizer
 
@@ -17,6 +18,15 @@ def pytest_tenpak_register_quantizers(register: Callable[[type[Quantizer]], None
 
     Called once, after collection, when the run has gates. The class must be importable or defined in a
     Python file (a conftest will do), since a worker process loads it again.
+    """
+
+
+def pytest_tenpak_register_executors(
+    register: Callable[[str, Callable[[pytest.Config], Executor]], None],
+) -> None:
+    """Add a place where jobs can run: call ``register(name, make)``; ``--tenpak-executor=name`` uses it.
+
+    ``make(config)`` returns an object with the verbs of ``Executor``. Called once, when the run has gates.
     """
 
 

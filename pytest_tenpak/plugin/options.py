@@ -19,6 +19,10 @@ from ..units import parse_bytes
 from ..verdict.update import UPDATES, Request
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from ..progress import Progress
+    from ..store.remote import Remote
     from ..store.store import Store
 
 
@@ -101,6 +105,24 @@ RUN = tuple(
             lambda text, _: parse_bytes(text),
         ),
         (
+            Option(
+                "store",
+                str,
+                None,
+                "a cache that machines share, behind the local one: s3://BUCKET/PREFIX, gs://, az://, file:///",
+            ),
+            "URL",
+        ),
+        (
+            Option(
+                "store_mode",
+                str,
+                "write",
+                "what to do with the shared store: take from it and add to it, or only take from it",
+                choices=("read", "write"),
+            ),
+        ),
+        (
             Option("rehash", bool, False, "read every file again instead of trusting remembered digests"),
             None,
             False,
@@ -170,6 +192,44 @@ RUN = tuple(
         (
             Option("memory", float, 0.0, "GiB of memory for one worker process; 0: no limit", minimum=0),
             "GIB",
+        ),
+        (
+            Option(
+                "jobs",
+                int,
+                0,
+                "gates that are evaluated at once, before their tests; 0: one for each GPU, one on a CPU, "
+                "all of them on other machines",
+                minimum=0,
+            ),
+            "GATES",
+        ),
+        (
+            Option(
+                "executor",
+                str,
+                "local",
+                "where jobs run: local, ray, command, or a name that a plugin registered",
+            ),
+            "NAME",
+        ),
+        (
+            Option("ray_address", str, "auto", "the Ray cluster: auto, HOST:PORT, or ray://HOST:PORT"),
+            "ADDRESS",
+        ),
+        (
+            Option("command", str, "", "the command that runs a job, where {argv} is what it has to run"),
+            "COMMAND",
+        ),
+        (
+            Option(
+                "retries",
+                int,
+                2,
+                "how often a job is begun again that was lost with its machine",
+                minimum=0,
+            ),
+            "TIMES",
         ),
         (
             Option("python", str, "", "interpreters for backends that need their own: NAME=PATH,…"),
@@ -325,15 +385,32 @@ def baseline_folder(config: pytest.Config) -> Path:
     return config.rootpath / Path(read(config, "baseline_dir"))
 
 
-def cache_store(config: pytest.Config) -> Store:
-    """Return the cache of checkpoints and measurements."""
+def cache_store(config: pytest.Config, remote: Remote | None = None) -> Store:
+    """Return the cache of checkpoints and measurements, with the store that machines share behind it."""
     from platformdirs import user_cache_path
 
     from ..store.store import Store
 
     named = read(config, "cache_dir")
     root = config.rootpath / Path(named).expanduser() if named else user_cache_path("pytest-tenpak")
-    return Store(root, read(config, "cache_size"), read(config, "rehash"))
+    return Store(root, read(config, "cache_size"), read(config, "rehash"), remote)
+
+
+def shared_store(
+    config: pytest.Config,
+    url: str | None = None,
+    show: Callable[[str], AbstractContextManager[Progress]] | None = None,
+) -> Remote | None:
+    """Return the store that machines share, None where none is named.
+
+    ``url`` comes before the option's. Raises SpecError or UnavailableError where it cannot be opened.
+    """
+    url = url or read(config, "store")
+    if not url:
+        return None
+    from ..gate.shared_store import open_remote
+
+    return open_remote(url, writes=read(config, "store_mode") == "write", show=show)
 
 
 def model(config: pytest.Config) -> str | None:

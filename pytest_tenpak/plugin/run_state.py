@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
 
+from ..errors import SpecError
+from ..spec import nearest
 from . import options
 
 if TYPE_CHECKING:
+    from ..execution.executor import Executor
+    from ..gate.ahead import Show
+    from ..gate.places import Places
+    from ..gate.run import Run
     from ..gate.session import GateSession
     from ..progress import Progress
 
+#: The module that does a job's folder on another machine.
+_ENTRY = "pytest_tenpak.gate.on_node"
 #: Keys of the data that an xdist worker sends to the controller when it ends.
 USAGE_KEY = "tenpak_usage_error"
 EXPECTED_KEY = "tenpak_expected"
@@ -47,7 +56,8 @@ def open_session(config: pytest.Config) -> GateSession:
     config.hook.pytest_tenpak_register_quantizers(register=registry.register)
     registry.require_interpreters_known()
     in_ci = bool(os.environ.get("CI") or os.environ.get("BUILD_NUMBER"))
-    store = options.cache_store(config)
+    remote = options.shared_store(config, show=lambda title: _show_progress(config, title))
+    store = options.cache_store(config, remote)
     request, reasons = options.request(config)
     wanted = options.read(config, "device")
     parse_device(wanted)
@@ -73,11 +83,62 @@ def open_session(config: pytest.Config) -> GateSession:
         bounds=Bounds(options.read(config, "timeout"), int(options.read(config, "memory") * GIB)),
         interpreters=interpreters,
         show_progress=lambda title: _show_progress(config, title),
-        residents=Residents(shared=int(os.environ.get("PYTEST_XDIST_WORKER_COUNT") or 1) > 1),
+        workers=Residents(shared=int(os.environ.get("PYTEST_XDIST_WORKER_COUNT") or 1) > 1),
     )
-    session = config.stash[session_key] = GateSession(run)
+    session = config.stash[session_key] = GateSession(*_places(config, run, wanted))
     session.unused = config.stash.get(unused_key, ())
     return session
+
+
+def _places(config: pytest.Config, run: Run, wanted: str) -> tuple[Run, Places]:
+    """Return where cases are evaluated, with the run as it is there."""
+    from ..gate.cluster import Cluster
+    from ..gate.device import choose_device, count_devices
+    from ..gate.places import Elsewhere, Here
+
+    jobs, retries = options.read(config, "jobs"), options.read(config, "retries")
+    connect = _executor(config)
+
+    def showing() -> AbstractContextManager[Show]:
+        return _show_board(config)
+
+    if connect is None:
+        return run, Here(
+            run,
+            jobs=lambda: jobs or count_devices(wanted, run.store),
+            device_of=lambda number: choose_device(wanted, run.store, number),
+            showing=showing,
+        )
+    cluster = Cluster(connect, run.store, wanted, retries)
+    run = replace(run, choose_device=cluster.device, workers=cluster.workers())
+    return run, Elsewhere(run, cluster, jobs, showing)
+
+
+def _executor(config: pytest.Config) -> Callable[[], Executor] | None:
+    """Return what opens the executor that the options name, None for this machine; raises SpecError."""
+    from ..execution.command import CommandExecutor, parse_template
+    from ..execution.ray import RayExecutor
+
+    template, address = options.read(config, "command"), options.read(config, "ray_address")
+    known: dict[str, Callable[[pytest.Config], Executor]] = {
+        "ray": lambda _: RayExecutor(address, _ENTRY),
+        "command": lambda _: CommandExecutor(template, _ENTRY),
+    }
+    config.hook.pytest_tenpak_register_executors(register=known.__setitem__)
+    name = options.read(config, "executor")
+    if name == "local":
+        return None
+    if name not in known:
+        names = ["local", *known]
+        raise SpecError(
+            f"--tenpak-executor: there is no executor {name!r}{nearest(name, names)}",
+            given=name,
+            accepted=", ".join(names),
+            remedy="use one of these, or register it with pytest_tenpak_register_executors",
+        )
+    if name == "command":
+        parse_template(template)
+    return lambda: known[name](config)
 
 
 def note_unused(config: pytest.Config, unused: Iterable[str]) -> None:
@@ -111,3 +172,24 @@ def _show_progress(config: pytest.Config, title: str) -> Iterator[Progress]:
             display = progress.line(title, write)
         with display as advance:
             yield advance
+
+
+@contextmanager
+def _show_board(config: pytest.Config) -> Iterator[Show]:
+    """Show what all gates do while a test waits for its own, as :func:`_show_progress` does for one."""
+    from .. import progress
+
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if reporter is None or config.get_verbosity() < 0 or capture is None:
+        yield lambda _words, _done, _total, _lines: None
+        return
+
+    def write(text: str) -> None:
+        reporter.ensure_newline()
+        reporter.write_line(text)
+
+    with capture.global_and_fixture_disabled():
+        on_terminal = sys.stderr.isatty()
+        with progress.board_on_terminal() if on_terminal else progress.board_in_lines(write) as show:
+            yield show

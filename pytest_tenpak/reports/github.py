@@ -75,6 +75,7 @@ def _warnings(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, list[str]]
             lines.insert(0, f"improved: the baseline can be tightened by {gains(outcome)}")
         if outcome.status is Status.NEW or outcome.update.note:
             lines.insert(0, f"{outcome.status}: {note_words(outcome.update.note)}")
+        lines += outcome.store.faults if outcome.store else ()
         if lines and outcome.passes:
             yield outcome, lines
 

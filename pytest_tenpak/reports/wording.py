@@ -19,6 +19,8 @@ from .escaping import short_name, visible
 
 #: How many of many gates are named.
 _NAMED = 10
+#: What is said to have come from the store that machines share; documents are only passed on in it.
+_FETCHED = ("checkpoints", "models", "traces")
 #: Below this share of quantized weights in the decoder, the share is said.
 _NEARLY_ALL = 0.95
 #: So many gates' smallest differences are listed; of more, the range.
@@ -264,6 +266,8 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
         else []
     )
     lines += _compared_lines(outcomes)
+    # Workers of xdist each find out by themselves that a store cannot be used.
+    lines += dict.fromkeys(f for outcome in outcomes if outcome.store for f in outcome.store.faults)
     for outcome in outcomes:
         where = f"{outcome.baseline} [{outcome.device_class}]"
         words = _note_on_baseline(outcome, written)
@@ -275,7 +279,9 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
             for check in outcome.verdict.checks
             if check.decisive is False and not check.status.failing and outcome.passes
         ]
+        lines += [f"{short_name(outcome.title)}: begun again: {lost}" for lost in outcome.retried]
         about = [*_coverage_lines(outcome), *_audit_lines(outcome), *_text_lines(outcome)]
+        about += _store_lines(outcome)
         about += blame_lines(outcome) if outcome.passes else []
         lines += [f"{short_name(outcome.title)}: {line}" for line in about]
         lines += [
@@ -334,6 +340,18 @@ def _audit_lines(outcome: Outcome) -> Iterator[str]:
         more = f" and {len(changed) - _NAMED:,} more" if len(changed) > _NAMED else ""
         named = ", ".join(changed[:_NAMED]) + more
         yield f"files differ from the model's, as allowed or without effect: {named}"
+
+
+def _store_lines(outcome: Outcome) -> Iterator[str]:
+    """What came from the store that machines share, instead of being made here."""
+    if outcome.store and outcome.store.fetched:
+        counted = (
+            f"{count:,} {kind if count > 1 else kind[:-1]}"
+            for kind, count in sorted(outcome.store.fetched.items())
+            if kind in _FETCHED
+        )
+        if words := ", ".join(counted):
+            yield f"from the store {outcome.store.url}: {words}"
 
 
 def _text_lines(outcome: Outcome) -> Iterator[str]:

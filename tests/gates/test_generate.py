@@ -122,7 +122,7 @@ def test_a_checkpoint_is_loaded_once_and_the_reference_once_for_all(project):
         def processes(request):
             yield
             from pytest_tenpak.plugin.run_state import session_key
-            assert request.config.stash[session_key].run.residents.started <= 3
+            assert request.config.stash[session_key].run.workers.started <= 3
 
         @pytest.mark.quantize(method="counted", may_differ=["*"])
         def test_one(quantized):

@@ -60,6 +60,7 @@ TORCH = (
 DERIVES = "quantizers.int4.modules"
 #: Who really starts processes.
 SUBPROCESS = {
+    "execution.command",
     "execution.process",
     "execution.template",
     "execution.memory",

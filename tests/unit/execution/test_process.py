@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent, indent
 
-import psutil
 import pytest
+from processes import gone
 
 from pytest_tenpak.errors import TenpakError, UnavailableError, WorkerError
 from pytest_tenpak.execution.jobs import QuantizeJob, to_plain
@@ -201,17 +201,6 @@ from pytest_tenpak.execution.process import run_job
 QuantizeJob.may_be_forked = sys.argv[3] == "True"
 run_job(Store(Path(sys.argv[1])), QuantizeJob.from_dict(json.loads(sys.argv[2])), ignore)
 """
-
-
-def gone(pids: list[int], seconds: float) -> bool:
-    """Whether the processes end within the time; a zombie has ended."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        living = [pid for pid in pids if psutil.pid_exists(pid)]
-        if all(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in living):
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def test_a_killed_pytest_takes_the_workers_and_their_children_along(runner):

@@ -1,0 +1,180 @@
+"""An executor on a Ray cluster: placement, queueing and transport are Ray's.
+
+A task runs in one of Ray's workers, which stays for the next one; the job itself has a process of its own
+there, with the same bounds and the same errors as on one machine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import socket
+import time
+from collections.abc import Mapping
+from itertools import cycle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import UnavailableError, WorkerError
+from ..units import in_gib
+from .executor import Needs, Standing, State
+from .order import REPLY, STARTED
+
+#: How long a request that no node can meet waits for a cluster that grows.
+_PATIENCE_SECONDS = 30
+_CONNECT_SECONDS = 10
+
+
+class _Ticket(NamedTuple):
+    task: Any
+    folder: Path
+
+
+def do(entry: str, folder: str) -> str:
+    """Do the job of a folder by the module ``entry``, in a worker of Ray; return what is wrong, if any."""
+    if not Path(folder).is_dir():
+        return f"{socket.gethostname()} does not see {folder}"
+    importlib.import_module(entry).main(Path(folder))
+    return ""
+
+
+class RayExecutor:
+    """Submits jobs as tasks of a Ray cluster."""
+
+    def __init__(self, address: str, entry: str) -> None:
+        """Connect to the cluster at ``address`` (``auto``, ``HOST:PORT``, ``ray://HOST:PORT``).
+
+        Raises UnavailableError where Ray is not installed or there is no cluster.
+        """
+        try:
+            import ray
+        except ImportError:
+            raise UnavailableError(
+                "--tenpak-executor=ray needs Ray, which is not installed",
+                remedy="pip install 'pytest-tenpak[ray]'",
+            ) from None
+        self._ray = ray
+        self._entry = entry
+        self._began_here = not ray.is_initialized()
+        try:
+            if self._began_here:
+                _require_listening(address)
+                ray.init(address=address, log_to_driver=False, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as fault:
+            raise UnavailableError(
+                "there is no Ray cluster to connect to",
+                given=f"--tenpak-ray-address={address}: {str(fault).splitlines()[0][:200]}",
+                accepted="auto (the cluster that this machine is in), HOST:PORT, or ray://HOST:PORT",
+                remedy="start one with ray start --head, or correct the address",
+            ) from None
+        self._turns: dict[tuple[str, ...], cycle[str]] = {}
+        self._do = ray.remote(max_retries=0)(do)
+
+    def submit(self, folder: Path, needs: Needs) -> _Ticket:
+        """Submit the job in ``folder`` as a task; raises UnavailableError where no node could ever run it."""
+        self._require_possible(needs)
+        options: dict[str, Any] = {"num_cpus": 1, "name": f"tenpak {folder.name}"}
+        if needs.gpus:
+            options["num_gpus"] = needs.gpus
+        if needs.memory:
+            options["memory"] = needs.memory
+        if needs.resources:
+            options["resources"] = dict(needs.resources)
+        if needs.nodes:
+            options["scheduling_strategy"] = self._on(needs.nodes)
+        return _Ticket(self._do.options(**options).remote(self._entry, str(folder)), folder)
+
+    def _on(self, nodes: tuple[str, ...]) -> Any:
+        """Return the strategy that puts a task on the next of the nodes that are alive."""
+        strategies = importlib.import_module("ray.util.scheduling_strategies")
+        alive = {node["NodeID"] for node in self._alive()}
+        turns = self._turns.setdefault(nodes, cycle(nodes))
+        node = next((node for _ in nodes if (node := next(turns)) in alive), nodes[0])
+        return strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+
+    def _require_possible(self, needs: Needs) -> None:
+        wanted = {"CPU": 1.0, "GPU": needs.gpus, "memory": float(needs.memory), **needs.resources}
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            rows = [
+                node["Resources"]
+                for node in self._alive()
+                if not needs.nodes or node["NodeID"] in needs.nodes
+            ]
+            if any(all(row.get(name, 0) >= count for name, count in wanted.items()) for row in rows):
+                return
+            if time.monotonic() > deadline:
+                break
+            time.sleep(1)
+        raise UnavailableError(
+            "no node of the Ray cluster can run this job",
+            given=f"it needs {_words(wanted)}",
+            accepted="; ".join(sorted({_words(row) for row in rows})) or "no node is alive",
+            remedy="lower gpus=, memory= or resources= in the marker, or add a node that has them",
+        )
+
+    def _alive(self) -> list[dict[str, Any]]:
+        return [node for node in self._ray.nodes() if node["Alive"]]
+
+    def poll(self, ticket: _Ticket, seconds: float) -> Standing:
+        """Return where the task stands."""
+        errors = self._ray.exceptions
+        done, _ = self._ray.wait([ticket.task], timeout=seconds)
+        if not done:
+            started = (ticket.folder / STARTED).exists()
+            return Standing(State.RUNNING if started else State.QUEUED)
+        try:
+            fault = self._ray.get(ticket.task)
+        except errors.OutOfMemoryError as error:
+            return Standing(State.FAILED, f"ran out of memory: {_first_line(error)}")
+        except (
+            errors.WorkerCrashedError,
+            errors.NodeDiedError,
+            errors.RaySystemError,
+            errors.TaskUnschedulableError,
+        ) as error:
+            return Standing(State.LOST, f"{type(error).__name__}: {_first_line(error)}")
+        except errors.RayError as error:
+            return Standing(State.FAILED, f"{type(error).__name__}: {str(error)[-600:]}")
+        if fault:
+            raise WorkerError(
+                "a node of the Ray cluster does not see the folder of the cache",
+                given=fault,
+                accepted="a folder that all nodes see under the same path",
+                remedy="set --tenpak-cache-dir to a folder on a file system that they share",
+            )
+        return Standing(State.DONE if (ticket.folder / REPLY).is_file() else State.FAILED)
+
+    def cancel(self, ticket: _Ticket) -> None:
+        """End the task and its process."""
+        self._ray.cancel(ticket.task, force=True)
+
+    def nodes(self) -> Mapping[str, float]:
+        """Return the number of GPUs of each node that is alive."""
+        return {node["NodeID"]: node["Resources"].get("GPU", 0.0) for node in self._alive()}
+
+    def close(self) -> None:
+        """Leave the cluster, with all tasks of this run."""
+        if self._began_here:
+            self._ray.shutdown()
+
+
+def _require_listening(address: str) -> None:
+    """Raise OSError where nothing listens at the address: Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+
+
+def _words(resources: dict[str, float]) -> str:
+    """Word resources, without those that only name a node."""
+    words = []
+    for name, count in sorted(resources.items()):
+        if count and not name.startswith("node:") and name != "object_store_memory":
+            words.append(f"{in_gib(int(count))} of memory" if name == "memory" else f"{count:g} {name}")
+    return ", ".join(words) or "nothing"
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[
+        :300
+    ]

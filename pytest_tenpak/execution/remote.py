@@ -1,0 +1,149 @@
+"""Jobs on other machines: handed to an executor, followed to their end, begun again with a lost machine.
+
+A retry begins the same job again. What was measured before stays, since windows are only ever added to a
+trace: no retry can turn a red verdict green.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import WorkerError, error_from_dict
+from ..progress import Progress
+from ..store.store import Store
+from .executor import Executor, Needs, Standing, State
+from .jobs import AnyJob, ConvertJob, GenerateJob, LoadingJob, MeasureJob, to_plain
+from .memory import needed_bytes
+from .order import PROGRESS, REPLY, Order
+from .process import Bounds
+
+#: How long one question to an executor may take, and so how late an end of the run is noticed.
+_POLL_SECONDS = 0.5
+
+
+class RemoteWorkers:
+    """The jobs of one case, done by an executor; a model is loaded anew for each.
+
+    ``executor`` and ``needs`` are asked for when there is a job, since both may need the cluster.
+    Memory that ``needs`` leaves open is asked for by the size of the job's model. A job that was lost with
+    its machine is begun again, ``retries`` times at most; ``lost`` says what was, ``waits`` whether a job is
+    queued.
+    """
+
+    def __init__(self, executor: Callable[[], Executor], needs: Callable[[], Needs], retries: int) -> None:
+        self.lost: list[str] = []
+        self.waits = False
+        self._executor = executor
+        self._needs = needs
+        self._retries = retries
+        self._closed = threading.Event()
+
+    def run(
+        self,
+        store: Store,
+        job: MeasureJob | GenerateJob,
+        progress: Progress,
+        bounds: Bounds,
+        python: Path | None,
+    ) -> Mapping[str, Any]:
+        """Do a job and return its answer, as :meth:`run_once` does: no process stays."""
+        return self.run_once(store, job, progress, bounds, python)
+
+    def run_once(
+        self, store: Store, job: AnyJob, progress: Progress, bounds: Bounds, python: Path | None
+    ) -> Mapping[str, Any]:
+        """Do a job and return its answer; raises what the job raises, or WorkerError where it was lost."""
+        order = Order(job.kind, to_plain(job), store.root, bounds, python)
+        needs = self._needs()
+        return self.ask(order, replace(needs, memory=needs.memory or _memory(job)), progress)
+
+    def make_room(self, directory: Path, device: str, times: float = 1.0) -> None:
+        """Do nothing: no model stays."""
+
+    def close(self) -> None:
+        """Cancel what runs, and start nothing more."""
+        self._closed.set()
+
+    def ask(self, order: Order, needs: Needs, progress: Progress) -> Mapping[str, Any]:
+        """Have an order done; raises as :meth:`run_once` does."""
+        for attempt in range(1 + self._retries):
+            folder = order.write()
+            try:
+                standing = self._follow(folder, needs, progress)
+                reply = _reply(folder)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            if reply is not None:
+                if "error" in reply:
+                    raise error_from_dict(reply["error"])
+                answer: Mapping[str, Any] = reply["answer"]
+                return answer
+            if standing.state is not State.LOST:
+                break
+            self.lost.append(f"{order.kind}, attempt {attempt + 1}: {standing.why}")
+        raise WorkerError(
+            f"the job that should {order.kind} gave no answer",
+            given=standing.why or "it ended without one",
+            remedy="look at the log of the machine that ran it"
+            if standing.state is not State.LOST
+            else "raise --tenpak-retries, or use machines that stay",
+        )
+
+    def _follow(self, folder: Path, needs: Needs, progress: Progress) -> Standing:
+        """Submit the job in a folder and pass its progress on until it has ended; cancel it with the run."""
+        if self._closed.is_set():
+            raise _stopped()
+        executor, read = self._executor(), 0
+        ticket = executor.submit(folder, needs)
+        try:
+            while True:
+                standing = executor.poll(ticket, _POLL_SECONDS)
+                self.waits = standing.state is State.QUEUED
+                read = _pass_on(folder / PROGRESS, read, progress)
+                if standing.state not in (State.QUEUED, State.RUNNING):
+                    return standing
+                if self._closed.is_set():
+                    raise _stopped()
+        except BaseException:
+            executor.cancel(ticket)
+            raise
+
+
+def _stopped() -> WorkerError:
+    return WorkerError("the run was stopped")
+
+
+def _memory(job: AnyJob) -> int:
+    """Return the bytes that a job asks for by the size of its model's files, on the safe side."""
+    if isinstance(job, ConvertJob):
+        return 0
+    directory = job.directory if isinstance(job, LoadingJob) else job.model
+    return int(needed_bytes(directory))
+
+
+def _pass_on(path: Path, read: int, progress: Progress) -> int:
+    """Pass whole lines of progress on from position ``read``, and return the position after them."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(read)
+            *lines, rest = stream.read().split(b"\n")
+            end = stream.tell() - len(rest)
+    except FileNotFoundError:
+        return read
+    for line in lines:
+        progress(*json.loads(line))
+    return end
+
+
+def _reply(folder: Path) -> dict[str, Any] | None:
+    try:
+        reply: dict[str, Any] = json.loads((folder / REPLY).read_text(encoding="utf-8"))
+        return reply
+    except (OSError, ValueError):
+        return None

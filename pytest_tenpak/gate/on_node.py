@@ -1,0 +1,98 @@
+"""The other machine's side of a job: do the order in a folder, and reply.
+
+The job gets a process of its own here too, with the same bounds, and its end is explained in the same words.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError, TenpakError, UnavailableError
+from ..execution.jobs import AnyJob, BlameJob, ConvertJob, LoadingJob, QuantizeJob, job_from
+from ..execution.order import PROGRESS, REPLY, STARTED, Order
+from ..execution.process import run_job
+from ..progress import Progress
+from ..quantizers.interpreters import installed_versions
+from ..store.atomic import write_atomically
+from ..store.store import Store
+from .device import choose_device
+
+#: The kind of the order that asks what a machine measures on, which needs no process.
+DEVICE = "device"
+
+
+def main(folder: Path) -> None:
+    """Do the order in ``folder``; an error that a user can fix is replied, any other ends in a traceback."""
+    order = Order.read(folder)
+    (folder / STARTED).touch()
+    try:
+        reply = {"answer": _answer(order, _reporter(folder / PROGRESS))}
+    except TenpakError as error:
+        reply = {"error": _from_here(error).to_dict()}
+    write_atomically(folder / REPLY, json.dumps(reply))
+
+
+def _answer(order: Order, progress: Progress) -> Mapping[str, Any]:
+    _require_same(order.versions)
+    store = Store(order.root)
+    if order.kind == DEVICE:
+        return asdict(choose_device(order.job["wanted"], store))
+    job = job_from(order.kind, order.job)
+    _require_seen(job)
+    return run_job(store, job, progress, order.bounds, order.python)
+
+
+def _require_same(versions: Mapping[str, str]) -> None:
+    """Raise UnavailableError where libraries differ from those whose versions the run reports."""
+    here = installed_versions()
+    if differing := sorted({*versions.items()} ^ {*here.items()}):
+        names = sorted({name for name, _ in differing})
+        raise UnavailableError(
+            "a machine that should run a job has other libraries than the pytest process",
+            given=", ".join(f"{name} {here.get(name, 'not installed')}" for name in names),
+            accepted=", ".join(f"{name} {versions.get(name, 'not installed')}" for name in names),
+            remedy="install the same versions there: figures of others cannot be compared",
+        )
+
+
+def _require_seen(job: AnyJob) -> None:
+    """Raise ModelError for a model or a checkpoint that this machine does not see."""
+    if isinstance(job, ConvertJob):
+        needed = [job.file]
+    elif isinstance(job, QuantizeJob):
+        needed = [job.model]
+    else:
+        assert isinstance(job, LoadingJob)
+        needed = [job.directory, *([job.model] if isinstance(job, BlameJob) else [])]
+    for path in needed:
+        if not path.exists():
+            raise ModelError(
+                "a machine that should run a job does not see the model",
+                given=f"{path} does not exist there",
+                accepted="a path that all machines see, or a model in the cache, which they share",
+                remedy="copy the model to a file system that they share, and name it there",
+            )
+
+
+def _from_here(error: TenpakError) -> TenpakError:
+    """Add the machine's name to what an error says was given."""
+    error.given = f"{error.given or ''}\n    on {socket.gethostname()}".strip()
+    return error
+
+
+def _reporter(path: Path) -> Callable[[int, int, str], None]:
+    def progress(done: int, total: int, unit: str) -> None:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps([done, total, unit]) + "\n")
+
+    return progress
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
