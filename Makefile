@@ -25,7 +25,7 @@ FROM_TREE := PYTHONPATH=$(CURDIR)
 PARALLEL := -n 2 --dist worksteal
 
 .PHONY: help demo demo-regression test slow unit check fmt coverage table statistics screenshots lint lint-actions
-.PHONY: tenpak-history false-alarms faults blame bench wall agreement peers-llama-cpp clean
+.PHONY: tenpak-history false-alarms faults blame speedup bench wall agreement peers-llama-cpp gpu-kit clean
 
 # Where there is no bitsandbytes, int4 needs nothing but torch.
 DEMO = $(shell $(BIN)/python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("bitsandbytes"))' \
@@ -79,6 +79,9 @@ faults: $(VENV)/installed  ## planted faults: which a gate catches, and what an 
 blame: $(VENV)/installed  ## planted faults: which modules are blamed, and what that costs, as Markdown
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/blame.py
 
+speedup: $(VENV)/installed  ## speed and peak memory of quantized SmolLM2 beside the model, as Markdown
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/speedup.py
+
 screenshots: $(VENV)/installed  ## the pictures in docs/images, of a run of the demo, green and red
 	-$(BIN)/pytest demo/test_smollm2.py demo/regression --tenpak-json=build/demo.json
 	$(BIN)/python benchmarks/screenshots.py build/demo.json
@@ -105,6 +108,9 @@ agreement: $(PEERS)/installed  ## figures compared with lm-eval's, Hugging Face'
 
 peers-llama-cpp: $(PEERS)/installed  ## let make agreement ask llama.cpp too: ten minutes of a C++ compiler
 	CMAKE_ARGS=-DGGML_NATIVE=OFF $(PEERS)/bin/pip install --quiet -c constraints.txt llama-cpp-python
+
+gpu-kit: $(VENV)/dependencies  ## pieces to carry to a GPU without a network, where gpu/prove.py runs: docs/gpu.md
+	$(BIN)/python gpu/pack.py
 
 # torch first: constraints.txt pins a build without CUDA where one is to be had. The model comes without
 # its dependencies, since its package is a plugin for another tool and only its weights are wanted.

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MeasurementError
+from .transfer import upload
 
 if TYPE_CHECKING:
     from .perplexity import Scorer
@@ -84,7 +85,7 @@ class Comparer:
         """Read what was recorded of the reference on a batch's windows."""
         names = ("nll", "states") if self._head else ("nll", "top_ids", "top_log_probabilities")
         self._recorded = {
-            name: self._reference.read(name, first, count).to(self._device).unflatten(0, (count, -1))
+            name: upload(self._reference.read(name, first, count), self._device).unflatten(0, (count, -1))
             for name in names
         }
 
@@ -98,21 +99,10 @@ class Comparer:
         return {"kld": kld.clamp(min=0), "disagreement": (~agrees).float(), "squared_dp": squared_dp}
 
     def _exactly(self, recorded: dict[str, Any], ours: Any) -> tuple[Any, Any]:
-        import torch
         from torch.nn.functional import linear
 
         theirs = linear(recorded["states"], *self._head).float()  # type: ignore[misc]
-        highest, likeliest = theirs.max(dim=-1, keepdim=True)
-        agrees = ours.argmax(-1) == likeliest[..., 0]
-        # With e = exp(theirs − max) and its sum s, p is e / s: Σ p·(ln p − ln q) needs one exponential and
-        # one product over the vocabulary, which are most of the cost of a comparison.
-        weights = theirs.sub_(highest).exp()
-        total = weights.sum(dim=-1, keepdim=True)
-        kld = torch.linalg.vecdot(weights, theirs.sub_(total.log()).sub_(ours)) / total[..., 0]
-        if not bool(torch.isfinite(kld).all()):
-            theirs = (weights / total).log_().clamp_(min=_LOG_OF_ZERO)
-            kld = torch.linalg.vecdot(weights, theirs.sub_(ours.clamp_(min=_LOG_OF_ZERO))) / total[..., 0]
-        return kld, agrees
+        return exactly(theirs, ours, may_ask=ours.device.type == "cpu")
 
     def _by_top(self, recorded: dict[str, Any], ours: Any) -> tuple[Any, Any]:
         ids, theirs = recorded["top_ids"].long(), recorded["top_log_probabilities"].clamp(min=_LOG_OF_ZERO)
@@ -122,3 +112,29 @@ class Comparer:
         # The rest is small: its sums are in double, since rounding errors could be as large.
         tail, our_tail = ((1 - row.double().exp().sum(-1)).clamp(min=1e-12) for row in (theirs, ours))
         return (listed + tail * (tail.log() - our_tail.log())).float(), agrees
+
+
+def exactly(theirs: Any, ours: Any, *, may_ask: bool) -> tuple[Any, Any]:
+    """Return divergence, and whether the most likely tokens agree, of each position; changes its arguments.
+
+    ``theirs`` are the reference's logits, ``ours`` log-probabilities, float32 (…, vocabulary). Logarithms of
+    0 are rare, and cost two more passes over the vocabulary. On a CPU they are looked for. Without
+    ``may_ask`` they are replaced whether there are any or not: a GPU would have to finish before it answers.
+    """
+    import torch
+
+    highest, likeliest = theirs.max(dim=-1, keepdim=True)
+    agrees = ours.argmax(-1) == likeliest[..., 0]
+    # With e = exp(theirs − max) and its sum s, p is e / s: Σ p·(ln p − ln q) needs one exponential and
+    # one product over the vocabulary, which are most of the cost of a comparison.
+    weights = theirs.sub_(highest).exp()
+    total = weights.sum(dim=-1, keepdim=True)
+    difference = theirs.sub_(total.log()).sub_(ours)
+    if not may_ask:
+        # A token's own NaN is in its weights too, and stays.
+        difference.nan_to_num_(nan=0.0, posinf=-_LOG_OF_ZERO, neginf=_LOG_OF_ZERO)
+    kld = torch.linalg.vecdot(weights, difference) / total[..., 0]
+    if may_ask and not bool(torch.isfinite(kld).all()):
+        theirs = (weights / total).log_().clamp_(min=_LOG_OF_ZERO)
+        kld = torch.linalg.vecdot(weights, theirs.sub_(ours.clamp_(min=_LOG_OF_ZERO))) / total[..., 0]
+    return kld, agrees

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
 from ..metrics.measurement import Windows
+from ..models.decoder import removed_after
 from ..progress import Progress, ignore
 from ..store.digest import fingerprint
 from .protocol import Window
+from .transfer import Download, upload
 
 #: Bytes of the largest float32 logits tensor that is ever held. On a CPU each product with the head packs
 #: the whole head again, so few large chunks are faster than many small ones.
@@ -109,30 +111,34 @@ class Scorer:
     ) -> Block:
         """Score consecutive windows, the first of which is number ``first`` of the plan.
 
-        ``progress``, if given, is called with the number of tokens scored so far.
+        ``progress``, if given, is called with the number of tokens scored so far, on a GPU with that of
+        those begun: the host is a batch ahead of it, so that it never has nothing to do.
         """
         import torch
 
         size = self._windows_at_once(windows)
-        batches: list[dict[str, Any]] = []
+        batches: list[Download] = []
         pending = list(windows)
         done = 0
         with torch.inference_mode():
             while pending:
                 batch = next(_batches(pending, size))
                 try:
-                    batches.append(self._score(batch, first + len(windows) - len(pending), observer))
+                    number = first + len(windows) - len(pending)
+                    batches.append(Download(self._score(batch, number, observer)))
                 except torch.OutOfMemoryError:
                     if len(batch) == 1:
                         raise
                     size = len(batch) // 2
                     torch.cuda.empty_cache()
                     continue
+                for earlier in batches[-2:-1]:
+                    earlier.wait()
                 pending = pending[len(batch) :]
                 done += sum(window.scored for window in batch)
                 if progress:
                     progress(done)
-        return _joined(batches)
+            return _joined([batch.wait() for batch in batches])
 
     def _windows_at_once(self, windows: Sequence[Window]) -> int:
         # LLM.int8() chooses its outlier columns per batch: a window among others has other figures than
@@ -150,10 +156,14 @@ class Scorer:
     def _head_is_all(self) -> bool:
         import torch
 
-        with torch.inference_mode():
+        states: list[Any] = []
+        body = self._model.base_model
+        hooks = [body.register_forward_hook(lambda _, __, output: states.append(output.last_hidden_state))]
+        # The states of the same run: some kernels of GPUs add in another order each time.
+        with removed_after(hooks), torch.inference_mode():
             ids = self._ids([Window(0, min(9, len(self._tokens)), 1)])
             whole = self._model(input_ids=ids, use_cache=False).logits
-            ours = self.head(self._hidden(ids))
+            ours = self.head(states[-1] if states else self._hidden(ids))
         # The same product of the same shapes is equal bit for bit, unless the logits are processed further.
         return bool(torch.equal(whole.nan_to_num(), ours.nan_to_num()))
 
@@ -167,17 +177,20 @@ class Scorer:
         ids = torch.tensor([self._tokens[window.start : window.stop - 1] for window in batch])
         if self._bos is not None:
             ids[:, 0] = self._bos
-        return ids.to(self._model.device)
+        return upload(ids, self.device)
 
     def _score(self, batch: Sequence[Window], number: int, observer: Observer | None) -> dict[str, Any]:
-        """Return figures per token, each (windows, positions, …), of one batch of windows of one shape."""
+        """Return figures per token, each (windows, positions, …), of one batch of windows of one shape.
+
+        They are on the model's device: nothing here asks for a value, for which the host would wait.
+        """
         import torch
 
         if observer is not None:
             observer.begin(number, len(batch))
         ids = self._ids(batch)
         wanted = torch.tensor([self._tokens[window.first_scored : window.stop] for window in batch])
-        targets = wanted.to(ids.device)
+        targets = upload(wanted, self.device)
         states = self._hidden(ids) if self.head_is_all else self._model(input_ids=ids, use_cache=False).logits
         states = states[:, -targets.shape[1] :]
         step = max(1, _CHUNK_BYTES // (4 * self.vocabulary * len(batch)))
@@ -189,7 +202,7 @@ class Scorer:
             nll, predicted = _nll(logits, targets[:, start : start + step], wants_all)
             more = observer.observe(part, predicted, nll, start) if observer else {}
             chunks.append({"nll": nll, **more})
-        return {name: torch.cat([chunk[name] for chunk in chunks], dim=1).cpu() for name in chunks[0]}
+        return {name: torch.cat([chunk[name] for chunk in chunks], dim=1) for name in chunks[0]}
 
     @property
     def vocabulary(self) -> int:
@@ -223,7 +236,7 @@ def _batches(windows: Sequence[Window], size: int) -> Iterator[list[Window]]:
             yield group[start : start + size]
 
 
-def _joined(batches: Sequence[dict[str, Any]]) -> Block:
+def _joined(batches: Sequence[Mapping[str, Any]]) -> Block:
     """Join batches, each (windows, positions, …), into sums by window and one long row of tokens."""
     import torch
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -254,6 +255,43 @@ class Trace:
             "top1": 1 - sum(windows.disagreement) / windows.total_tokens,
             "rms_dp": (sum(windows.squared_dp) / windows.total_tokens) ** 0.5,
         }
+
+
+class Appender:
+    """Appends blocks to a trace; with ``beside``, the next one may be measured while one is being written.
+
+    That is for a GPU, which would have nothing to do meanwhile. All are written when the context ends.
+    """
+
+    def __init__(self, trace: Trace, beside: bool) -> None:
+        self._trace = trace
+        self._pool = ThreadPoolExecutor(1) if beside else None
+        self._writing: Future[None] | None = None
+        #: How many windows are measured, those included that are being written.
+        self.count = trace.count
+
+    def __enter__(self) -> Appender:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+        if raised[0] is None:
+            self._wait()
+
+    def add(self, block: Block) -> None:
+        """Append a block; raises what writing this or the one before raises."""
+        if self._pool is None:
+            self._trace.add(block)
+        else:
+            self._wait()  # at most one is waiting in memory
+            self._writing = self._pool.submit(self._trace.add, block)
+        self.count += len(block.sums["tokens"])
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
 
 def _robust(nll: Any) -> dict[str, float]:

@@ -238,13 +238,74 @@ class BlameJob(LoadingJob):
         return cls(**{**plain, **nested})
 
 
-AnyJob: TypeAlias = QuantizeJob | ConvertJob | MeasureJob | GenerateJob | BlameJob
-_KINDS: tuple[type[AnyJob], ...] = (QuantizeJob, ConvertJob, MeasureJob, GenerateJob, BlameJob)
+@dataclass(frozen=True)
+class MemoryJob(LoadingJob):
+    """Load the model in ``directory``, run it once, and answer the peak of its memory.
+
+    ``quantizer`` loads it, or transformers where that is None. ``model`` is the unquantized model, whose
+    tokenizer is used. ``text`` is the beginning of a corpus, of which at most ``context`` tokens are run.
+    ``threads``: 0 chooses.
+    """
+
+    kind: ClassVar[str] = "weigh"
+
+    model: Path
+    text: str
+    context: int
+    threads: int
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> MemoryJob:
+        """Return the job that :func:`to_plain` wrote."""
+        return cls(**{**plain, **cls.nested(plain), "model": Path(plain["model"])})
+
+
+@dataclass(frozen=True)
+class SpeedJob(MemoryJob):
+    """Load the checkpoint in ``directory`` and ``model`` too, and time both in interleaved rounds.
+
+    ``layers`` names the quantized layers. Rounds are added until it is decided whether each phase that
+    ``least`` names is at least so many times as fast as that of ``model``.
+    """
+
+    kind: ClassVar[str] = "time"
+
+    layers: tuple[str, ...]
+    least: Mapping[str, float]
+    rule: Rule
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> SpeedJob:
+        """Return the job that :func:`to_plain` wrote."""
+        nested = {
+            **cls.nested(plain),
+            "model": Path(plain["model"]),
+            "layers": tuple(plain["layers"]),
+            "rule": Rule(*plain["rule"]),
+        }
+        return cls(**{**plain, **nested})
+
+
+AnyJob: TypeAlias = QuantizeJob | ConvertJob | MeasureJob | GenerateJob | BlameJob | MemoryJob
+_KINDS: tuple[type[AnyJob], ...] = (
+    QuantizeJob,
+    ConvertJob,
+    MeasureJob,
+    GenerateJob,
+    BlameJob,
+    MemoryJob,
+    SpeedJob,
+)
 
 
 def job_from(kind: str, plain: Mapping[str, Any]) -> AnyJob:
     """Return the job of a kind that :func:`to_plain` wrote."""
     return next(one for one in _KINDS if one.kind == kind).from_dict(plain)
+
+
+def sources(job: AnyJob) -> list[Path]:
+    """Return the files and directories that a job loads a model from."""
+    return [getattr(job, name) for name in ("file", "directory", "model") if hasattr(job, name)]
 
 
 def to_plain(job: AnyJob | LoadingJob | Text) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The worker's side of a job: quantizing, converting, measuring, generating, blaming.
+"""The worker's side of a job: quantizing, converting, measuring, generating, blaming, timing.
 
 The worker may be another interpreter, with torch, transformers and a backend but no other packages of the
 test suite: no module that is imported here may need more at import time than the standard library.
@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,18 @@ from .jobs import (
     NEXT,
     OUT_OF_DISK,
     OUT_OF_MEMORY,
+    AnyJob,
     BlameJob,
     ConvertJob,
     GenerateJob,
     MeasureJob,
+    MemoryJob,
     QuantizeJob,
+    SpeedJob,
+    job_from,
 )
 from .measure import measure
+from .speed import time_pair, weigh
 
 _PROGRESS_SECONDS = 0.1
 _NEXT_SECONDS = 0.02
@@ -89,17 +94,23 @@ def _convert(job: ConvertJob, progress: Progress) -> dict[str, Any]:
     return {}
 
 
-def _do(kind: str, plain: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Do a job of the given kind."""
-    if kind == QuantizeJob.kind:
-        return _quantize(QuantizeJob.from_dict(plain), progress)
-    if kind == ConvertJob.kind:
-        return _convert(ConvertJob.from_dict(plain), progress)
-    if kind == GenerateJob.kind:
-        return generate(GenerateJob.from_dict(plain), progress)
-    if kind == BlameJob.kind:
-        return blame(BlameJob.from_dict(plain), progress)
-    return measure(MeasureJob.from_dict(plain), progress)
+_DO: Mapping[type[AnyJob], Callable[[Any, Progress], dict[str, Any]]] = {
+    QuantizeJob: _quantize,
+    ConvertJob: _convert,
+    MeasureJob: measure,
+    GenerateJob: generate,
+    BlameJob: blame,
+    MemoryJob: weigh,
+    SpeedJob: time_pair,
+}
+
+
+def _enter_gpu(device: str) -> None:
+    """Make a GPU other than the first the current one: some kernels run there, wherever their tensors are."""
+    if device not in ("cpu", "cuda", "cuda:0"):
+        import torch
+
+        torch.cuda.set_device(device)
 
 
 def main(folder: Path, parent: int = 0) -> None:
@@ -176,7 +187,9 @@ def _answer(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     try:
         if job["elsewhere"]:
             _require_libraries()
-        return {"answer": _do(job["kind"], job["job"], progress)}
+        found = job_from(job["kind"], job["job"])
+        _enter_gpu(getattr(found, "device", "cpu"))
+        return {"answer": _DO[type(found)](found, progress)}
     except ModuleNotFoundError as fault:
         if not job["elsewhere"]:
             raise

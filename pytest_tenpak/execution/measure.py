@@ -27,7 +27,7 @@ from ..evaluation.kept_texts import read_documents
 from ..evaluation.kept_tokens import tokens_of
 from ..evaluation.protocol import Window
 from ..evaluation.tokenize import Stream, plan_windows
-from ..evaluation.trace import Plan, Trace
+from ..evaluation.trace import Appender, Plan, Trace
 from ..metrics.intervals import looks
 from ..progress import Progress
 from ..quantizers.loading import import_transformers, load_tokenizer, require_causal_lm
@@ -179,7 +179,7 @@ def _begin(job: MeasureJob, subject: _Subject, trace: Trace, reference: Trace | 
     trace.begin(
         Plan(subject.digest, [window.scored for window in windows], documents, kind),
         {
-            "device": {**_describe_device(job.device), **_kernels(model, job.layers)},
+            "device": {**describe_device(job.device), **kernels(model, job.layers)},
             "loader": f"{subject.loader} {version(subject.loader)}",
             "unread": subject.unread,
             "shipped": {
@@ -208,12 +208,13 @@ def _score(
     for stop in looks(planned):
         if trace.count >= min(stop, limit):
             continue
-        while (start := trace.count) < min(stop, limit):
-            ends = min(start + step, stop, limit)
-            report = partial(_report, progress, sum(scored[:start]), total)
-            began = time.monotonic()
-            trace.add(scorer.score(windows[start:ends], start, observer=observer, progress=report))
-            trace.add_time(sum(scored[start:ends]), time.monotonic() - began)
+        with Appender(trace, beside=job.device != "cpu") as appender:
+            while (start := appender.count) < min(stop, limit):
+                ends = min(start + step, stop, limit)
+                report = partial(_report, progress, sum(scored[:start]), total)
+                began = time.monotonic()
+                appender.add(scorer.score(windows[start:ends], start, observer=observer, progress=report))
+                trace.add_time(sum(scored[start:ends]), time.monotonic() - began)
         if first_decisive_look(criteria, trace.windows(job.budget), planned, job.rule, job.whole, stop):
             return
 
@@ -233,14 +234,15 @@ def _report(progress: Progress, before: int, total: int, done: int) -> None:
     progress(before + done, total, "tokens")
 
 
-def _kernels(model: Any, layers: tuple[str, ...]) -> dict[str, str]:
+def kernels(model: Any, layers: tuple[str, ...]) -> dict[str, str]:
     """Return the classes of the quantized layers, which say what kernels the library chose."""
     modules = dict(model.named_modules())
     classes = {type(modules[name]).__name__ for name in layers if name in modules}
     return {"kernel": ", ".join(sorted(classes))} if classes else {}
 
 
-def _describe_device(device: str) -> dict[str, str]:
+def describe_device(device: str) -> dict[str, str]:
+    """Return what a device is, and what chooses its kernels: part of every provenance."""
     import torch
 
     if device == "cpu":

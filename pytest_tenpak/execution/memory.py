@@ -15,7 +15,12 @@ _GROUP = Path("/sys/fs/cgroup")
 
 def needed_bytes(directory: Path) -> float:
     """Return the bytes that loading and running the model in a directory takes, on the safe side."""
-    return _TIMES * sum(path.stat().st_size for path in directory.glob("*.safetensors")) + _REST
+    return _TIMES * least_bytes(directory) + _REST
+
+
+def least_bytes(directory: Path) -> int:
+    """Return the bytes that the weights in a directory take as they are stored: loading takes no less."""
+    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))
 
 
 def free_bytes(device: str) -> int:

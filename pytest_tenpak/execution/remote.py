@@ -18,7 +18,7 @@ from ..errors import WorkerError, error_from_dict
 from ..progress import Progress
 from ..store.store import Store
 from .executor import Executor, Needs, Standing, State
-from .jobs import AnyJob, ConvertJob, GenerateJob, LoadingJob, MeasureJob, to_plain
+from .jobs import AnyJob, ConvertJob, GenerateJob, MeasureJob, sources, to_plain
 from .memory import needed_bytes
 from .order import PROGRESS, REPLY, Order
 from .process import Bounds
@@ -120,11 +120,8 @@ def _stopped() -> WorkerError:
 
 
 def _memory(job: AnyJob) -> int:
-    """Return the bytes that a job asks for by the size of its model's files, on the safe side."""
-    if isinstance(job, ConvertJob):
-        return 0
-    directory = job.directory if isinstance(job, LoadingJob) else job.model
-    return int(needed_bytes(directory))
+    """Return the bytes that a job asks for by the size of its models' files, on the safe side."""
+    return 0 if isinstance(job, ConvertJob) else int(sum(map(needed_bytes, sources(job))))
 
 
 def _pass_on(path: Path, read: int, progress: Progress) -> int:

@@ -15,6 +15,7 @@ from ..errors import SpecError
 from ..evaluation.corpus import CALIBRATION, DEFAULT
 from ..evaluation.protocol import PROTOCOLS
 from ..metrics.measurement import HEADLINE, RATIOS
+from ..metrics.speed import PHASES
 from ..spec import Option, nearest
 from ..verdict.checks import Limits, Tolerances
 
@@ -65,6 +66,11 @@ def _read_corpora(given: Any) -> tuple[str, ...]:
     return corpora
 
 
+def _is_positive(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and 0 < value < float("inf")
+
+
 def _read_compression(given: Any) -> dict[str, float]:
     """Convert ``min_compression``: a number means the headline ratio, a mapping names its denominators."""
     if given is None:
@@ -72,8 +78,7 @@ def _read_compression(given: Any) -> dict[str, float]:
     if not isinstance(given, Mapping):
         given = {HEADLINE: given}
     for name, value in given.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if name not in RATIOS or not number or not 0 < value < float("inf"):
+        if name not in RATIOS or not _is_positive(value):
             hint = "" if name in RATIOS else nearest(str(name), RATIOS)
             raise SpecError(
                 f"min_compression={given!r} is not accepted{hint}",
@@ -100,6 +105,25 @@ def _read_resources(given: Any) -> dict[str, float]:
             remedy="for example resources={'fast_disk': 1}, gpus=2, memory=40",
         )
     return {name: float(value) for name, value in given.items()}
+
+
+def _read_speedup(given: Any) -> dict[str, float]:
+    """Convert ``min_speedup``: a number means both phases, a mapping names them."""
+    if given is None:
+        return {}
+    least = given if isinstance(given, Mapping) else dict.fromkeys(PHASES, given)
+    wrong = [(name, value) for name, value in least.items() if name not in PHASES or not _is_positive(value)]
+    if wrong or not least:
+        name, value = (wrong or [("", given)])[0]
+        whole = least is not given or not name
+        hint = "" if name in PHASES else nearest(str(name), PHASES)
+        raise SpecError(
+            f"min_speedup={given!r} is not accepted{hint}",
+            given=f"{given!r} ({type(given).__name__})" if whole else f"{name!r}: {value!r}",
+            accepted=f"a number above 0, for both phases, or a mapping from {', '.join(PHASES)}",
+            remedy="for example min_speedup=1.2, or min_speedup={'prefill': 0.8, 'decode': 1.5}",
+        )
+    return {name: float(least[name]) for name in PHASES if name in least}
 
 
 _MARKER = (
@@ -206,6 +230,15 @@ _LIMITS = (
         above=0,
         read=_read_compression,
     ),
+    Argument(
+        "min_speedup",
+        float,
+        None,
+        "limit: tokens per second over the reference's, timed beside it; by phase: prefill, decode",
+        above=0,
+        read=_read_speedup,
+    ),
+    Argument("max_memory_ratio", float, None, "limit: peak memory over the reference's", above=0),
     Argument(
         "min_quantized_share",
         float,

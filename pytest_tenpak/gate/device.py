@@ -14,12 +14,15 @@ from ..errors import SpecError, UnavailableError
 from ..store.store import Store
 from .cpu_class import cpu_class
 
+# That a GPU is busy, or its driver just replaced, is no answer; a build without CUDA, or a user, hides all.
 _PROBE = """
-import torch
+import os, sys, torch
 if torch.cuda.is_available():
     for i in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(i)
         print(f"cuda-sm{major}{minor}", torch.cuda.get_device_name(i), sep="|")
+elif (torch.version.cuda or torch.version.hip) and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
+    sys.exit("torch cannot use a GPU now")
 """
 
 #: Environment variables that hide, order or split the GPUs of a machine, or choose the driver's libraries.
@@ -130,10 +133,19 @@ def _gpus(store: Store) -> list[tuple[str, str]]:
         "torch": store.file_digest(Path(torch.origin).with_name("version.py")),
         "python": sys.executable,
     }
-    rows = store.document("devices", cache_key, _probe)["gpus"]
+    try:
+        rows = store.document("devices", cache_key, _probe)["gpus"]
+    except _NoAnswerError:
+        return []
     return [(row[0], row[1]) for row in rows]
+
+
+class _NoAnswerError(Exception):
+    """Torch could not say which GPUs there are: it is asked again next time."""
 
 
 def _probe() -> dict[str, list[list[str]]]:
     ran = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise _NoAnswerError
     return {"gpus": [line.split("|", 1) for line in ran.stdout.splitlines() if "|" in line]}

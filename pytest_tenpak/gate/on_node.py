@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, TenpakError, UnavailableError
-from ..execution.jobs import AnyJob, BlameJob, ConvertJob, LoadingJob, QuantizeJob, job_from
+from ..execution.jobs import AnyJob, job_from, sources
 from ..execution.order import PROGRESS, REPLY, STARTED, Order
 from ..execution.process import run_job
 from ..progress import Progress
@@ -63,14 +63,7 @@ def _require_same(versions: Mapping[str, str]) -> None:
 
 def _require_seen(job: AnyJob) -> None:
     """Raise ModelError for a model or a checkpoint that this machine does not see."""
-    if isinstance(job, ConvertJob):
-        needed = [job.file]
-    elif isinstance(job, QuantizeJob):
-        needed = [job.model]
-    else:
-        assert isinstance(job, LoadingJob)
-        needed = [job.directory, *([job.model] if isinstance(job, BlameJob) else [])]
-    for path in needed:
+    for path in sources(job):
         if not path.exists():
             raise ModelError(
                 "a machine that should run a job does not see the model",

@@ -10,6 +10,7 @@ from ..baselines.entry import Entry
 from ..metrics.audit import Audit
 from ..metrics.blame import Blame
 from ..metrics.measurement import Measurement, Noise
+from ..metrics.speed import Memory, Speed
 from ..store.use import StoreUse
 from ..verdict.checks import Check, Status, Verdict
 from ..verdict.update import Decided, Note, Update
@@ -72,10 +73,11 @@ class Outcome:
     path as shown to the user, ``device_class`` the entry in it, ``quantizing`` the cost of making the
     checkpoint (``seconds``, ``peak_bytes``, ``threads``). ``audit`` is what was found without running it, if
     there was one, ``blame`` which modules carry the divergence on the first corpus, or why that is not known,
-    where it was looked for. ``store`` is what came from the store that machines share, if there is one.
-    ``body_passed`` is False where the test's own body failed, whatever the
-    gate says. ``retried`` says which jobs were lost with their machine, and begun again. ``shard`` names the
-    report that it came from, where several merged reports have the same gate.
+    where it was looked for. ``speed`` and ``memory`` were measured beside the reference where the case has a
+    limit on them. ``store`` is what came from the store that machines share, if there is one.
+    ``body_passed`` is False where the test's own body failed, whatever the gate says. ``retried`` says which
+    jobs were lost with their machine, and begun again. ``shard`` names the report that it came from, where
+    several merged reports have the same gate.
     """
 
     case: Case
@@ -88,6 +90,8 @@ class Outcome:
     quantizing: Mapping[str, Any] = field(default_factory=dict)
     audit: Audit | None = None
     blame: Blame | None = None
+    speed: Speed | None = None
+    memory: Memory | None = None
     store: StoreUse | None = None
     problem: str = ""
     skipped: bool = False
@@ -152,6 +156,8 @@ class Outcome:
             "quantizing": dict(self.quantizing),
             "audit": self.audit.to_dict() if self.audit else None,
             "blame": self.blame.to_dict() if self.blame else None,
+            "speed": self.speed.to_dict() if self.speed else None,
+            "memory": self.memory.to_dict() if self.memory else None,
             "store": self.store.to_dict() if self.store else None,
             "problem": self.problem,
             "skipped": self.skipped,
@@ -177,6 +183,8 @@ class Outcome:
             "parts": tuple(Part.from_dict(part) for part in plain["parts"]),
             "audit": Audit.from_dict(plain["audit"]) if plain.get("audit") else None,
             "blame": Blame.from_dict(plain["blame"]) if plain.get("blame") else None,
+            "speed": Speed.from_dict(plain["speed"]) if plain.get("speed") else None,
+            "memory": Memory.from_dict(plain["memory"]) if plain.get("memory") else None,
             "store": StoreUse.from_dict(plain["store"]) if plain.get("store") else None,
             "retried": tuple(plain.get("retried", ())),
         }

@@ -15,6 +15,7 @@ from ..verdict.audit import audit_checks
 from ..verdict.checks import Check, Status, Verdict
 from ..verdict.compare import resolution
 from ..verdict.comparison import Comparison
+from ..verdict.speed import speed_checks
 from ..verdict.update import decide
 from .auditing import start_audit
 from .blaming import find_culprits
@@ -27,6 +28,7 @@ from .measuring import SubjectTrace, measure_pair, refuse_guessing, start_refere
 from .noise import calibrate
 from .outcome import Outcome, Part
 from .run import Run
+from .timing import time_checkpoint, weigh_checkpoint
 
 
 def evaluate(case: Case, run: Run, find_model: Callable[[], str | None]) -> Outcome:
@@ -70,10 +72,14 @@ def _evaluate(case: Case, run: Run) -> Outcome:
         answers = [_answer(*row, subject, whole) for row in zip(references, comparisons, strict=True)]
         audit = started.finish(references[0], references[0].of_checkpoint(subject))
     entry = comparisons[0].comparable
-    audited = list(audit_checks(audit, case.limits, case.tolerances, entry)) if audit else []
-    outcome = _outcome(case, run, device, subject, accepted, answers, audit, audited)
+    further = list(audit_checks(audit, case.limits, case.tolerances, entry)) if audit else []
+    # After the audit, whose threads would slow what is timed.
+    speed, memory = time_checkpoint(experiments[0], subject), weigh_checkpoint(experiments[0], subject)
+    further += speed_checks(speed, memory, case.limits, run.rule)
+    outcome = _outcome(case, run, device, subject, accepted, answers, audit, further)
     measurement, checks = answers[0][0].measurement, outcome.verdict.checks
-    return replace(outcome, blame=find_culprits(references[0].of_checkpoint(subject), measurement, checks))
+    blame = find_culprits(references[0].of_checkpoint(subject), measurement, checks)
+    return replace(outcome, blame=blame, speed=speed, memory=memory)
 
 
 @dataclass(frozen=True)
@@ -154,10 +160,10 @@ def _outcome(
     accepted: Sequence[_Accepted],
     answers: Sequence[tuple[Part, list[Check]]],
     audit: Audit | None,
-    audited: Sequence[Check],
+    further: Sequence[Check],
 ) -> Outcome:
     """Make the outcome: the checks of all corpora together, and the decision about their baselines."""
-    verdict = Verdict((*(check for _, checks in answers for check in checks), *audited))
+    verdict = Verdict((*(check for _, checks in answers for check in checks), *further))
     parts = tuple(part for part, _ in answers)
     failed = verdict.status is Status.ERROR
     entries = [None if failed else part.entry(audit if part is parts[0] else None) for part in parts]

@@ -12,6 +12,7 @@ from ..gate.generating import generate
 from ..gate.outcome import Outcome
 from ..gate.run import Run
 from ..metrics.measurement import Measurement
+from ..metrics.speed import Memory, Speed
 from ..spec import CHECKPOINT
 from ..verdict.checks import Verdict
 
@@ -41,6 +42,16 @@ class Quantized:
     def reference(self) -> Measurement:
         """The same of the unquantized model."""
         return self._present(self._outcome.reference)
+
+    @property
+    def speed(self) -> Speed | None:
+        """Tokens per second of both models by phase, where the marker has ``min_speedup``."""
+        return self._outcome.speed
+
+    @property
+    def memory(self) -> Memory | None:
+        """Peak memory of both models, where the marker has ``max_memory_ratio``."""
+        return self._outcome.memory
 
     @property
     def checkpoint(self) -> Path:

@@ -17,6 +17,7 @@ from . import wording
 from .blame import blame_lines
 from .columns import COLUMNS, Measured, column_legend
 from .escaping import short_name, visible, visible_lines
+from .speed import speed_lines
 
 #: ``paint(text, status)``: colours a verdict where the terminal has colours.
 Paint = Callable[[str, Status], str]
@@ -47,7 +48,7 @@ def failure(outcome: Outcome, width: int | None = None) -> str:
     for part in outcome.parts:
         about = (wording.divergence_line(part), wording.robust_line(part), wording.resolution_words(part))
         lines += [line for line in about if line]
-    lines += blame_lines(outcome)
+    lines += [*speed_lines(outcome), *blame_lines(outcome)]
     lines += _accounts(outcome)
     return "\n".join(
         [

@@ -16,6 +16,7 @@ from ..verdict.update import Decided, Lack, Note
 from .blame import blame_lines
 from .columns import OTHER_WEIGHTS, percent
 from .escaping import short_name, visible
+from .speed import speed_lines
 
 #: How many of many gates are named.
 _NAMED = 10
@@ -282,7 +283,7 @@ def notes(outcomes: Sequence[Outcome], written: Collection[str]) -> list[str]:
         lines += [f"{short_name(outcome.title)}: begun again: {lost}" for lost in outcome.retried]
         about = [*_coverage_lines(outcome), *_audit_lines(outcome), *_text_lines(outcome)]
         about += _store_lines(outcome)
-        about += blame_lines(outcome) if outcome.passes else []
+        about += [*speed_lines(outcome), *blame_lines(outcome)] if outcome.passes else []
         lines += [f"{short_name(outcome.title)}: {line}" for line in about]
         lines += [
             f"{where}: noise on {part.corpus}{'' if _stores_noise(outcome) else ', not stored'}: "

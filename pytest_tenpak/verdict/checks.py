@@ -40,7 +40,9 @@ class Limits:
     the checkpoint has to hold every tensor of the model's files, also of parts that are not measured.
     ``max_weight_error`` bounds the error of a quantized layer's weights, in multiples of that of rounding to
     nearest, where the method compensates (0: no bound). ``may_differ``: names or patterns of tensors, and
-    of fields of the files beside the weights, that may differ from the model's.
+    of fields of the files beside the weights, that may differ from the model's. ``min_speedup`` maps phases
+    (``prefill``, ``decode``) to the least tokens per second over the reference's, ``max_memory_ratio`` bounds
+    the peak memory over the reference's.
     """
 
     max_ppl_delta: float | None = None
@@ -52,6 +54,8 @@ class Limits:
     complete: bool = False
     max_weight_error: float = 6.0
     may_differ: tuple[str, ...] = ()
+    min_speedup: Mapping[str, float] = field(default_factory=dict)
+    max_memory_ratio: float | None = None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Unit(Enum):
     """The unit of a check's figures, for reports."""
 
     PERPLEXITY = "perplexity"
-    RATIO = "times as small"
+    RATIO = "times"
     SHARE = "share of one"
     NATS = "nats per token"
     NONE = "no figure"
@@ -73,6 +73,10 @@ class CheckKind:
 
 _P, _R = Unit.PERPLEXITY, Unit.RATIO
 _LIMIT, _TOLERANCE, _SANITY = Question
+_SLOW = (
+    "see through which kernel the quantized layers ran, and whether the library has a faster one for this "
+    "device, type and group size; or change min_speedup= in the marker"
+)
 _KINDS = (
     CheckKind("max_ppl_delta", _LIMIT, "perplexity", "vs reference", _P, relative=True),
     CheckKind("max_rtn_factor", _LIMIT, "perplexity", "vs round-to-nearest", _P, relative=True),
@@ -105,6 +109,17 @@ _KINDS = (
         failure="files beside the weights say otherwise than the model's",
         advice="restore the fields from the model's files; name what is meant to differ in the marker, "
         "by may_differ=",
+    ),
+    CheckKind("prefill_speedup", _LIMIT, "prefill speed", "vs reference", _R, at_least=True, advice=_SLOW),
+    CheckKind("decode_speedup", _LIMIT, "decode speed", "vs reference", _R, at_least=True, advice=_SLOW),
+    CheckKind(
+        "max_memory_ratio",
+        _LIMIT,
+        "peak memory",
+        "vs reference",
+        _R,
+        from_zero=True,
+        advice="see that weights stay packed when they are loaded, or change max_memory_ratio= in the marker",
     ),
     CheckKind("baseline", _TOLERANCE, "baseline"),
     CheckKind("ppl_tolerance", _TOLERANCE, "perplexity", "vs baseline", _P, relative=True),

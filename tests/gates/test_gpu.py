@@ -20,8 +20,9 @@ def test_it(name, quantized):
 """
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def _cuda():
+    """Skip before any model is trained for these tests."""
     import torch
 
     if not torch.cuda.is_available():

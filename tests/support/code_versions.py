@@ -30,7 +30,15 @@ SOURCE = ROOT / "pytest_tenpak"
 MEASURING = (
     *(
         f"evaluation.{name}"
-        for name in ("decoder_layers", "divergence", "perplexity", "protocol", "tokenize", "trace")
+        for name in (
+            "decoder_layers",
+            "divergence",
+            "perplexity",
+            "protocol",
+            "tokenize",
+            "trace",
+            "transfer",
+        )
     ),
     *("evaluation.kept_texts", "evaluation.kept_tokens"),
     *("execution.measure", "models.decoder", "models.account", "quantizers.loading"),

@@ -13,6 +13,7 @@ import pytest_tenpak
 PUBLIC = {
     *{"Quantizer", "Job", "Option", "QuantizeSpec", "Backend", "Model", "load_pretrained", "draw_samples"},
     *{"Summary", "Outcome", "Case", "Part", "Measurement", "Windows", "Ledger", "Past"},
+    *{"Executor", "Needs", "Standing", "State"},
     *{"Verdict", "Check", "Status", "TenpakError", "SpecError", "UnavailableError"},
 }
 DOCUMENTS = [

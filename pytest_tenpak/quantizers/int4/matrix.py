@@ -101,7 +101,9 @@ def assemble(weights: Any, inputs: Any, outliers: Outliers | None) -> Any:
         weights /= inputs.float()
     if outliers is not None:
         counts = outliers.starts.diff().long()
-        rows = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        rows = torch.arange(len(counts), device=counts.device)
+        # Told their number, a GPU need not be asked for it.
+        rows = rows.repeat_interleave(counts, output_size=len(outliers.columns))
         weights[rows, outliers.columns.long()] = outliers.values.to(weights.dtype)
     return weights
 

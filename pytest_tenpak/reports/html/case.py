@@ -18,6 +18,7 @@ from ...verdict.kinds import VS_REFERENCE, Unit
 from ..blame import blame_evidence, blame_lines
 from ..columns import BITS, COMPRESSION, KLD, TOP1, percent, perplexities
 from ..escaping import short_name, visible, visible_lines
+from ..speed import speed_lines
 from ..wording import (
     Remedy,
     check_cells,
@@ -143,7 +144,7 @@ def case_view(outcome: Outcome, anchor: str, summary: Summary, bars: int) -> Cas
 def _notes_on_red(outcome: Outcome) -> list[str]:
     """What is said of a failing gate where :func:`notes` says it of passing ones."""
     note = note_words(outcome.update.note)
-    return [*([note] if note else []), *map(visible, blame_lines(outcome))]
+    return [*([note] if note else []), *map(visible, [*speed_lines(outcome), *blame_lines(outcome)])]
 
 
 # ---------------------------------------------------------------- checks

@@ -280,3 +280,36 @@ def test_a_target_that_is_ruled_out_is_lost_not_averaged(tmp_path):
     assert windows.nonfinite > 0
     assert windows.tokens == tuple(len(row) - row.count(letter("b")) for row in targets)
     assert all(np.isfinite([*windows.kld, *windows.nll, *windows.squared_dp]))
+
+
+def logits_of(seed: int, *nothing: int) -> torch.Tensor:
+    """Random logits of 50 positions, some tokens ruled out."""
+    logits = 6 * torch.randn(50, VOCABULARY, generator=torch.Generator().manual_seed(seed))
+    logits[:, list(nothing)] = -torch.inf
+    return logits
+
+
+@pytest.mark.parametrize("theirs", [(), (3, 4)], ids=["all", "reference rules out"])
+@pytest.mark.parametrize("ours", [(), (3,)], ids=["all", "checkpoint rules out"])
+def test_what_a_gpu_computes_without_asking_is_what_a_cpu_looks_for(theirs, ours):
+    """Bit for bit where nothing is ruled out, and where that is the same; else as dear, to 1e-3."""
+    given = [(logits_of(0, *theirs), logits_of(1, *ours).log_softmax(-1)) for _ in range(2)]
+    (asked, agrees), (blind, agrees_too) = (
+        divergence.exactly(*pair, may_ask=may_ask) for pair, may_ask in zip(given, (True, False), strict=True)
+    )
+    assert torch.equal(agrees, agrees_too)
+    assert torch.isfinite(blind).all()
+    if not (theirs or ours):
+        assert torch.equal(asked, blind)
+    assert torch.allclose(asked, blind, rtol=1e-3)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("may_ask", [True, False])
+def test_what_is_no_number_does_not_become_one(value, may_ask):
+    """A reference whose logits overflowed at a position has no divergence there."""
+    theirs = logits_of(0)
+    theirs[7, 11] = value
+    kld, _ = divergence.exactly(theirs, logits_of(1).log_softmax(-1), may_ask=may_ask)
+    assert not torch.isfinite(kld[7])
+    assert torch.isfinite(kld[8:]).all()

@@ -10,7 +10,7 @@ from tiny import VOCABULARY, random_model
 from traces import SIDE_BY_SIDE, TOKENS, letter, run
 
 from pytest_tenpak.evaluation.perplexity import Block
-from pytest_tenpak.evaluation.trace import Plan, Trace
+from pytest_tenpak.evaluation.trace import Appender, Plan, Trace
 from pytest_tenpak.metrics.intervals import estimate
 
 COUNT = len(SIDE_BY_SIDE)
@@ -318,3 +318,43 @@ def test_speed_is_that_of_all_stretches(tmp_path):
     trace.add_time(100, 2.0)
     Trace(tmp_path).add_time(300, 2.0)
     assert trace.tokens_per_second == 100
+
+
+# ------------------------------------------------------------ written beside
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_blocks_are_on_disk_in_order_when_the_appender_is_left(tmp_path, beside):
+    """Whether they were written one by one or while others were measured."""
+    trace = begun(tmp_path, [2] * 6)
+    with Appender(trace, beside) as appender:
+        for number in range(6):
+            assert appender.count == number
+            appender.add(block([[number, number]]))
+    assert trace.count == 6
+    assert trace.windows(0).nll == (0, 2, 4, 6, 8, 10)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_block_that_cannot_be_written_is_an_error(tmp_path, beside):
+    """At the latest when the appender is left: no verdict is given on what is not there."""
+    (tmp_path / "trace").mkdir()
+    trace = begun(tmp_path / "trace", [2] * 2)
+    (tmp_path / "trace").rename(tmp_path / "gone")
+    with pytest.raises(Exception, match="No such file"), Appender(trace, beside) as appender:
+        appender.add(block([[1, 1]]))
+
+
+def test_an_error_while_measuring_is_not_hidden_by_one_of_writing(tmp_path):
+    """The first one is what a user has to see."""
+    (tmp_path / "trace").mkdir()
+    trace = begun(tmp_path / "trace", [2] * 2)
+    (tmp_path / "trace").rename(tmp_path / "gone")
+
+    def fail():
+        with Appender(trace, beside=True) as appender:
+            appender.add(block([[1, 1]]))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()

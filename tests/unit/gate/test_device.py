@@ -60,3 +60,11 @@ def test_a_gpu_that_was_split_asks_torch_again(driver, probes, tmp_path):
     driver.write_text("GPU 0: NVIDIA H100\n  MIG 1g.10gb Device 0\n")
     choose_device("cuda", Store(tmp_path / "cache"))
     assert len(probes) == 2
+
+
+def test_a_gpu_that_is_busy_is_not_remembered_as_none(driver, tmp_path, monkeypatch):
+    """Or every later run would measure on the CPU without a word."""
+    monkeypatch.setattr(device, "_PROBE", "raise SystemExit('busy')")
+    assert choose_device("auto", Store(tmp_path / "cache")).family == "cpu"
+    monkeypatch.setattr(device, "_PROBE", "print('cuda-sm90|NVIDIA H100')")
+    assert choose_device("auto", Store(tmp_path / "cache")).name == "NVIDIA H100"

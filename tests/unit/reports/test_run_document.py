@@ -14,6 +14,7 @@ from pytest_tenpak.baselines.history import Past
 from pytest_tenpak.errors import ReportError
 from pytest_tenpak.metrics.intervals import Rule
 from pytest_tenpak.metrics.measurement import Layers, Noise, Robust
+from pytest_tenpak.metrics.speed import Memory, PhaseSpeed, Speed
 from pytest_tenpak.reports.run_document import document, read_document, render
 from pytest_tenpak.store.strict_json import published_schema
 
@@ -22,9 +23,11 @@ def full():
     """A run with something in every field."""
     first = outcome()
     part = replace(first.parts[0], noise=Noise(3, 0.01, 0.02, {"threads": 0.001}))
+    phase = PhaseSpeed("decode", 32, (0.5, 0.6), (0.25, 0.3))
+    timed = Speed((phase,), 64, "Linear4bit", "float32", "x86_64", 1)
     past = Past("abc123", "2026-01-31", "cpu", Figures(10.0, 9.0, None, 4.0))
     return summary(
-        replace(first, parts=(part,)),
+        replace(first, parts=(part,), speed=timed, memory=Memory(400, 100, "resident", "float32")),
         replace(outcome("test_a.py::test_b", 1.2), shard="gpu"),
         outcome("test_a.py::test_c", entry=None),
         unmeasured("test_a.py::test_d", skipped=True),
