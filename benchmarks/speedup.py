@@ -86,7 +86,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = replace(run_of(Path(folder), "off"), store=Store(user_cache_path("pytest-tenpak")))
         rows = [row(name, given.model, given.dtype, run) for name in given.only]
-        run.residents.close()
+        run.workers.close()
     print(f"\n{Path(given.model).name}, dtype={given.dtype!r}, {torch.get_num_threads()} thread(s)\n")
     print(tabulate(rows, HEADERS, tablefmt="pipe", disable_numparse=True))
 

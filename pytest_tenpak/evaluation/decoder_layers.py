@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models.decoder import decoder_layers, removed_after
+from ..models.dispatched import input_device
 
 #: Tokens that go through the layers. The first one is left out of the figures: models put outliers there.
 TOKENS = 129
@@ -49,7 +50,7 @@ def compare_layers(model: Any, ids: Sequence[int], file: Path) -> dict[str, list
 
     if not file.is_file():
         return {}
-    saved = load_file(file, device=str(model.device))
+    saved = load_file(file, device=str(input_device(model)))
     given = [saved[f"inputs.{n}"] for n in range(len(saved) // 2)]
     if len(given) != len(decoder_layers(model)):
         return {}
@@ -74,7 +75,7 @@ def _run(model: Any, ids: Sequence[int], choose: Callable[[int, Any], Any]) -> t
     def before(number: int) -> Callable[..., Any]:
         def hook(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
             given = args[0] if args else named["hidden_states"]
-            chosen = choose(number, given).to(given.dtype)
+            chosen = choose(number, given).to(given.device, given.dtype)
             inputs.append(chosen.float().clone())
             if args:
                 return (chosen, *args[1:]), named
@@ -89,5 +90,5 @@ def _run(model: Any, ids: Sequence[int], choose: Callable[[int, Any], Any]) -> t
     hooks = [layer.register_forward_pre_hook(before(n), with_kwargs=True) for n, layer in enumerate(layers)]
     hooks += [layer.register_forward_hook(after) for layer in layers]
     with removed_after(hooks), torch.inference_mode():
-        model(input_ids=torch.tensor([list(ids[:TOKENS])], device=model.device), use_cache=False)
+        model(input_ids=torch.tensor([list(ids[:TOKENS])], device=input_device(model)), use_cache=False)
     return inputs, outputs

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MeasurementError
+from .perplexity import in_pieces, joined
 from .transfer import upload
 
 if TYPE_CHECKING:
@@ -40,9 +41,17 @@ def kind_of(scorer: Scorer, mode: str) -> str:
             accepted="divergence auto or top-k",
             remedy="use --tenpak-divergence=auto, which gives a lower bound here",
         )
+    return kind_by_size(mode, _bytes_of(scorer.head) if scorer.head_is_all else 0, scorer.head_is_all)
+
+
+def kind_by_size(mode: str, head_bytes: int, head_is_all: bool) -> str:
+    """Return the kind of divergence for an output head of so many bytes.
+
+    ``head_is_all``: logits are its product and nothing else.
+    """
     if mode == "exact":
         return EXACT
-    fits = scorer.head_is_all and _bytes_of(scorer.head) <= _HEAD_BYTES
+    fits = head_is_all and head_bytes <= _HEAD_BYTES
     return EXACT if mode == "auto" and fits else LOWER_BOUND
 
 
@@ -102,7 +111,10 @@ class Comparer:
         from torch.nn.functional import linear
 
         theirs = linear(recorded["states"], *self._head).float()  # type: ignore[misc]
-        return exactly(theirs, ours, may_ask=ours.device.type == "cpu")
+        may_ask = ours.device.type == "cpu"
+        pairs = zip(in_pieces(theirs), in_pieces(ours), strict=True)
+        kld, agrees = zip(*(exactly(*pair, may_ask=may_ask) for pair in pairs), strict=True)
+        return joined(kld), joined(agrees)
 
     def _by_top(self, recorded: dict[str, Any], ours: Any) -> tuple[Any, Any]:
         ids, theirs = recorded["top_ids"].long(), recorded["top_log_probabilities"].clamp(min=_LOG_OF_ZERO)

@@ -129,7 +129,7 @@ def _own_tensors(module: Any) -> dict[str, Any]:
 def _differ(one: Any, other: Any) -> bool:
     import torch
 
-    return one.shape != other.shape or not torch.equal(one.to(other.dtype), other)
+    return one.shape != other.shape or not torch.equal(one.to(other.device, other.dtype), other)
 
 
 def _is_stack(one: Any, other: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ..metrics.measurement import Windows
 from ..models.decoder import removed_after
+from ..models.dispatched import device_of, input_device
 from ..progress import Progress, ignore
 from ..store.digest import fingerprint
 from .protocol import Window
@@ -16,6 +17,9 @@ from .transfer import Download, upload
 #: Bytes of the largest float32 logits tensor that is ever held. On a CPU each product with the head packs
 #: the whole head again, so few large chunks are faster than many small ones.
 _CHUNK_BYTES = 128 << 20
+#: Vocabularies above this are worked on in pieces of a chunk, of so many bytes: what is made beside logits
+#: (exponentials, products) is as large as a piece. Smaller ones have no need of it.
+_LARGE_VOCABULARY, _PIECE_BYTES = 65536, 16 << 20
 #: Tokens in a batch, by device type, where the user sets no batch size.
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 
@@ -98,8 +102,12 @@ class Scorer:
 
     @property
     def device(self) -> Any:
-        """Where the model runs."""
-        return self._model.device
+        """Where predictions are: on the output head's device, which need not be that of the first layers."""
+        return device_of(self.head) if self.head_is_all else self._input_device
+
+    @property
+    def _input_device(self) -> Any:
+        return input_device(self._model)
 
     def score(
         self,
@@ -146,7 +154,7 @@ class Scorer:
         if getattr(self._model, "is_loaded_in_8bit", False):
             return 1
         return self._batch_size or max(
-            1, _BATCH_TOKENS.get(self._model.device.type, 1024) // _longest(windows)
+            1, _BATCH_TOKENS.get(self._input_device.type, 1024) // _longest(windows)
         )
 
     def _has_body(self) -> bool:
@@ -165,7 +173,7 @@ class Scorer:
             whole = self._model(input_ids=ids, use_cache=False).logits
             ours = self.head(states[-1] if states else self._hidden(ids))
         # The same product of the same shapes is equal bit for bit, unless the logits are processed further.
-        return bool(torch.equal(whole.nan_to_num(), ours.nan_to_num()))
+        return bool(torch.equal(whole.to(ours.device).nan_to_num(), ours.nan_to_num()))
 
     def _hidden(self, ids: Any) -> Any:
         return self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state
@@ -177,7 +185,7 @@ class Scorer:
         ids = torch.tensor([self._tokens[window.start : window.stop - 1] for window in batch])
         if self._bos is not None:
             ids[:, 0] = self._bos
-        return upload(ids, self.device)
+        return upload(ids, self._input_device)
 
     def _score(self, batch: Sequence[Window], number: int, observer: Observer | None) -> dict[str, Any]:
         """Return figures per token, each (windows, positions, …), of one batch of windows of one shape.
@@ -220,8 +228,29 @@ def _nll(logits: Any, targets: Any, wants_all: bool) -> tuple[Any, Any]:
     """
     logits.sub_(logits.amax(dim=-1, keepdim=True))
     own = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    total = (logits.exp() if wants_all else logits.exp_()).sum(dim=-1).log_()
+    pieces = in_pieces(logits)
+    sums = [(piece.exp() if wants_all else piece.exp_()).sum(dim=-1) for piece in pieces]
+    total = joined(sums).log_()
     return total - own, logits.sub_(total.unsqueeze(-1)) if wants_all else None
+
+
+def in_pieces(logits: Any) -> Sequence[Any]:
+    """Return float32 rows (windows, positions, vocabulary) as views of some positions each.
+
+    All of them as one, unless the vocabulary is large.
+    """
+    windows, _, vocabulary = logits.shape
+    if vocabulary <= _LARGE_VOCABULARY:
+        return (logits,)
+    pieces: Sequence[Any] = logits.split(max(1, _PIECE_BYTES // (4 * vocabulary * windows)), dim=1)
+    return pieces
+
+
+def joined(pieces: Sequence[Any]) -> Any:
+    """Return figures of pieces, each (windows, positions), as one."""
+    import torch
+
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), dim=1)
 
 
 def _longest(windows: Sequence[Window]) -> int:

@@ -19,8 +19,9 @@ from ..evaluation.perplexity import Scorer
 from ..evaluation.trace import Trace
 from ..progress import Progress
 from ..quantizers.loading import import_transformers, load_pretrained, load_tokenizer
+from ..quantizers.placement import within
 from .jobs import BlameJob
-from .load import load_subject
+from .load import load_subject, space_of
 
 
 def blame(job: BlameJob, progress: Progress) -> dict[str, Any]:
@@ -36,7 +37,8 @@ def blame(job: BlameJob, progress: Progress) -> dict[str, Any]:
     reference, trace = Trace(job.reference), Trace(job.trace)
     if stream.digest != trace.stream or trace.stream != reference.stream:
         raise MeasurementError("the model's tokenizer gives other tokens than were measured")
-    model = load_pretrained(job.model, job.device, job.dtype)
+    with within(space_of(job)):
+        model = load_pretrained(job.model, job.device, job.dtype)
     checkpoint = load_subject(job).model
     # Layers of LLM.int8() choose their outliers by batch, so windows run one by one, as they were measured.
     size = 1 if getattr(checkpoint, "is_loaded_in_8bit", False) else job.batch_size

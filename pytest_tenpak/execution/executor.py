@@ -44,7 +44,7 @@ class Workers(Protocol):
     ) -> Mapping[str, Any]:
         """Do a job in a process of its own, and return its answer; raises TenpakError."""
 
-    def make_room(self, directory: Path, device: str, times: float = 1.0) -> None:
+    def make_room(self, directory: Path, *devices: str, times: float = 1.0) -> None:
         """Give back memory where the model in ``directory``, ``times`` over, would not fit beside it."""
 
     def close(self) -> None:

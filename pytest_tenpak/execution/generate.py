@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import SpecError
+from ..models.dispatched import input_device
 from ..progress import Progress
 from ..quantizers.loading import import_transformers, load_tokenizer
 from .jobs import GenerateJob
@@ -19,7 +20,7 @@ def generate(job: GenerateJob, progress: Progress) -> dict[str, Any]:
     texts = []
     # One by one: padding, and LLM.int8()'s choice of outliers by batch, would make them depend on each other.
     for prompt in job.prompts:
-        inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+        inputs = tokenizer(prompt, return_tensors="pt").to(input_device(model))
         try:
             ids = model.generate(**inputs, **{"do_sample": False, **job.options})
         except (TypeError, ValueError) as fault:

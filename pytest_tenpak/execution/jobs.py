@@ -7,13 +7,14 @@ Models, texts and windows are named by folders of the store.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from ..evaluation.protocol import Protocol
 from ..metrics.intervals import Rule
 from ..quantizers.locate import Place
+from ..quantizers.placement import Placement
 from ..spec import QuantizeSpec
 from ..verdict.criteria import Criterion
 
@@ -112,7 +113,8 @@ class Rounding:
 class LoadingJob:
     """What every job names that loads the model in ``directory``.
 
-    ``quantizer`` loads it by its ``spec``, or transformers where that is None.
+    ``quantizer`` loads it by its ``spec``, or transformers where that is None. ``placement`` says which other
+    devices its layers may go to.
     """
 
     directory: Path
@@ -120,6 +122,7 @@ class LoadingJob:
     spec: QuantizeSpec
     device: str
     dtype: str
+    placement: Placement = field(default=Placement(), kw_only=True)
 
     @property
     def may_be_forked(self) -> bool:
@@ -133,6 +136,7 @@ class LoadingJob:
             "directory": Path(plain["directory"]),
             "quantizer": Place(**plain["quantizer"]) if plain["quantizer"] else None,
             "spec": QuantizeSpec.from_dict(plain["spec"]),
+            "placement": Placement.from_dict(plain["placement"]),
         }
 
 

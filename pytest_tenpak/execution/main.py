@@ -47,6 +47,7 @@ from .jobs import (
     SpeedJob,
     job_from,
 )
+from .load import live_in
 from .measure import measure
 from .speed import time_pair, weigh
 
@@ -119,6 +120,7 @@ def main(folder: Path, parent: int = 0) -> None:
     ``parent`` is the process with which this one ends; 0: the pytest process that wrote the job.
     """
     job = _read(folder)
+    live_in(Path(job["home"] or folder))
     threading.Thread(target=_watch_parent, args=(parent or job["parent"],), daemon=True).start()
     _do_job(job, folder)
     while job["home"]:

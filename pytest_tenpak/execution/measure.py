@@ -31,6 +31,7 @@ from ..evaluation.trace import Appender, Plan, Trace
 from ..metrics.intervals import looks
 from ..progress import Progress
 from ..quantizers.loading import import_transformers, load_tokenizer, require_causal_lm
+from ..quantizers.placement import describe
 from ..quantizers.rounding import round_to_nearest
 from ..verdict.criteria import first_decisive_look, limit_of
 from .jobs import MeasureJob, Rounding
@@ -179,7 +180,7 @@ def _begin(job: MeasureJob, subject: _Subject, trace: Trace, reference: Trace | 
     trace.begin(
         Plan(subject.digest, [window.scored for window in windows], documents, kind),
         {
-            "device": {**describe_device(job.device), **kernels(model, job.layers)},
+            "device": {**describe_device(job.device), **_placement(model), **kernels(model, job.layers)},
             "loader": f"{subject.loader} {version(subject.loader)}",
             "unread": subject.unread,
             "shipped": {
@@ -239,6 +240,12 @@ def kernels(model: Any, layers: tuple[str, ...]) -> dict[str, str]:
     modules = dict(model.named_modules())
     classes = {type(modules[name]).__name__ for name in layers if name in modules}
     return {"kernel": ", ".join(sorted(classes))} if classes else {}
+
+
+def _placement(model: Any) -> dict[str, str]:
+    """Return where the layers are, where these are not all on the one device."""
+    where = describe(model)
+    return {"placement": where} if where else {}
 
 
 def describe_device(device: str) -> dict[str, str]:

@@ -53,10 +53,15 @@ _Process: TypeAlias = "subprocess.Popen[bytes] | ForkedProcess"
 
 @dataclass(frozen=True)
 class Bounds:
-    """Limits of one worker process and all it starts: seconds, and bytes of memory. 0 is no limit."""
+    """Limits of one worker process and all it starts: seconds, and bytes of memory. 0 is no limit.
+
+    ``counts_files``: pages of mapped files count too. Where layers are read from disk they do not: the kernel
+    takes them back when it needs them.
+    """
 
     timeout: float = 0
     memory: int = 0
+    counts_files: bool = True
 
 
 class _Ending(NamedTuple):
@@ -238,7 +243,7 @@ def _watch(
             return _Ending(what, "raise --tenpak-timeout, or give it less to do")
         if bounds.memory and now - looked > _MEMORY_POLL_SECONDS:
             looked = now
-            resident = _resident(process.pid, bounds.memory)
+            resident = _resident(process.pid, bounds.memory, bounds.counts_files)
             if resident > bounds.memory:
                 what = (
                     f"took {in_gib(resident)} of memory, more than {in_gib(bounds.memory)}, and was stopped"
@@ -247,8 +252,11 @@ def _watch(
         time.sleep(_POLL_SECONDS)
 
 
-def _resident(group: int, limit: int) -> int:
-    """Return the resident bytes of a process group; above the limit, shared memory is counted once."""
+def _resident(group: int, limit: int, counts_files: bool) -> int:
+    """Return the resident bytes of a process group; above the limit, shared memory is counted once.
+
+    Without ``counts_files`` only what the processes hold themselves.
+    """
     import psutil
 
     members = []
@@ -259,8 +267,9 @@ def _resident(group: int, limit: int) -> int:
     whole = fair = 0
     for member in members:
         with contextlib.suppress(psutil.Error):
-            whole += member.memory_info().rss
-    if whole <= limit or len(members) == 1:
+            info = member.memory_info()
+            whole += info.rss if counts_files else info.rss - getattr(info, "shared", 0)
+    if not counts_files or whole <= limit or len(members) == 1:
         return whole
     for member in members:
         with contextlib.suppress(psutil.Error):

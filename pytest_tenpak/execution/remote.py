@@ -63,7 +63,7 @@ class RemoteWorkers:
         needs = self._needs()
         return self.ask(order, replace(needs, memory=needs.memory or _memory(job)), progress)
 
-    def make_room(self, directory: Path, device: str, times: float = 1.0) -> None:
+    def make_room(self, directory: Path, *devices: str, times: float = 1.0) -> None:
         """Do nothing: no model stays."""
 
     def close(self) -> None:

@@ -75,7 +75,8 @@ class Residents:
         # Another reference means other checkpoints too.
         for place in [True, False] if is_reference else [False]:
             self._end(place)
-        self.make_room(job.directory, job.device)
+        # Of several devices the others are for what does not fit on the first one alone.
+        self.make_room(job.directory, *(job.placement.devices if job.placement.spread else (job.device,)))
         self._residents[is_reference] = _Resident(key, Worker(store, python, stays=True))
         self.started += 1
         return self._do(is_reference, job, progress, bounds)
@@ -105,12 +106,12 @@ class Residents:
             if not worker.is_alive:
                 self._end(place)
 
-    def make_room(self, directory: Path, device: str, times: float = 1.0) -> None:
-        """End all processes where the model in ``directory`` may not fit beside them.
+    def make_room(self, directory: Path, *devices: str, times: float = 1.0) -> None:
+        """End all processes where the model in ``directory`` may not fit beside them on the ``devices``.
 
         ``times`` is what the work needs in multiples of what loading the model does.
         """
-        if self._residents and free_bytes(device) < times * needed_bytes(directory):
+        if self._residents and sum(map(free_bytes, devices)) < times * needed_bytes(directory):
             self._end_all()
 
     def close(self) -> None:

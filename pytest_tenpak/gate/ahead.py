@@ -111,8 +111,8 @@ class _Watched:
         with self._shown(job):
             return self.inner.run_once(store, job, advance, bounds, python)
 
-    def make_room(self, directory: Path, device: str, times: float = 1.0) -> None:
-        self.inner.make_room(directory, device, times)
+    def make_room(self, directory: Path, *devices: str, times: float = 1.0) -> None:
+        self.inner.make_room(directory, *devices, times=times)
 
     def close(self) -> None:
         self.inner.close()

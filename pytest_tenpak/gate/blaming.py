@@ -11,6 +11,7 @@ from ..execution.jobs import BlameJob
 from ..metrics.blame import BLAME_VERSION, Blame
 from ..metrics.measurement import Measurement
 from ..quantizers.locate import locate
+from ..quantizers.placement import NONE
 from ..verdict.checks import Check, Status
 from .measuring import SubjectTrace
 
@@ -56,6 +57,8 @@ def _hindrance(checkpoint: SubjectTrace, measurement: Measurement) -> str:
         return "no module is blamed: the divergence from the reference was not measured"
     if not sum(measurement.windows.kld):
         return "no module is blamed: the checkpoint does not diverge from the reference"
+    if checkpoint.experiment.run.offload != NONE:
+        return "no module is blamed: both models have to be in memory, and this run offloads layers"
     return ""
 
 
@@ -86,6 +89,7 @@ def _find(checkpoint: SubjectTrace, measurement: Measurement, budget: int) -> Bl
         protocol=experiment.protocol,
         device=experiment.device.torch_name,
         dtype=experiment.dtype,
+        placement=run.placement,
         batch_size=run.batch_size,
         threads=experiment.threads,
         reference=reference.trace.folder,
@@ -104,7 +108,7 @@ def _find(checkpoint: SubjectTrace, measurement: Measurement, budget: int) -> Bl
     python = run.interpreter(quantizer, spec)
 
     def find() -> dict[str, object]:
-        run.workers.make_room(experiment.model.path, experiment.device.torch_name, _MODELS)
+        run.workers.make_room(experiment.model.path, experiment.device.torch_name, times=_MODELS)
         with run.show_progress("looking for the modules to blame") as progress:
             return dict(run.workers.run_once(run.store, job, progress, run.bounds, python))
 

@@ -97,4 +97,4 @@ class Cluster:
         answer: dict[str, Any] = dict(
             workers.ask(Order(DEVICE, {"wanted": wanted}, self._store.root), needs, ignore)
         )
-        return Device(**answer)
+        return Device(**{**answer, "others": tuple(answer["others"])})

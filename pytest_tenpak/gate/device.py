@@ -1,4 +1,4 @@
-"""The device that a run measures on, found without importing torch in the pytest process."""
+"""The device, or devices, that a run measures on, found without importing torch in the pytest process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,13 +52,27 @@ KERNEL_VARIABLES = (
 )
 
 
+_ACCEPTED = "auto, cpu, cuda, cuda:N, or several: cuda:0,1"
+
+
 @dataclass(frozen=True)
 class Device:
-    """A torch device (``cpu``, ``cuda:0``), its class in baselines (``cpu-avx2``), its name."""
+    """A torch device (``cpu``, ``cuda:0``), its class in baselines (``cpu-avx2``), its name.
+
+    ``others`` are further GPUs of the same class, over which a model is spread that does not fit on the first
+    one; or any model, with ``spread``. A spread model's figures are of the class: its kernels are the same.
+    """
 
     torch_name: str
     device_class: str
     name: str
+    others: tuple[str, ...] = ()
+    spread: bool = False
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """All devices that layers may be on, the first of which takes the text."""
+        return (self.torch_name, *self.others)
 
     @property
     def family(self) -> str:
@@ -75,41 +90,79 @@ class Device:
         return {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ}
 
 
-def parse_device(wanted: str) -> tuple[str, int | None]:
-    """Parse ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into family and index; else raise SpecError."""
-    family, colon, index = wanted.partition(":")
-    if family not in ("auto", "cpu", "cuda") or (colon and (family != "cuda" or not index.isdecimal())):
-        raise SpecError(f"there is no device {wanted!r}", given=wanted, accepted="auto, cpu, cuda, cuda:N")
-    return family, int(index) if colon else None
+def parse_device(wanted: str) -> tuple[str, tuple[int, ...]]:
+    """Parse ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``cuda:N,M,…`` into family and indexes.
 
-
-def choose_device(wanted: str, store: Store, worker: int = 0) -> Device:
-    """Return the device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-
-    ``worker`` distributes ``auto`` and ``cuda`` over the GPUs of a machine, one per xdist worker. Raises
-    SpecError for another word, UnavailableError when CUDA is requested and there is none.
+    Raises SpecError for anything else, and for an index that comes twice.
     """
-    family, index = parse_device(wanted)
+    family, colon, rest = wanted.partition(":")
+    indexes = rest.split(",") if colon else []
+    fine = family == "cuda" or (family in ("auto", "cpu") and not colon)
+    if not fine or not all(index.isdecimal() for index in indexes):
+        raise SpecError(f"there is no device {wanted!r}", given=wanted, accepted=_ACCEPTED)
+    numbers = tuple(map(int, indexes))
+    if len(set(numbers)) < len(numbers):
+        raise SpecError(
+            f"the device {wanted!r} names a GPU twice", given=wanted, accepted="indexes that differ: cuda:0,1"
+        )
+    return family, numbers
+
+
+def choose_device(wanted: str, store: Store, worker: int = 0, workers: int = 1) -> Device:
+    """Return the device for ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``cuda:N,M,…``.
+
+    ``worker`` of ``workers`` distributes ``auto`` and ``cuda`` over the GPUs of a machine, one per xdist
+    worker; a single process may use all those of the first one's class. Raises SpecError for another word,
+    and for several devices that several workers would share or whose classes differ; UnavailableError when
+    CUDA is requested and there is none.
+    """
+    family, numbers = parse_device(wanted)
     if family == "cpu":
         return _cpu()
+    _refuse_shared(wanted, numbers, workers)
     gpus = _gpus(store)
     if not gpus and family == "auto":
         return _cpu()
-    number = index if index is not None else (worker % len(gpus) if gpus else 0)
-    if number >= len(gpus):
+    spread = len(numbers) > 1
+    first = worker % len(gpus) if gpus else 0
+    if not numbers:
+        rest = [n for n, gpu in enumerate(gpus) if n != first and gpu[0] == gpus[first][0]]
+        numbers = (first, *(rest if workers == 1 else ()))
+    if max(numbers) >= len(gpus):
         raise UnavailableError(
             f"there is no device {wanted!r}",
             given=f"{len(gpus)} CUDA devices that torch can use",
             remedy="use --tenpak-device=cpu, or install a driver and a CUDA build of torch",
         )
-    device_class, name = gpus[number]
-    return Device(f"cuda:{number}", device_class, name)
+    _refuse_mixed(wanted, {number: gpus[number] for number in numbers})
+    device_class, name = gpus[numbers[0]]
+    others = tuple(f"cuda:{number}" for number in numbers[1:])
+    return Device(f"cuda:{numbers[0]}", device_class, name, others, spread)
+
+
+def _refuse_shared(wanted: str, numbers: Sequence[int], workers: int) -> None:
+    if len(numbers) > 1 and workers > 1:
+        raise SpecError(
+            f"the devices {wanted!r} would be shared by all workers of xdist",
+            given=f"{workers} workers",
+            accepted="one process for several devices; under xdist auto or cuda, one GPU for each worker",
+            remedy="run without -n, or use --tenpak-device=auto",
+        )
+
+
+def _refuse_mixed(wanted: str, chosen: Mapping[int, tuple[str, str]]) -> None:
+    if len({device_class for device_class, _ in chosen.values()}) > 1:
+        raise SpecError(
+            f"the devices {wanted!r} are of several classes, whose kernels differ",
+            given=", ".join(f"cuda:{number} is {': '.join(gpu)}" for number, gpu in chosen.items()),
+            accepted="GPUs of one class",
+        )
 
 
 def count_devices(wanted: str, store: Store) -> int:
     """Return how many devices ``auto`` or ``cuda`` may mean, one for each GPU; 1 for anything else."""
-    family, index = parse_device(wanted)
-    return 1 if family == "cpu" or index is not None else max(1, len(_gpus(store)))
+    family, numbers = parse_device(wanted)
+    return 1 if family == "cpu" or numbers else max(1, len(_gpus(store)))
 
 
 def _cpu() -> Device:

@@ -31,6 +31,7 @@ def generate(outcome: Outcome, run: Run, prompts: Sequence[str], options: Mappin
         spec=spec,
         device=run.choose_device().torch_name,
         dtype=outcome.measurement.identity["dtype"],
+        placement=run.placement,
         prompts=tuple(prompts),
         options=dict(options),
     )

@@ -120,6 +120,7 @@ class SubjectTrace:
             protocol=experiment.protocol,
             device=experiment.device.torch_name,
             dtype=experiment.dtype,
+            placement=experiment.run.placement,
             batch_size=experiment.run.batch_size,
             threads=experiment.threads,
             trace=self.trace.folder,
@@ -183,10 +184,14 @@ class SubjectTrace:
         return self.experiment.contents(self.subject, model.unread, self.unread)
 
 
+def reference_of(experiment: Experiment) -> SubjectTrace:
+    """Return the windows of the unquantized model, as far as they are measured."""
+    return SubjectTrace(experiment, Subject("reference", experiment.model.path), experiment.case.max_tokens)
+
+
 def start_reference(experiment: Experiment, whole: bool) -> SubjectTrace:
     """Measure the reference's first windows, or all where the whole budget is wanted or one look is fixed."""
-    model = Subject("reference", experiment.model.path)
-    reference = SubjectTrace(experiment, model, experiment.case.max_tokens)
+    reference = reference_of(experiment)
     reference.extend(Target(None if whole or experiment.run.rule.fixed else FIRST_SECTION))
     return reference
 

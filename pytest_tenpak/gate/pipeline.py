@@ -24,9 +24,10 @@ from .device import Device
 from .experiment import Subject
 from .inputs import find_source, measure_overlap, refuse_incomplete, set_up
 from .judging import comparison_of, judge
-from .measuring import SubjectTrace, measure_pair, refuse_guessing, start_reference
+from .measuring import SubjectTrace, measure_pair, reference_of, refuse_guessing, start_reference
 from .noise import calibrate
 from .outcome import Outcome, Part
+from .room import require_disk, require_place
 from .run import Run
 from .timing import time_checkpoint, weigh_checkpoint
 
@@ -60,6 +61,8 @@ def _evaluate(case: Case, run: Run) -> Outcome:
         measure_overlap(experiment)
     whole = _wants_whole_budget(case, run, accepted)
     # References come first: an unusable corpus is found before hours of quantizing.
+    require_place(experiments[0], source)
+    require_disk([reference_of(experiment) for experiment in experiments])
     references = [start_reference(experiment, whole) for experiment in experiments]
     refuse_guessing(references)
     subject = experiments[0].quantize(source) if isinstance(source, Quantizer) else source

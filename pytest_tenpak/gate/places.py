@@ -47,7 +47,7 @@ class Here:
         self,
         run: Run,
         jobs: Callable[[], int],
-        device_of: Callable[[int], Device],
+        device_of: Callable[[int, int], Device],
         showing: Callable[[], AbstractContextManager[Show]],
     ) -> None:
         self.showing = showing
@@ -62,7 +62,7 @@ class Here:
     def count(self, cases: int) -> int:
         """Return the number of lanes, and make them."""
         count = min(self._jobs(), cases)
-        devices = [self._device_of(number) for number in range(count)] if count > 1 else []
+        devices = [self._device_of(number, count) for number in range(count)] if count > 1 else []
         shared = len({device.torch_name for device in devices}) < count
         for device in devices:
             self._free.put(self._with(device, shared))

@@ -20,7 +20,8 @@ from ..verdict.advice import Advice, Near, Place, Row
 from ..verdict.frontier import Contender, Out, Sieve, Why, pareto, sections
 from .candidates import Question, find_candidates
 from .inputs import measure_overlap, refuse_incomplete, set_up
-from .measuring import SubjectTrace, Target, refuse_guessing, start_reference
+from .measuring import SubjectTrace, Target, reference_of, refuse_guessing, start_reference
+from .room import require_disk
 from .run import Run
 from .trials import Pace, Trial
 
@@ -74,6 +75,7 @@ class Search:
             measure_overlap(candidate.experiment)
         watch.stage("measuring the unquantized model", 0.0)
         begun = time.monotonic()
+        require_disk([reference_of(experiment)])
         reference = start_reference(experiment, whole=False)
         refuse_guessing([reference])
         limits = case.limits

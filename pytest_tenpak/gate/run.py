@@ -14,6 +14,7 @@ from ..metrics.intervals import Rule
 from ..progress import Progress
 from ..quantizers.base import Quantizer
 from ..quantizers.interpreters import Interpreters
+from ..quantizers.placement import NONE, Placement
 from ..quantizers.registry import Registry
 from ..spec import QuantizeSpec
 from ..store.store import Store
@@ -31,8 +32,8 @@ class Run:
     reference for KL divergence. ``noise_repetitions`` is how often to requantize, to calibrate noise (0: do
     not). ``audit`` is what is compared without running: ``auto``, ``full``, ``files`` or ``off``.
     ``blame``: every case's modules are blamed; otherwise those of a regression that takes ``blame_seconds``
-    at most (0: none). ``workers`` do the jobs. ``show_progress(title)``
-    opens a progress display.
+    at most (0: none). ``workers`` do the jobs. ``show_progress(title)`` opens a progress display. ``offload``
+    is where layers go that do not fit on the devices.
     """
 
     root: Path
@@ -56,6 +57,13 @@ class Run:
     interpreters: Interpreters
     show_progress: Callable[[str], AbstractContextManager[Progress]]
     workers: Workers = field(default_factory=Residents)
+    offload: str = NONE
+
+    @property
+    def placement(self) -> Placement:
+        """Where the layers of models may go."""
+        device = self.choose_device()
+        return Placement(device.devices, device.spread, self.offload, self.bounds.memory)
 
     def interpreter(self, quantizer: Quantizer | None, spec: QuantizeSpec) -> Path | None:
         """Return the interpreter of a spec's backend, where that has an environment of its own."""

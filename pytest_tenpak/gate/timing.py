@@ -40,7 +40,7 @@ def time_checkpoint(experiment: Experiment, subject: Subject) -> Speed | None:
     )
     python = run.interpreter(subject.quantizer, experiment.case.spec)
     with run.store.lock(_LOCK):
-        run.workers.make_room(experiment.model.path, experiment.device.torch_name, _MODELS)
+        run.workers.make_room(experiment.model.path, experiment.device.torch_name, times=_MODELS)
         require_room(experiment, subject)
         with run.show_progress(f"timing {experiment.case.spec.title} beside the reference") as progress:
             return Speed.from_dict(run.workers.run_once(run.store, job, progress, run.bounds, python))

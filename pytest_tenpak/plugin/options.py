@@ -14,6 +14,7 @@ from ..evaluation.divergence import MODES
 from ..gate.arguments import ARGUMENTS
 from ..metrics.intervals import ALPHA
 from ..quantizers.interpreters import parse_interpreters
+from ..quantizers.placement import NONE, OFFLOADS
 from ..spec import Option, nearest
 from ..units import parse_bytes
 from ..verdict.update import UPDATES, Request
@@ -157,7 +158,16 @@ RUN = tuple(
             ),
             "SECONDS",
         ),
-        (Option("device", str, "auto", "auto, cpu, cuda or cuda:N"), "DEVICE"),
+        (Option("device", str, "auto", "auto, cpu, cuda, cuda:N, or several: cuda:0,1"), "DEVICE"),
+        (
+            Option(
+                "offload",
+                str,
+                NONE,
+                "where layers go that do not fit on the devices: host memory (cpu), or read from disk",
+                choices=OFFLOADS,
+            ),
+        ),
         (Option("batch_size", int, 0, "windows per forward pass; 0 chooses", minimum=0), "WINDOWS"),
         (
             Option(

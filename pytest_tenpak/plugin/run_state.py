@@ -48,6 +48,7 @@ def open_session(config: pytest.Config) -> GateSession:
     from ..gate.session import GateSession
     from ..metrics.intervals import Rule
     from ..quantizers.interpreters import Interpreters
+    from ..quantizers.placement import DISK
     from ..quantizers.registry import Registry
     from ..units import GIB
 
@@ -62,12 +63,15 @@ def open_session(config: pytest.Config) -> GateSession:
     wanted = options.read(config, "device")
     parse_device(wanted)
     number = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    worker = int(number) if number.isdigit() else 0
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT") or 1)
+    offload = options.read(config, "offload")
     run = Run(
         root=config.rootpath,
         store=store,
         registry=registry,
         baselines=options.baseline_folder(config),
-        choose_device=cache(lambda: choose_device(wanted, store, int(number) if number.isdigit() else 0)),
+        choose_device=cache(lambda: choose_device(wanted, store, worker, workers)),
         request=request,
         reasons=reasons,
         compare_across_devices=options.read(config, "baseline_device") == "any",
@@ -80,10 +84,15 @@ def open_session(config: pytest.Config) -> GateSession:
         audit=options.read(config, "audit"),
         blame=options.read(config, "blame"),
         blame_seconds=options.read(config, "blame_seconds"),
-        bounds=Bounds(options.read(config, "timeout"), int(options.read(config, "memory") * GIB)),
+        bounds=Bounds(
+            options.read(config, "timeout"),
+            int(options.read(config, "memory") * GIB),
+            counts_files=offload != DISK,
+        ),
         interpreters=interpreters,
         show_progress=lambda title: _show_progress(config, title),
-        workers=Residents(shared=int(os.environ.get("PYTEST_XDIST_WORKER_COUNT") or 1) > 1),
+        workers=Residents(shared=workers > 1),
+        offload=offload,
     )
     session = config.stash[session_key] = GateSession(*_places(config, run, wanted))
     session.unused = config.stash.get(unused_key, ())
@@ -106,7 +115,7 @@ def _places(config: pytest.Config, run: Run, wanted: str) -> tuple[Run, Places]:
         return run, Here(
             run,
             jobs=lambda: jobs or count_devices(wanted, run.store),
-            device_of=lambda number: choose_device(wanted, run.store, number),
+            device_of=lambda number, count: choose_device(wanted, run.store, number, count),
             showing=showing,
         )
     cluster = Cluster(connect, run.store, wanted, retries)

@@ -98,6 +98,10 @@ class Quantizer(ABC):
     may_change: ClassVar[tuple[str, ...]] = ("*",)
     #: Whether the method needs calibration texts; with some options only: see :meth:`needs_calibration`.
     calibrates: ClassVar[bool] = False
+    #: Whether a checkpoint's layers can be on several devices, as :func:`~.loading.load_pretrained` has them.
+    spreads: ClassVar[bool] = True
+    #: Whether they can be in host memory or on disk, too, and be brought to a device when they run.
+    offloads: ClassVar[bool] = True
     #: Increased whenever a change of this package's code changes checkpoints or how they are loaded, so that
     #: cached ones are not used again. For classes of other packages the source file is digested instead.
     adapter_version: ClassVar[int] = 1

@@ -26,6 +26,8 @@ class _BitsAndBytes(Quantizer):
     adapter_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("bitsandbytes", "accelerate")
     may_change: ClassVar[tuple[str, ...]] = ()
+    #: transformers would leave them unquantized.
+    offloads: ClassVar[bool] = False
     install: ClassVar[str] = "pip install 'pytest-tenpak[bitsandbytes]'"
 
     def _save(self, job: Job, **options: Any) -> None:

@@ -61,6 +61,9 @@ class Grouped(Quantizer):
 
     calibrates: ClassVar[bool] = True
     may_change: ClassVar[tuple[str, ...]] = ()
+    #: The backends load a checkpoint themselves, onto one device, and repack its weights there.
+    spreads: ClassVar[bool] = False
+    offloads: ClassVar[bool] = False
     #: Kernels by name, of each backend.
     kernels: ClassVar[Mapping[str, Mapping[str, Kernel]]]
 

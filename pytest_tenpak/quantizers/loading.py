@@ -1,4 +1,4 @@
-"""Loading a checkpoint with transformers: from safetensors, on one device, without remote code."""
+"""Loading a checkpoint with transformers: from safetensors, where its space allows, without remote code."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..errors import CheckpointError, SpecError
 from ..models.account import require_all_loaded, unread_tensors
 from ..models.locate import VOCABULARIES
 from ..models.safetensors_files import read_tensors
+from .placement import device_map, quant_method, space_for
 
 #: Rows in a block of bitsandbytes' packed CPU layout.
 _PACKED_ROWS = 32
@@ -51,8 +52,10 @@ def load_pretrained(directory: Path, device: str, dtype: str, **options: Any) ->
     """Load a causal language model from a local directory, in evaluation mode.
 
     ``dtype`` is a torch type by name, or ``auto`` for the type the weights are stored in. Further
-    keyword arguments go to ``from_pretrained``. Raises CheckpointError where files and model do not have the
-    same tensors: the library would make up those that are missing.
+    keyword arguments go to ``from_pretrained``. In a job of a run with several devices, or one that offloads,
+    layers are placed as :mod:`.placement` says, and ``device`` is the first one. Raises CheckpointError where
+    files and model do not have the same tensors: the library would make up those that are missing;
+    UnavailableError where the model does not fit.
     """
     return load_with_account(directory, device, dtype, **options)[0]
 
@@ -68,11 +71,12 @@ def load_with_account(directory: Path, device: str, dtype: str, **options: Any) 
 
     from .int4 import modules  # noqa: F401 (registers our own format)
 
+    placed = _placed(directory, device, dtype, **options)
     with _explained(directory):
         model, account = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            device_map={"": device},
+            **placed,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -87,6 +91,19 @@ def load_with_account(directory: Path, device: str, dtype: str, **options: Any) 
     if device == "cpu" and getattr(model, "is_loaded_in_4bit", False):
         _fit_4bit_to_cpu(model)
     return model.eval(), unread_tensors(model, account, stored)
+
+
+def _placed(directory: Path, device: str, dtype: str, **options: Any) -> dict[str, Any]:
+    """Return the arguments of ``from_pretrained`` that say where modules go."""
+    space = space_for(device)
+    if space is None:
+        return {"device_map": {"": device}}
+    return {
+        "device_map": device_map(directory, dtype, space, "quantization_config" in options),
+        "offload_folder": space.folder,
+        # Our packed layers have their weights in buffers.
+        "offload_buffers": quant_method(directory) == "tenpak-int4",
+    }
 
 
 def load_tokenizer(directory: Path) -> Any:

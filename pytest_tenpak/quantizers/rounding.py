@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import Any
 
+from ..models.dispatched import brings_weights
 from ..spec import for_module
 from .int4.grid import split
 
@@ -27,18 +29,45 @@ def round_to_nearest(model: Any, layers: Collection[str], bits: int, group_size:
     """
     import torch
 
-    steps = 2 ** (bits - 1) - 1
     modules = dict(model.named_modules())
     found = [name for name in layers if getattr(modules.get(name), "weight", None) is not None]
     with torch.no_grad():
         for name in found:
             module, wanted = modules[name], for_module("group_size", group_size, name)
-            weight = module.weight
-            # Conv1D of transformers stores (inputs, outputs), everything else (outputs, inputs).
-            inputs_first = type(module).__name__ == "Conv1D"
-            rows = (weight.T if inputs_first else weight).float()
-            grouped = split(rows, rows.shape[1] if wanted == -1 else min(wanted, rows.shape[1]))
-            scale = grouped.abs().amax(dim=2, keepdim=True).clamp(min=1e-12) / steps
-            rounded = ((grouped / scale).round() * scale).flatten(1)[:, : rows.shape[1]]
-            weight.copy_(rounded.T if inputs_first else rounded)
+            if brings_weights(module):
+                hook = module._hf_hook
+                rounded = partial(_rounded, module=module, bits=bits, wanted=wanted)
+                hook.weights_map = _RoundedWeights(hook.weights_map, rounded)
+            else:
+                module.weight.copy_(_rounded(module.weight, module, bits, wanted))
     return len(found)
+
+
+def _rounded(weight: Any, module: Any, bits: int, wanted: int) -> Any:
+    """Return a module's weight rounded, in groups of ``wanted``, in the weight's own type."""
+    steps = 2 ** (bits - 1) - 1
+    # Conv1D of transformers stores (inputs, outputs), everything else (outputs, inputs).
+    inputs_first = type(module).__name__ == "Conv1D"
+    rows = (weight.T if inputs_first else weight).float()
+    grouped = split(rows, rows.shape[1] if wanted == -1 else min(wanted, rows.shape[1]))
+    scale = grouped.abs().amax(dim=2, keepdim=True).clamp(min=1e-12) / steps
+    rounded = ((grouped / scale).round() * scale).flatten(1)[:, : rows.shape[1]]
+    return (rounded.T if inputs_first else rounded).to(weight.dtype)
+
+
+class _RoundedWeights(Mapping[str, Any]):
+    """The tensors of a module that are brought to it when it runs, its weight rounded each time."""
+
+    def __init__(self, tensors: Mapping[str, Any], rounded: Callable[[Any], Any]) -> None:
+        self._tensors = tensors
+        self._rounded = rounded
+
+    def __getitem__(self, name: str) -> Any:
+        tensor = self._tensors[name]
+        return self._rounded(tensor) if name == "weight" else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)

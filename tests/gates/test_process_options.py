@@ -54,13 +54,15 @@ def test_the_run_has_what_was_asked_for(project):
     project.test(GATE)
     project.pytester.makeconftest(SEEN)
     plain = project.run("--collect-only")
-    plain.stdout.fnmatch_lines([f"*seen Bounds(timeout=0.0, memory=0) {50 * 10**9} None"])
+    plain.stdout.fnmatch_lines([f"*seen Bounds(timeout=0.0, memory=0, counts_files=True) {50 * 10**9} None"])
     project.ini(
         **project.settings, cache_size="1GiB", python="\n  auto-gptq=old/python\n  autoawq=/awq/python"
     )
     asked = project.run("--collect-only", "--tenpak-timeout=5", "--tenpak-memory=1.5")
     asked.stdout.fnmatch_lines(
-        [f"*seen Bounds(timeout=5.0, memory={3 << 29}) {1 << 30} {project.path}/old/python"]
+        [
+            f"*seen Bounds(timeout=5.0, memory={3 << 29}, counts_files=True) {1 << 30} {project.path}/old/python"
+        ]
     )
 
 

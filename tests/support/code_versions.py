@@ -41,7 +41,8 @@ MEASURING = (
         )
     ),
     *("evaluation.kept_texts", "evaluation.kept_tokens"),
-    *("execution.measure", "models.decoder", "models.account", "quantizers.loading"),
+    *("execution.measure", "models.decoder", "models.dispatched", "models.account"),
+    *("quantizers.loading", "quantizers.placement"),
 )
 #: Whatever a figure of an audit comes from.
 AUDITING = tuple(f"diagnosis.{name}" for name in ("folding", "formats", "grids", "kept", "values", "weights"))

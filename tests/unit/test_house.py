@@ -26,7 +26,7 @@ RULES: dict[str, set[str]] = {
     "models": {"errors", "store", "metrics"},
     "baselines": {"errors", "store", "metrics"},
     "diagnosis": {"errors", "store", "metrics", "models"},
-    "quantizers": {"errors", "spec", "progress", "store", "models"},
+    "quantizers": {"errors", "spec", "progress", "units", "store", "models"},
     "evaluation": {"errors", "spec", "progress", "store", "metrics", "models"},
     "verdict": {"metrics", "baselines"},
     "execution": {*GROUND, "store", "metrics", "models", "quantizers", "evaluation", "verdict.criteria"},
@@ -53,6 +53,7 @@ TORCH = (
     "execution",
     "models.convert",
     "models.decoder",
+    "models.dispatched",
     "plugin.fixture",
     "diagnosis.shipped",
 )

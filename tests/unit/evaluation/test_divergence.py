@@ -313,3 +313,26 @@ def test_what_is_no_number_does_not_become_one(value, may_ask):
     kld, _ = divergence.exactly(theirs, logits_of(1).log_softmax(-1), may_ask=may_ask)
     assert not torch.isfinite(kld[7])
     assert torch.isfinite(kld[8:]).all()
+
+
+def test_a_large_vocabulary_is_worked_on_in_pieces_with_the_same_figures(monkeypatch):
+    """Pieces bound what is made beside the logits, and each position's figures are those of the whole chunk."""
+    generator = torch.Generator().manual_seed(0)
+    states, head = torch.randn(2, 60, 8, generator=generator), torch.randn(70_000, 8, generator=generator)
+    ours = states @ head.T + torch.randn(2, 60, 70_000, generator=generator)
+    targets = torch.randint(70_000, (2, 60), generator=generator)
+    assert len(perplexity.in_pieces(ours)) > 1
+    assert all(piece.nbytes <= perplexity._PIECE_BYTES for piece in perplexity.in_pieces(ours))
+
+    def figures():
+        comparer = divergence.Comparer.__new__(divergence.Comparer)
+        comparer._head = head, None
+        nll, predicted = perplexity._nll(ours.clone(), targets, True)
+        kld, agrees = comparer._exactly({"states": states}, predicted)
+        return nll, kld, agrees
+
+    in_pieces = figures()
+    monkeypatch.setattr(perplexity, "_LARGE_VOCABULARY", 1 << 20)
+    assert len(perplexity.in_pieces(ours)) == 1
+    assert all(torch.equal(*pair) for pair in zip(in_pieces, figures(), strict=True))
+    assert torch.equal(perplexity._nll(ours.clone(), targets, False)[0], in_pieces[0])
