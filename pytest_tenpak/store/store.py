@@ -114,8 +114,8 @@ class Store:
             self._fetch_longer(path, identity, length)
             self._use(path)
             path.mkdir(parents=True, exist_ok=True)
-            if not (path / MANIFEST).is_file():
-                self._write_manifest(path, identity, {})
+            if _manifest(path) is None:
+                self._write_manifest(path, identity, {}, {})  # its files change, and are not in it
             with suppress(OSError):
                 os.utime(path / MANIFEST)
         return path
@@ -134,7 +134,9 @@ class Store:
             return False
         if names is None and self._whole(path) is None:
             return False  # it was changed here, and is made anew where it is next asked for
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = _manifest(path)
+        if manifest is None:
+            return False
         files = describe(path, list(manifest["files"]) if names is None else names, self.file_digest)
         return self.remote.push(
             kind, key, Manifest(manifest["identity"], manifest["facts"], files, count), path
@@ -273,10 +275,12 @@ class Store:
 
     def _whole(self, path: Path) -> Mapping[str, Any] | None:
         """Return the manifest's facts if every file it lists is as it was written, else None."""
+        manifest = _manifest(path)
+        if manifest is None:
+            return None
         try:
-            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
             files = {name: self.file_digest(path / name) for name in manifest["files"]}
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError):
             return None
         facts: Mapping[str, Any] = manifest["facts"]
         return facts if files == manifest["files"] else None
@@ -284,3 +288,13 @@ class Store:
 
 def _digests(files: Mapping[str, FileRecord]) -> dict[str, str]:
     return {name: record.sha256 for name, record in files.items()}
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    """Return the manifest of an entry; None where it is missing or was damaged."""
+    try:
+        found = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        fields = [found[name] for name in ("identity", "facts", "files")]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if all(isinstance(one, dict) for one in fields) else None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 
 from pytest_tenpak.store import remote
 from pytest_tenpak.store.digest import fingerprint
+from pytest_tenpak.store.layout import MANIFEST
 from pytest_tenpak.store.remote import Remote, redacted
 from pytest_tenpak.store.store import Store
 from pytest_tenpak.store.use import counting
@@ -414,6 +416,23 @@ def test_a_full_disk_of_this_machine_is_not_the_stores_fault(machines, monkeypat
     monkeypatch.setattr(Path, "open", lambda *args, **kwargs: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(OSError, match="full"):
         two.remote.fetch("checkpoints", KEY, machines.root)
+    assert two.remote.faults == []
+
+
+@pytest.mark.parametrize("damaged", ["{broken", "[]", "{}", '{"identity": {}, "facts": {}, "files": []}', ""])
+def test_a_damaged_manifest_of_the_cache_is_made_anew_and_never_pushed(machines, damaged):
+    """By hand or by a run, of an entry that is made at once and of one that grows: no traceback."""
+    one = machines.machine("one")
+    made = one.directory("checkpoints", IDENTITY, make_one).path
+    grown = one.growing("traces", IDENTITY)
+    shutil.rmtree(machines.shared)
+    for path in (made, grown):
+        (path / MANIFEST).write_text(damaged)
+    two = machines.machine("one")
+    assert not two.push(made)
+    assert not two.push(grown, [], 3)
+    assert two.directory("checkpoints", IDENTITY, make_one).fresh
+    assert two.push(two.growing("traces", IDENTITY), [], 3)
     assert two.remote.faults == []
 
 
