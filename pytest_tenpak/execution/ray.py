@@ -149,8 +149,12 @@ class RayExecutor:
         self._ray.cancel(ticket.task, force=True)
 
     def nodes(self) -> Mapping[str, float]:
-        """Return the number of GPUs of each node that is alive."""
-        return {node["NodeID"]: node["Resources"].get("GPU", 0.0) for node in self._alive()}
+        """Return the number of GPUs of each node that is alive and runs jobs: often the head does not."""
+        return {
+            node["NodeID"]: node["Resources"].get("GPU", 0.0)
+            for node in self._alive()
+            if node["Resources"].get("CPU", 0.0) >= 1
+        }
 
     def close(self) -> None:
         """Leave the cluster, with all tasks of this run."""

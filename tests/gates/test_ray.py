@@ -159,6 +159,17 @@ def test_a_node_that_dies_costs_a_retry(on_ray, cluster):
     assert lost[0].startswith("quantize, attempt 1: ")
 
 
+def test_a_head_without_a_cpu_for_jobs_is_not_asked(on_ray, cluster):
+    """As Kubernetes' heads are: the run neither waits for it nor ends with an error, and uses the others."""
+    project, address = on_ray
+    head = cluster.add_node(num_cpus=0, object_store_memory=80 << 20)
+    cluster.wait_for_nodes()
+    project.test("@pytest.mark.quantize(method='int4', max_tokens=640)\ndef test_it(quantized): pass")
+    result = project.run(address)
+    cluster.remove_node(head)
+    result.assert_outcomes(passed=1)
+
+
 def test_a_killed_driver_leaves_no_task(on_ray):
     """kill -9 of pytest: after ten seconds none of its jobs runs on any node."""
     project, address = on_ray
