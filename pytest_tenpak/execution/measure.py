@@ -23,15 +23,16 @@ from ..diagnosis.shipped import read_shipped
 from ..errors import CheckpointError, MeasurementError
 from ..evaluation import divergence, perplexity
 from ..evaluation.decoder_layers import compare_layers, save_layers
+from ..evaluation.kept_texts import read_documents
+from ..evaluation.kept_tokens import tokens_of
 from ..evaluation.protocol import Window
-from ..evaluation.tokenize import Stream, tokenize
+from ..evaluation.tokenize import Stream, plan_windows
 from ..evaluation.trace import Appender, Plan, Trace
 from ..metrics.intervals import looks
 from ..progress import Progress
 from ..quantizers.loading import import_transformers, load_tokenizer, require_causal_lm
 from ..quantizers.placement import describe
 from ..quantizers.rounding import round_to_nearest
-from ..store.digest import fingerprint
 from ..verdict.criteria import first_decisive_look, limit_of
 from .jobs import MeasureJob, Rounding
 from .load import Loaded, load_once, load_subject
@@ -57,7 +58,7 @@ class _Subject:
     @cached_property
     def digest(self) -> str:
         """Digest of the text's token ids."""
-        return fingerprint(self.stream.ids)
+        return self.stream.digest
 
 
 def measure(job: MeasureJob, progress: Progress) -> dict[str, Any]:
@@ -100,8 +101,8 @@ def _load(job: MeasureJob) -> _Subject:
     torch.set_num_threads(job.threads or own)
     require_causal_lm(job.directory)
     tokenizer = load_tokenizer(job.directory)
-    stream = tokenize(tokenizer, job.documents, job.protocol)
-    windows = job.protocol.windows(len(stream.ids), 0, stream.starts)
+    stream = tokens_of(tokenizer, partial(read_documents, job.text.documents), job.protocol, job.text.tokens)
+    windows = plan_windows(stream, job.protocol, job.budget, job.text.part)
     model, loader, unread = _load_model(job)
     _require_embeddings(model, tokenizer, stream, job.directory)
     bos = tokenizer.bos_token_id if job.protocol.bos == "window" else None

@@ -131,7 +131,7 @@ def _cost(experiment: Experiment, subject: Subject) -> str:
     seconds = weights / _COMPARED / _threads(experiment)
     if seconds <= _SECONDS or experiment.device.family != "cpu":
         return ""
-    tokens = experiment.case.max_tokens or len(" ".join(experiment.corpus.documents)) / 4
+    tokens = experiment.case.max_tokens or sum(map(len, experiment.corpus.documents)) / 4
     measuring = 2 * tokens * weights / _RUN / (os.cpu_count() or 1)
     if seconds <= _SHARE * (measuring + float(subject.facts.get("seconds", 0))):
         return ""

@@ -85,7 +85,7 @@ def _find(checkpoint: SubjectTrace, measurement: Measurement, budget: int) -> Bl
         quantizer=locate(quantizer) if quantizer else None,
         spec=spec,
         whole_blocks=quantizer.moves_scales if quantizer else moves_scales(subject.directory),
-        documents=tuple(experiment.corpus.documents),
+        text=experiment.text(),
         protocol=experiment.protocol,
         device=experiment.device.torch_name,
         dtype=experiment.dtype,

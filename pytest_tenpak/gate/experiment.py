@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..baselines.identity import PART
 from ..errors import CheckpointError
 from ..evaluation.corpus import Corpus
+from ..evaluation.kept_texts import save_documents
 from ..evaluation.protocol import Protocol
 from ..evaluation.trace import TRACE_VERSION
-from ..execution.jobs import QuantizeJob, Rounding
+from ..execution.jobs import QuantizeJob, Rounding, Text
 from ..metrics.measurement import METRICS_VERSION
 from ..models.files import files_to_load
 from ..models.ledger import LEDGER_VERSION, Contents, read_contents
@@ -112,7 +114,7 @@ class Experiment:
             out=folder,
             device=self.device.torch_name,
             dtype=self.dtype,
-            calibration=tuple(self.calibration.documents) if self.calibration else (),
+            calibration=self._documents(self.calibration) if self.calibration else None,
         )
         python = run.interpreter(quantizer, spec)
         with run.show_progress(f"quantizing to {spec.title}") as progress:
@@ -131,11 +133,21 @@ class Experiment:
             "model": self.model.digest,
             "tokenizer": self.model.tokenizer_digest,
             "corpus": self.corpus.digest,
+            **({PART: self.corpus.part} if self.corpus.part else {}),
             "calibration": self.calibration.digest if quantized and self.calibration else None,
             "protocol": self.protocol.to_dict(),
             "dtype": self.dtype,
             "metrics_version": METRICS_VERSION,
         }
+
+    def text(self) -> Text:
+        """Return the corpus as jobs name it: its documents are in the store, and its tokens once made."""
+        tokens = self.run.store.growing("tokens", {"text": self.corpus.digest})
+        return Text(self._documents(self.corpus), tokens, self.corpus.part)
+
+    def _documents(self, corpus: Corpus) -> Path:
+        make = partial(save_documents, corpus.documents)
+        return self.run.store.directory("texts", {"text": corpus.digest}, make).path
 
     def versions(self, subject: Subject) -> dict[str, str]:
         """Return versions of the libraries behind the figures of ``subject``."""

@@ -31,10 +31,8 @@ def set_up(case: Case, run: Run, device: Device) -> list[Experiment]:
     model = find_model(case.model, run)
     calibration = _load_calibration(case, run)
     protocol = Protocol.resolve(case.protocol, case.context, case.stride, model.maximum)
-    return [
-        Experiment(case, run, device, model, load_corpus(corpus, run.root), calibration, protocol)
-        for corpus in case.corpus
-    ]
+    corpora = [load_corpus(corpus, run.root, case.max_tokens) for corpus in case.corpus]
+    return [Experiment(case, run, device, model, corpus, calibration, protocol) for corpus in corpora]
 
 
 def find_source(experiment: Experiment) -> Quantizer | Subject:

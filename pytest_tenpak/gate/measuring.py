@@ -116,7 +116,7 @@ class SubjectTrace:
             spec=experiment.case.spec,
             layers=experiment.contents(subject).layers,
             rounding=subject.rounding,
-            documents=tuple(experiment.corpus.documents),
+            text=experiment.text(),
             protocol=experiment.protocol,
             device=experiment.device.torch_name,
             dtype=experiment.dtype,

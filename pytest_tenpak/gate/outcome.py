@@ -24,6 +24,7 @@ class Part:
     ``name`` is the baseline's, ``changes`` the differences in provenance since it was accepted, ``noise`` was
     calibrated by this run, if it was requested. ``overlap`` is the share of calibration text or corpus that
     was copied from the other, ``nulls`` the number of rows of the corpus that have no text and were left out.
+    ``corpus_part`` is the number of characters that were used of a longer corpus; 0 where that was all of it.
     ``resolution`` is the smallest difference of perplexity, relative, that could have been told from none.
     ``other_weights``: the quantized weights are not those that the baseline was accepted for.
     ``entry_device`` is the device class of the baseline entry that it was compared with; empty without one.
@@ -37,6 +38,7 @@ class Part:
     noise: Noise | None = None
     overlap: float = 0.0
     nulls: int = 0
+    corpus_part: int = 0
     resolution: float | None = None
     other_weights: bool = False
     entry_device: str = ""

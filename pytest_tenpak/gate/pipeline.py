@@ -137,6 +137,7 @@ def _answer(
         noise,
         measure_overlap(experiment),
         corpus.nulls,
+        corpus.part,
         resolution(measurement, measured_reference, comparison),
         comparison.comparable is not None and not comparison.same_weights,
         comparison.compared_device,

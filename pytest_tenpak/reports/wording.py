@@ -361,6 +361,12 @@ def _text_lines(outcome: Outcome) -> Iterator[str]:
         if part.nulls:
             rows = "row has" if part.nulls == 1 else "rows have"
             yield f"{part.nulls:,} {rows} no text (null) on {part.corpus}, and were left out"
+        if part.corpus_part:
+            digest = str(part.measurement.identity["corpus"])
+            yield (
+                f"of {part.corpus} its first {part.corpus_part:,} characters were used ({digest[:19]}…), "
+                f"enough for a budget of {outcome.case.max_tokens:,} tokens"
+            )
         share = part.reference.guessing
         if share is not None and share > _NEAR_GUESSING:
             how = "worse than" if share > 1 else "little better than"

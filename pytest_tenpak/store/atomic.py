@@ -6,8 +6,10 @@ import os
 import re
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 #: A temporary file as mkstemp names it, and the age (seconds) from which its writer must have been killed.
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
@@ -15,7 +17,14 @@ _ABANDONED_AFTER = 60.0
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text through a temporary file in the same folder, synced, then renamed over ``path``.
+    """Write UTF-8 text as :func:`open_atomically` does."""
+    with open_atomically(path) as stream:
+        stream.write(text.encode())
+
+
+@contextmanager
+def open_atomically(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file in the folder of ``path``, which at the end is synced and renamed over it.
 
     A reader finds the old file or the new one, also where the writer was killed at any moment.
     """
@@ -23,8 +32,8 @@ def write_atomically(path: Path, text: str) -> None:
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.chmod(0o666 & ~_umask())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,19 @@ def canonical_json(plain: Any) -> str:
 def fingerprint(plain: Any) -> str:
     """Return the SHA-256 (64 hex digits) of the canonical JSON of a plain value."""
     return hashlib.sha256(canonical_json(plain).encode()).hexdigest()
+
+
+def texts_fingerprint(texts: Iterable[str]) -> str:
+    """Return :func:`fingerprint` of a list of texts, without a second copy of any of them in memory."""
+    sha = hashlib.sha256(b"[")
+    for number, text in enumerate(texts):
+        sha.update(b',"' if number else b'"')
+        for start in range(0, len(text), _CHUNK):
+            # JSON escapes characters one by one, so pieces may be rendered by themselves.
+            sha.update(canonical_json(text[start : start + _CHUNK])[1:-1].encode())
+        sha.update(b'"')
+    sha.update(b"]")
+    return sha.hexdigest()
 
 
 def file_digest(path: Path) -> str:

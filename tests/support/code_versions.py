@@ -40,6 +40,7 @@ MEASURING = (
             "transfer",
         )
     ),
+    *("evaluation.kept_texts", "evaluation.kept_tokens"),
     *("execution.measure", "models.decoder", "models.dispatched", "models.account"),
     *("quantizers.loading", "quantizers.placement"),
 )

@@ -1,16 +1,23 @@
 """The corpus as tokens: one stream, and where each document begins in it."""
 
+import json
+from bisect import bisect_right
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import byte_tokenizer
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tiny import byte_tokenizer, random_model
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from pytest_tenpak.errors import MeasurementError
-from pytest_tenpak.evaluation.protocol import Protocol
-from pytest_tenpak.evaluation.tokenize import tokenize
+from pytest_tenpak.errors import CorpusError, MeasurementError
+from pytest_tenpak.evaluation import corpus
+from pytest_tenpak.evaluation.corpus import DEFAULT, load_corpus
+from pytest_tenpak.evaluation.perplexity import measure_windows
+from pytest_tenpak.evaluation.protocol import Protocol, within
+from pytest_tenpak.evaluation.tokenize import Stream, plan_windows, tokenize
 
 JOINED = Protocol.resolve("gptq", 64, None, 64)
 ROLLING = Protocol.resolve("rolling", 64, None, 64)
@@ -90,3 +97,92 @@ def test_no_warning_about_long_texts(caplog):
     tokenize(tokenizer, ["a long text", "another"], ROLLING)
     logging.disable_propagation()
     assert not caplog.records
+
+
+# ------------------------------------------------------------ windows of a part
+
+TEXT = load_corpus(DEFAULT, Path()).documents[0][:60_000]
+
+
+def learned_tokenizer():
+    """Byte pairs learned on the text, as most models' tokenizers are."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    backend.train_from_iterator([TEXT], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+
+
+@pytest.fixture(params=["text", "documents", "one document of many"])
+def large(request, tmp_path, monkeypatch):
+    """Reads a text of 60,000 characters for a budget, where more than 20,000 count as large."""
+    monkeypatch.setattr(corpus, "WHOLE", 20_000)
+    monkeypatch.setattr(corpus, "_LEAST", 4096)
+    file = tmp_path / ("a.txt" if request.param == "text" else "a.jsonl")
+    size = 1500 if request.param == "documents" else 40_000
+    rows = [json.dumps({"text": TEXT[start : start + size]}) for start in range(0, len(TEXT), size)]
+    file.write_text(TEXT if request.param == "text" else "\n".join(rows))
+    return lambda budget: load_corpus(file.name, tmp_path, budget)
+
+
+def scored(found, tokenizer, protocol, budget):
+    """The tokens of each window that a budget allows, where they stand, and the document of each."""
+    stream = tokenize(tokenizer, found.documents, protocol)
+    windows = plan_windows(stream, protocol, budget, found.part)
+    plan = windows[: within([window.scored for window in windows], budget)]
+    documents = [bisect_right(stream.starts, window.first_scored) for window in plan]
+    return plan, [stream.ids[window.start : window.stop] for window in plan], documents, stream
+
+
+@pytest.mark.parametrize("make", [byte_tokenizer, learned_tokenizer])
+@pytest.mark.parametrize("name", ["gptq", "llamacpp", "sliding", "rolling"])
+@pytest.mark.parametrize("budget", [40, 200, 256])
+def test_a_budget_scores_the_same_of_the_part_as_of_the_whole(large, make, name, budget):
+    """Window by window, token by token and document by document, so every figure is the same."""
+    tokenizer, protocol = make(), Protocol.resolve(name, 64, None, 64)
+    part, whole = large(budget), large(0)
+    assert part.part
+    assert not whole.part
+    *ours, stream = scored(part, tokenizer, protocol, budget)
+    *theirs, everything = scored(whole, tokenizer, protocol, budget)
+    assert ours == theirs
+    assert len(stream.ids) < len(everything.ids) / 2
+
+
+def test_the_figures_of_a_part_are_those_of_the_whole(large):
+    """To the last digit, of a real model."""
+    protocol, model = Protocol.resolve("gptq", 64, None, 64), random_model("llama")
+    figures = []
+    for found in (large(200), large(0)):
+        plan, _, _, stream = scored(found, byte_tokenizer(), protocol, 200)
+        measured = measure_windows(model, stream.ids, plan)
+        figures.append((measured.nll, measured.tokens, measured.lost))
+    assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "context", "said"),
+    [
+        (300, 64, "300 tokens in the first 9,999 characters"),
+        (400, 128, "400"),
+        (300, 100, "300"),
+        (20, 64, "20"),
+    ],
+    ids=["the cut is near", "the last window", "no window but one", "no window"],
+)
+def test_a_part_with_too_few_tokens_for_its_budget_is_refused(tokens, context, said):
+    """Never a smaller budget in silence, nor tokens that are others in the whole text."""
+    stream = Stream(list(range(tokens)), (0,))
+    protocol = Protocol.resolve("gptq", context, None, context)
+    with pytest.raises(CorpusError, match="too few tokens") as caught:
+        plan_windows(stream, protocol, 380, 9999)
+    assert said in caught.value.given
+    assert "--tenpak-max-tokens" in caught.value.remedy
+
+
+def test_a_whole_text_may_end_before_its_budget():
+    """There is nothing else to measure."""
+    stream = Stream(list(range(300)), (0,))
+    assert len(plan_windows(stream, JOINED, 10_000, 0)) == 4

@@ -18,6 +18,7 @@ from pytest_tenpak.execution.jobs import (
     MeasureJob,
     QuantizeJob,
     Rounding,
+    Text,
     to_plain,
 )
 from pytest_tenpak.metrics.intervals import DEFAULT_RULE, Rule, estimate, looks
@@ -42,7 +43,13 @@ def job(folder, **given) -> MeasureJob:
     """A job of which only the loop over windows is done."""
     fields = {
         **{"directory": folder, "quantizer": None, "spec": QuantizeSpec("fp16", {}), "layers": ()},
-        **{"rounding": None, "documents": (), "protocol": PROTOCOL, "device": "cpu", "dtype": "float32"},
+        **{
+            "rounding": None,
+            "text": Text(folder, folder),
+            "protocol": PROTOCOL,
+            "device": "cpu",
+            "dtype": "float32",
+        },
         **{"batch_size": 0, "threads": 0, "trace": folder, "reference": None, "is_reference": False},
         **{"divergence": "auto", "budget": 0, "limit": None, "criteria": (), "rule": DEFAULT_RULE},
     }
@@ -144,18 +151,18 @@ def test_every_job_crosses_into_the_process_as_it_is(tmp_path):
         spec=spec,
         layers=("model.0",),
         rounding=Rounding(("model.0",), 4, 64),
-        documents=("one", "two"),
+        text=Text(tmp_path / "text", tmp_path / "tokens", part=7),
         reference=tmp_path / "reference",
         criteria=(Criterion("max_kld", "kld", 0.1), Criterion("ppl_tolerance", "nll", 0.01, (1.0, 2.0))),
         limit=3,
     )
-    quantizing_job = QuantizeJob(place, spec, tmp_path, tmp_path / "out", "cpu", "float32", ("text",))
+    quantizing_job = QuantizeJob(place, spec, tmp_path, tmp_path / "out", "cpu", "float32", tmp_path / "text")
     loading = (tmp_path, place, spec, "cpu", "float32")
     blaming_job = BlameJob(
         *loading,
         model=tmp_path / "model",
         whole_blocks=True,
-        documents=("one",),
+        text=Text(tmp_path, tmp_path),
         protocol=measuring_job.protocol,
         batch_size=2,
         threads=1,

@@ -50,7 +50,7 @@ class JobRunner:
         file = self.folder / "own.py"
         file.write_text(QUANTIZER.format(requires=requires, body=indent(dedent(body), " " * 8)))
         place, spec = Place("own", str(file), "Own"), QuantizeSpec("own", {})
-        return QuantizeJob(place, spec, self.folder / "model", self.out, "cpu", "float32", ())
+        return QuantizeJob(place, spec, self.folder / "model", self.out, "cpu", "float32", None)
 
     def run(self, body: str, bounds=Bounds(), python=None, requires=()) -> dict:  # noqa: B008
         return run_job(self.store, self.job(body, requires), ignore, bounds, python)

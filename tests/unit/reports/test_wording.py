@@ -130,3 +130,15 @@ def test_a_note_says_what_was_not_audited_and_what_may_differ():
     assert any("weights were not compared: too large" in line for line in lines)
     assert any("1 layer was not compared with the model's: l.0.up is stored as" in line for line in lines)
     assert any("allowed or without effect: generation.eos_token_id 2 → 0" in line for line in lines)
+
+
+def test_a_report_says_which_part_of_a_text_was_used():
+    """How many characters, their digest, and for what budget; nothing where a text was used whole."""
+    whole = outcome(max_tokens=8192)
+    part = replace(whole, parts=(replace(whole.parts[0], corpus_part=524_260),))
+    (line,) = [line for line in notes([part], ()) if "characters" in line]
+    assert line.endswith(
+        "of text.txt its first 524,260 characters were used (sha256:cccccccccccc…), "
+        "enough for a budget of 8,192 tokens"
+    )
+    assert not [line for line in notes([whole], ()) if "characters" in line]
