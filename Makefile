@@ -25,7 +25,8 @@ FROM_TREE := PYTHONPATH=$(CURDIR)
 PARALLEL := -n 2 --dist worksteal
 
 .PHONY: help demo demo-regression test slow unit check fmt coverage table statistics screenshots lint lint-actions
-.PHONY: tenpak-history false-alarms faults blame speedup big bench wall agreement peers-llama-cpp gpu-kit clean
+.PHONY: tenpak-history false-alarms faults blame speedup big cluster bench wall agreement peers-llama-cpp gpu-kit
+.PHONY: clean
 
 # Where there is no bitsandbytes, int4 needs nothing but torch.
 DEMO = $(shell $(BIN)/python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("bitsandbytes"))' \
@@ -84,6 +85,9 @@ speedup: $(VENV)/installed  ## speed and peak memory of quantized SmolLM2 beside
 
 big: $(VENV)/installed  ## peaks of memory of measuring a model of 2 GiB, in memory and from disk, as Markdown
 	$(BIN)/python benchmarks/big.py
+
+cluster: $(VENV)/installed  ## what a Ray cluster adds to a run, and what a thousand gates take, as Markdown; ten minutes
+	nice $(BIN)/python benchmarks/cluster.py
 
 screenshots: $(VENV)/installed  ## the pictures in docs/images, of a run of the demo, green and red
 	-$(BIN)/pytest demo/test_smollm2.py demo/regression --tenpak-json=build/demo.json

@@ -7,9 +7,12 @@ there, with the same bounds and the same errors as on one machine.
 from __future__ import annotations
 
 import importlib
+import os
 import socket
+import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, wait
 from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +25,40 @@ from .order import REPLY, STARTED
 #: How long a request that no node can meet waits for a cluster that grows.
 _PATIENCE_SECONDS = 30
 _CONNECT_SECONDS = 10
+#: How often a head is asked for a sign of life, and after how much silence it counts as gone.
+_ASK_SECONDS, _GONE_SECONDS = 2, 40
+#: After this long without a head Ray ends pytest's process, without a word: later than we say it.
+_RAY_PATIENCE = ("RAY_gcs_rpc_server_reconnect_timeout_s", "600")
 
 
 class _Ticket(NamedTuple):
     task: Any
     folder: Path
+
+
+class _Head:
+    """The head of a cluster, asked by a connection now and then whether it is still there."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._asked = time.monotonic()
+        self._silent_since: float | None = None
+        self._asking = threading.Lock()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has not answered for too long."""
+        if time.monotonic() - self._asked > _ASK_SECONDS and self._asking.acquire(blocking=False):
+            try:
+                _require_listening(self._address)
+                self._silent_since = None
+            except OSError:
+                self._silent_since = self._silent_since or time.monotonic()
+            finally:
+                self._asked = time.monotonic()
+                self._asking.release()
+        since = self._silent_since
+        return since is not None and time.monotonic() - since > _GONE_SECONDS
 
 
 def do(entry: str, folder: str) -> str:
@@ -45,6 +77,7 @@ class RayExecutor:
 
         Raises UnavailableError where Ray is not installed or there is no cluster.
         """
+        os.environ.setdefault(*_RAY_PATIENCE)
         try:
             import ray
         except ImportError:
@@ -66,11 +99,16 @@ class RayExecutor:
                 accepted="auto (the cluster that this machine is in), HOST:PORT, or ray://HOST:PORT",
                 remedy="start one with ray start --head, or correct the address",
             ) from None
+        self._head = _Head(address if "://" in address else ray.get_runtime_context().gcs_address)
         self._turns: dict[tuple[str, ...], cycle[str]] = {}
         self._do = ray.remote(max_retries=0)(do)
 
     def submit(self, folder: Path, needs: Needs) -> _Ticket:
-        """Submit the job in ``folder`` as a task; raises UnavailableError where no node could ever run it."""
+        """Submit the job in ``folder`` as a task.
+
+        Raises UnavailableError where no node could ever run it, WorkerError where the cluster is gone.
+        """
+        self._require_head()
         self._require_possible(needs)
         options: dict[str, Any] = {"num_cpus": 1, "name": f"tenpak {folder.name}"}
         if needs.gpus:
@@ -82,6 +120,14 @@ class RayExecutor:
         if needs.nodes:
             options["scheduling_strategy"] = self._on(needs.nodes)
         return _Ticket(self._do.options(**options).remote(self._entry, str(folder)), folder)
+
+    def _require_head(self) -> None:
+        if self._head.is_gone:
+            raise WorkerError(
+                "the Ray cluster is gone",
+                given=f"its head has not answered for {_GONE_SECONDS} s",
+                remedy="look why the head ended; what was measured is in the cache, and the next run goes on",
+            )
 
     def _on(self, nodes: tuple[str, ...]) -> Any:
         """Return the strategy that puts a task on the next of the nodes that are alive."""
@@ -113,13 +159,26 @@ class RayExecutor:
         )
 
     def _alive(self) -> list[dict[str, Any]]:
-        return [node for node in self._ray.nodes() if node["Alive"]]
+        """Return the nodes; raises WorkerError where the head is gone, for which Ray would wait longer."""
+        answer: Future[list[dict[str, Any]]] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(self._ray.nodes())
+            except BaseException as fault:
+                answer.set_exception(fault)
+
+        threading.Thread(target=ask, daemon=True, name="tenpak-nodes").start()
+        while not wait([answer], timeout=1).done:
+            self._require_head()
+        return [node for node in answer.result() if node["Alive"]]
 
     def poll(self, ticket: _Ticket, seconds: float) -> Standing:
-        """Return where the task stands."""
+        """Return where the task stands; raises WorkerError where the cluster is gone."""
         errors = self._ray.exceptions
         done, _ = self._ray.wait([ticket.task], timeout=seconds)
         if not done:
+            self._require_head()
             started = (ticket.folder / STARTED).exists()
             return Standing(State.RUNNING if started else State.QUEUED)
         try:
@@ -146,11 +205,16 @@ class RayExecutor:
 
     def cancel(self, ticket: _Ticket) -> None:
         """End the task and its process."""
-        self._ray.cancel(ticket.task, force=True)
+        if not self._head.is_gone:
+            self._ray.cancel(ticket.task, force=True)
 
     def nodes(self) -> Mapping[str, float]:
-        """Return the number of GPUs of each node that is alive."""
-        return {node["NodeID"]: node["Resources"].get("GPU", 0.0) for node in self._alive()}
+        """Return the number of GPUs of each node that is alive and runs jobs: often the head does not."""
+        return {
+            node["NodeID"]: node["Resources"].get("GPU", 0.0)
+            for node in self._alive()
+            if node["Resources"].get("CPU", 0.0) >= 1
+        }
 
     def close(self) -> None:
         """Leave the cluster, with all tasks of this run."""

@@ -90,8 +90,8 @@ class Cluster:
             )
 
     def _ask(self, executor: Executor, node: str, gpus: float) -> Device:
-        # A node shows its GPUs only to a job that asks for one.
-        wanted = self._wanted if gpus else "cpu"
+        # A node shows its GPUs only to a job that asks for one. One that has none says so when it is asked.
+        wanted = self._wanted if gpus or self._wanted.startswith("cuda") else "cpu"
         needs = Needs(0.0 if wanted == "cpu" else min(gpus, 1.0), nodes=(node,) if node else ())
         workers = RemoteWorkers(lambda: executor, lambda: needs, self._retries)
         answer: dict[str, Any] = dict(

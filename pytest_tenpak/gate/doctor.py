@@ -36,7 +36,7 @@ def _device(run: Run) -> str:
     try:
         device: Device = run.choose_device()
     except TenpakError as error:
-        return error.problem
+        return f"{error.problem}: {error.remedy}" if error.remedy else error.problem
     return device.torch_name if device.name == device.torch_name else f"{device.torch_name}, {device.name}"
 
 

@@ -16,7 +16,7 @@ from .device import Device
 from .run import Run
 
 #: Cases that are followed at once on a cluster, each by a thread that mostly waits.
-_MOST = 256
+MOST = 256
 
 
 class Places(Protocol):
@@ -109,7 +109,7 @@ class Elsewhere:
 
     def count(self, cases: int) -> int:
         """Return how many cases are followed at once: the cluster queues their jobs."""
-        return min(self._jobs or _MOST, cases)
+        return min(self._jobs or MOST, cases)
 
     @contextmanager
     def lane(self, case: Case) -> Iterator[Run]:

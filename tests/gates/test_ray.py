@@ -159,6 +159,35 @@ def test_a_node_that_dies_costs_a_retry(on_ray, cluster):
     assert lost[0].startswith("quantize, attempt 1: ")
 
 
+def test_a_head_without_a_cpu_for_jobs_is_not_asked(on_ray, cluster):
+    """As Kubernetes' heads are: the run neither waits for it nor ends with an error, and uses the others."""
+    project, address = on_ray
+    head = cluster.add_node(num_cpus=0, object_store_memory=80 << 20)
+    cluster.wait_for_nodes()
+    project.test("@pytest.mark.quantize(method='int4', max_tokens=640)\ndef test_it(quantized): pass")
+    result = project.run(address)
+    cluster.remove_node(head)
+    result.assert_outcomes(passed=1)
+
+
+def test_a_cluster_that_goes_away_is_said_within_a_minute(project, tmp_path):
+    """Its head killed in the middle: each gate says so, and the run ends with its report."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    node = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    doomed = cluster_utils.Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    project.ini(**{**project.settings, "cache_dir": tmp_path / "cache", "executor": "ray"})
+    project.pytester.makeconftest(PATIENT)
+    project.test(patient(2))
+    with started(project, f"--tenpak-ray-address={doomed.address}") as process:
+        wait_for_begun(project, 1)
+        doomed.remove_node(doomed.head_node, allow_graceful=False)
+        printed, _ = process.communicate(timeout=90)
+    doomed.shutdown()
+    assert process.returncode == pytest.ExitCode.TESTS_FAILED, printed
+    assert printed.count(": the Ray cluster is gone\n  given:") == 2
+    assert len(outcomes(project.path / "run.json")) == 2
+
+
 def test_a_killed_driver_leaves_no_task(on_ray):
     """kill -9 of pytest: after ten seconds none of its jobs runs on any node."""
     project, address = on_ray

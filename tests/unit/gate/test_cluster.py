@@ -80,3 +80,11 @@ def test_a_cpu_that_is_asked_for_is_used_beside_gpus(tmp_path):
     assert found.device() == AVX2
     assert found._needs(None).gpus == 0
     assert executor.asked[0][1] == {"wanted": "cpu"}
+
+
+def test_a_gpu_that_no_node_has_is_asked_for_all_the_same(tmp_path):
+    """So that the node says what it lacks: a run that wants a GPU is not measured on a CPU in silence."""
+    executor = Nodes({"a": AVX2})
+    cluster(tmp_path, executor, "cuda").device()
+    ((needs, job),) = executor.asked
+    assert (needs.gpus, job) == (0, {"wanted": "cuda"})
