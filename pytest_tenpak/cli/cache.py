@@ -14,7 +14,7 @@ from ..gate.shared_store import pull_entries, push_entries
 from ..plugin.options import cache_store, shared_store
 from ..spec import nearest
 from ..store import eviction
-from ..store.remote import RemoteEntry
+from ..store.remote_manifest import RemoteEntry
 from ..store.store import Store
 from ..units import in_gib
 

@@ -12,8 +12,9 @@ from ..errors import SpecError, UnavailableError
 from ..evaluation.trace import Trace
 from ..progress import Progress
 from ..spec import nearest
+from ..store.asking import redacted
 from ..store.layout import ENTRY, MANIFEST
-from ..store.remote import DOCUMENTS, SHARED, Remote, redacted
+from ..store.remote import DOCUMENTS, SHARED, Remote
 from ..store.store import Store
 
 #: Distributions behind the schemes that pip has to be told of; fsspec knows more.

@@ -17,24 +17,26 @@ It is given a file system as fsspec defines them, and imports nothing.
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
-import os
-import re
 import shutil
 import threading
 import uuid
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from .digest import file_digest, fingerprint
-from .layout import MANIFEST
-from .strict_json import parse_json
+from .asking import UnusableError, ask
+from .remote_manifest import (
+    MANIFEST_NAME,
+    FileRecord,
+    Manifest,
+    RemoteEntry,
+    manifest_name,
+    parse_manifest,
+    remote_entries,
+    render_manifest,
+)
 from .use import TALLY, StoreUse, Tally
 
 #: The JSON documents among the kinds that are shared, which are written in the manifest itself.
@@ -43,82 +45,22 @@ DOCUMENTS = frozenset(("audits", "blames", "contents", "overlaps", "weights"))
 #: the devices, jobs and locks are of this machine alone.
 SHARED = DOCUMENTS | {"models", "checkpoints", "traces"}
 
-_MANIFEST = re.compile(r"manifest-(\d{7,12})\.json")
-_KEY = re.compile(r"[0-9a-f]{32}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_FORMAT = 1
 #: Without an answer for so long (seconds) the store counts as unreachable; sending a file may take longer,
 #: by its bytes, at the slowest rate (bytes in a second) that is waited for.
 _ANSWER_SECONDS = 20.0
 _SLOWEST = 1 << 18
 _CHUNK = 1 << 24
-#: What logs requests, whose headers hold signatures and tokens.
-_LOGGERS = (
-    "fsspec",
-    "s3fs",
-    "gcsfs",
-    "adlfs",
-    "botocore",
-    "aiobotocore",
-    "boto3",
-    "urllib3",
-    "azure",
-    "google",
-)
 
 _T = TypeVar("_T")
-
-
-class FileRecord(NamedTuple):
-    """The size in bytes and the SHA-256 (64 hex digits) of a file of an entry."""
-
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a manifest says: ``count`` is the length of a growing entry, ``files`` are by relative name."""
-
-    identity: Mapping[str, Any]
-    facts: Mapping[str, Any]
-    files: Mapping[str, FileRecord]
-    count: int = 0
-
-
-class RemoteEntry(NamedTuple):
-    """An entry as a listing shows it, with all of its bytes.
-
-    ``length`` is that of its longest manifest, None for an upload that has not ended.
-    """
-
-    kind: str
-    key: str
-    length: int | None
-    size: int
 
 
 class _DamagedError(Exception):
     """What is in the store is not what it says: which file, and why."""
 
 
-class _UnusableError(Exception):
-    """The store did not answer, or refused; the text is safe to show."""
-
-    def __init__(self, words: str, denied: bool = False) -> None:
-        super().__init__(words)
-        self.denied = denied
-
-
 @contextmanager
 def _show_nothing(_title: str) -> Iterator[Callable[[int, int, str], None]]:
     yield lambda _done, _total, _unit: None
-
-
-def redacted(url: str) -> str:
-    """Return a URL without what may be secret in it: user and password, query and fragment."""
-    shown = re.sub(r"//.*@", "//***@", url)
-    return re.sub(r"[?#].*", "?***", shown, flags=re.DOTALL)
 
 
 class Remote:
@@ -188,7 +130,7 @@ class Remote:
         with self._tolerated(f"{kind}/{key}"):
             self._look()
             if (kind, key, 0) not in self._known and self._ask(
-                lambda: self._files.exists(self._path(kind, key, _manifest_name(0)))
+                lambda: self._files.exists(self._path(kind, key, manifest_name(0)))
             ):
                 self._known.add((kind, key, 0))
         return (kind, key, 0) in self._known
@@ -215,7 +157,7 @@ class Remote:
         """List all entries, half-uploaded ones too; none where the store cannot be used."""
         with self._tolerated("the list of entries"), suppress(FileNotFoundError):
             found = self._ask(lambda: self._files.find(self._root, detail=True), 30 * _ANSWER_SECONDS)
-            return _entries(self._root, found)
+            return remote_entries(self._root, found)
         return []
 
     def use_of(self, tally: Tally) -> StoreUse:
@@ -258,7 +200,7 @@ class Remote:
 
     def _counts(self, kind: str, key: str) -> list[int]:
         """Return the lengths of a growing entry that there are manifests of, the longest first."""
-        names = map(_MANIFEST.fullmatch, self._listed(kind, key))
+        names = map(MANIFEST_NAME.fullmatch, self._listed(kind, key))
         return sorted((int(match[1]) for match in names if match), reverse=True)
 
     def _listed(self, kind: str, key: str) -> dict[str, int]:
@@ -273,13 +215,13 @@ class Remote:
         return {}
 
     def _read_manifest(self, kind: str, key: str, count: int) -> Manifest | None:
-        path = self._path(kind, key, _manifest_name(count))
+        path = self._path(kind, key, manifest_name(count))
         try:
             text = self._ask(lambda: self._files.cat_file(path))
         except FileNotFoundError:
             return None
         try:
-            return _parsed(text, kind, key, count)
+            return parse_manifest(text, kind, key, count)
         except (ValueError, KeyError, TypeError, RecursionError):
             raise _DamagedError("its manifest is damaged") from None
 
@@ -316,7 +258,7 @@ class Remote:
 
     def _refuse(self, kind: str, key: str, count: int, damage: str) -> None:
         """Note what is damaged, so that a push of this process replaces it."""
-        self._refused.setdefault((kind, key), set()).add(_manifest_name(count))
+        self._refused.setdefault((kind, key), set()).add(manifest_name(count))
         after = "made anew and replaced there" if self._writes else "made anew, and not replaced there"
         self._fault(f"the store {self.shown}: {kind}/{key} was refused and is {after}: {damage}")
 
@@ -324,12 +266,12 @@ class Remote:
 
     def _push(self, kind: str, key: str, manifest: Manifest, folder: Path) -> bool:
         try:
-            text = _rendered(kind, manifest).encode()
+            text = render_manifest(kind, manifest).encode()
         except ValueError:
             return False
         refused = self._refused.get((kind, key), set())
         listed = {name: size for name, size in self._listed(kind, key).items() if name not in refused}
-        counts = [int(match[1]) for match in map(_MANIFEST.fullmatch, listed) if match]
+        counts = [int(match[1]) for match in map(MANIFEST_NAME.fullmatch, listed) if match]
         if counts and max(counts) >= manifest.count:
             return False
         with (
@@ -338,10 +280,10 @@ class Remote:
             for name, record in manifest.files.items():
                 if refused or listed.get(record.sha256) != record.size:
                     self._upload(folder / name, self._path(kind, key, record.sha256), record.size)
-            self._write(self._path(kind, key, _manifest_name(manifest.count)), text, anew=bool(refused))
-        for name in refused - {_manifest_name(manifest.count)}:
+            self._write(self._path(kind, key, manifest_name(manifest.count)), text, anew=bool(refused))
+        for name in refused - {manifest_name(manifest.count)}:
             with suppress(
-                _UnusableError, FileNotFoundError
+                UnusableError, FileNotFoundError
             ):  # who may not remove leaves it: readers refuse it
                 self._ask(lambda name=name: self._files.rm_file(self._path(kind, key, name)))  # type: ignore[misc]
         self._refused.pop((kind, key), None)
@@ -396,13 +338,11 @@ class Remote:
         try:
             yield
         except FileNotFoundError:
-            self._give_up(
-                what, _UnusableError("there is no such bucket or folder, or nothing in it"), writing
-            )
-        except _UnusableError as fault:
+            self._give_up(what, UnusableError("there is no such bucket or folder, or nothing in it"), writing)
+        except UnusableError as fault:
             self._give_up(what, fault, writing)
 
-    def _give_up(self, what: str, fault: _UnusableError, writing: bool) -> None:
+    def _give_up(self, what: str, fault: UnusableError, writing: bool) -> None:
         if not self._reads:
             return  # another gate, which asked at the same time, said so
         if writing and fault.denied:
@@ -416,162 +356,6 @@ class Remote:
             self._fault(f"the store {self.shown}: {fault}; the local cache goes on alone")
 
     def _ask(self, call: Callable[[], _T], seconds: float = _ANSWER_SECONDS) -> _T:
-        """Return what a request gives; raises FileNotFoundError, or _UnusableError for any other fault.
-
-        In a thread, since not every library can be told to give up. One at a time: warnings and logging,
-        which are silenced meanwhile, are the process's.
-        """
-        with self._asking, _silence():
-            try:
-                return _bounded(call, seconds)
-            except FileNotFoundError:
-                raise
-            except Exception as fault:
-                raise _UnusableError(_words(fault, seconds), isinstance(fault, PermissionError)) from None
-
-
-def describe(
-    folder: Path, names: list[str], digest: Callable[[Path], str] = file_digest
-) -> dict[str, FileRecord]:
-    """Return the size and SHA-256 of files of a folder, by name."""
-    return {name: FileRecord((folder / name).stat().st_size, digest(folder / name)) for name in names}
-
-
-def _manifest_name(count: int) -> str:
-    return f"manifest-{count:07}.json"
-
-
-def _rendered(kind: str, manifest: Manifest) -> str:
-    """Write a manifest, with its digest; raises ValueError for numbers that JSON does not have."""
-    plain = {
-        "format": _FORMAT,
-        "kind": kind,
-        "count": manifest.count,
-        "identity": manifest.identity,
-        "facts": manifest.facts,
-        "files": {name: record._asdict() for name, record in manifest.files.items()},
-    }
-    return json.dumps({**plain, "digest": fingerprint(plain)}, indent=1, sort_keys=True, allow_nan=False)
-
-
-def _parsed(text: bytes, kind: str, key: str, count: int) -> Manifest:
-    """Read a manifest; raises ValueError, KeyError or TypeError where it is not one of this kind and key."""
-    plain = parse_json(text.decode())
-    files = {name: FileRecord(**row) for name, row in plain["files"].items()}
-    told = plain.pop("digest")
-    is_whole = (
-        plain["format"] == _FORMAT
-        and told == fingerprint(plain)
-        and (plain["kind"], plain["count"]) == (kind, count)
-        and fingerprint(plain["identity"])[:32] == key
-        and all(map(_is_plain, files))
-        and not files.keys() & {str(above) for name in files for above in PurePosixPath(name).parents}
-        and all(
-            type(one.size) is int and one.size >= 0 and _SHA256.fullmatch(one.sha256)
-            for one in files.values()
-        )
-    )
-    if not is_whole:
-        raise ValueError("not a whole manifest of this entry")
-    return Manifest(plain["identity"], dict(plain["facts"]), files, count)
-
-
-def _is_plain(name: str) -> bool:
-    """Return whether a file's name leads to a place in its folder, and says so plainly on every system."""
-    parts = name.split("/")
-    return (
-        name != MANIFEST
-        and name.isprintable()
-        and not re.search(r'[\\:*?"<>|]', name)
-        and all(part not in ("", ".", "..") and len(part.encode()) <= 200 for part in parts)
-        and len(name) <= 1000
-    )
-
-
-def _entries(root: str, found: Mapping[str, Mapping[str, Any]]) -> list[RemoteEntry]:
-    """Group a listing by entries; what has no place in the layout is left out."""
-    counts: dict[tuple[str, str], list[int]] = {}
-    sizes: Counter[tuple[str, str]] = Counter()
-    for path, row in found.items():
-        match path.removeprefix(root).strip("/").split("/"):
-            case [kind, key, name] if _KEY.fullmatch(key):
-                sizes[kind, key] += int(row["size"] or 0)
-                if found_name := _MANIFEST.fullmatch(name):
-                    counts.setdefault((kind, key), []).append(int(found_name[1]))
-    return [RemoteEntry(*one, max(counts.get(one, ()), default=None), sizes[one]) for one in sorted(sizes)]
-
-
-def _bounded(call: Callable[[], _T], seconds: float) -> _T:
-    """Return what a call gives; raises TimeoutError where it takes longer, and what it raises."""
-    answers: list[_T] = []
-    faults: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            answers.append(call())
-        except BaseException as fault:
-            faults.append(fault)
-
-    thread = threading.Thread(target=work, name="tenpak-store", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if faults:
-        raise faults.pop()  # popped, so that it does not hold itself, and by its frames the store
-    if not answers:
-        raise TimeoutError
-    return answers[0]
-
-
-def _words(fault: Exception, seconds: float) -> str:
-    """Say what is wrong with the store, without a word of a library's message, which may hold secrets."""
-    kind = type(fault).__name__
-    if isinstance(fault, TimeoutError):
-        return f"no answer within {seconds:.0f} s"
-    if isinstance(fault, PermissionError):
-        return "access was denied"
-    if "Credential" in kind:
-        return "no credentials were found"
-    if "Connect" in kind:
-        return "it cannot be reached"
-    number = fault.errno if isinstance(fault, OSError) else None
-    return f"{os.strerror(number)} ({kind})" if number else f"it failed with {kind}"
-
-
-class _OthersMeanwhile:
-    """Matches every warning of a thread that is not the main one, while a request is made.
-
-    It stands where a filter has the pattern of a message. To save and restore the filters, as
-    :class:`warnings.catch_warnings` does, in the thread of a gate would undo what a test does meanwhile.
-    """
-
-    def __init__(self) -> None:
-        self.asking = 0
-
-    def match(self, _text: str) -> bool:
-        """Return whether a library asks the store in this thread, as far as can be known."""
-        return self.asking > 0 and threading.current_thread() is not threading.main_thread()
-
-
-_MEANWHILE = _OthersMeanwhile()
-_FILTER = ("ignore", _MEANWHILE, Warning, None, 0)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep libraries from logging requests, and their warnings from becoming errors of the suite.
-
-    One request at a time, made in a thread of its own.
-    """
-    before = {name: logging.getLogger(name).level for name in _LOGGERS}
-    filters: list[Any] = warnings.filters  # type: ignore[assignment]
-    if not filters or filters[0] is not _FILTER:
-        filters.insert(0, _FILTER)
-    _MEANWHILE.asking += 1
-    try:
-        for name in before:
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        yield
-    finally:
-        _MEANWHILE.asking -= 1
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
+        """Return what a request gives, as :func:`~.asking.ask` does; one at a time, as that silences all."""
+        with self._asking:
+            return ask(call, seconds)

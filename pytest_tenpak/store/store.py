@@ -28,7 +28,8 @@ from .eviction import tidy
 from .file_digests import FileDigests
 from .layout import MANIFEST, lock_file, temporary_name, use_file
 from .locks import hold, try_hold
-from .remote import DOCUMENTS, FileRecord, Manifest, Remote, describe
+from .remote import DOCUMENTS, Remote
+from .remote_manifest import FileRecord, Manifest, describe
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ import fsspec
 import pytest
 
 from pytest_tenpak.store import remote
+from pytest_tenpak.store.asking import redacted
 from pytest_tenpak.store.digest import fingerprint
 from pytest_tenpak.store.layout import MANIFEST
-from pytest_tenpak.store.remote import Remote, redacted
+from pytest_tenpak.store.remote import Remote
 from pytest_tenpak.store.store import Store
 from pytest_tenpak.store.use import counting
 

@@ -1,0 +1,135 @@
+"""Requests to the shared store: bounded in time, silent, and explained without a word of a library's own.
+
+What libraries say of a request may quote addresses and keys.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+#: What logs requests, whose headers hold signatures and tokens.
+_LOGGERS = (
+    "fsspec",
+    "s3fs",
+    "gcsfs",
+    "adlfs",
+    "botocore",
+    "aiobotocore",
+    "boto3",
+    "urllib3",
+    "azure",
+    "google",
+)
+
+_T = TypeVar("_T")
+
+
+class UnusableError(Exception):
+    """The store did not answer, or refused; the text is safe to show."""
+
+    def __init__(self, words: str, denied: bool = False) -> None:
+        super().__init__(words)
+        self.denied = denied
+
+
+def redacted(url: str) -> str:
+    """Return a URL without what may be secret in it: user and password, query and fragment."""
+    shown = re.sub(r"//.*@", "//***@", url)
+    return re.sub(r"[?#].*", "?***", shown, flags=re.DOTALL)
+
+
+def ask(call: Callable[[], _T], seconds: float) -> _T:
+    """Return what a request gives; raises FileNotFoundError, or UnusableError for any other fault.
+
+    In a thread, since not every library can be told to give up.
+    """
+    with _silence():
+        try:
+            return _bounded(call, seconds)
+        except FileNotFoundError:
+            raise
+        except Exception as fault:
+            raise UnusableError(_words(fault, seconds), isinstance(fault, PermissionError)) from None
+
+
+def _bounded(call: Callable[[], _T], seconds: float) -> _T:
+    """Return what a call gives; raises TimeoutError where it takes longer, and what it raises."""
+    answers: list[_T] = []
+    faults: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            answers.append(call())
+        except BaseException as fault:
+            faults.append(fault)
+
+    thread = threading.Thread(target=work, name="tenpak-store", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if faults:
+        raise faults.pop()  # popped, so that it does not hold itself, and by its frames the store
+    if not answers:
+        raise TimeoutError
+    return answers[0]
+
+
+def _words(fault: Exception, seconds: float) -> str:
+    """Say what is wrong with the store, without a word of a library's message, which may hold secrets."""
+    kind = type(fault).__name__
+    if isinstance(fault, TimeoutError):
+        return f"no answer within {seconds:.0f} s"
+    if isinstance(fault, PermissionError):
+        return "access was denied"
+    if "Credential" in kind:
+        return "no credentials were found"
+    if "Connect" in kind:
+        return "it cannot be reached"
+    number = fault.errno if isinstance(fault, OSError) else None
+    return f"{os.strerror(number)} ({kind})" if number else f"it failed with {kind}"
+
+
+class _OthersMeanwhile:
+    """Matches every warning of a thread that is not the main one, while a request is made.
+
+    It stands where a filter has the pattern of a message. To save and restore the filters, as
+    :class:`warnings.catch_warnings` does, in the thread of a gate would undo what a test does meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.asking = 0
+
+    def match(self, _text: str) -> bool:
+        """Return whether a library asks the store in this thread, as far as can be known."""
+        return self.asking > 0 and threading.current_thread() is not threading.main_thread()
+
+
+_MEANWHILE = _OthersMeanwhile()
+_FILTER = ("ignore", _MEANWHILE, Warning, None, 0)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep libraries from logging requests, and their warnings from becoming errors of the suite.
+
+    One request at a time, made in a thread of its own.
+    """
+    before = {name: logging.getLogger(name).level for name in _LOGGERS}
+    filters: list[Any] = warnings.filters  # type: ignore[assignment]
+    if not filters or filters[0] is not _FILTER:
+        filters.insert(0, _FILTER)
+    _MEANWHILE.asking += 1
+    try:
+        for name in before:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        yield
+    finally:
+        _MEANWHILE.asking -= 1
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
