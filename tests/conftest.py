@@ -122,6 +122,14 @@ def distributed(request) -> tuple[str, ...]:
     return request.param
 
 
+@pytest.fixture(
+    params=[pytest.param((), id="alone"), pytest.param(("-n", "2"), id="xdist", marks=pytest.mark.slow)]
+)
+def distributed_at_length(request) -> tuple[str, ...]:
+    """The same, where a test runs its project several times: under xdist with the slow tests."""
+    return request.param
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 8 MB."""

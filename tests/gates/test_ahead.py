@@ -37,7 +37,11 @@ def figures(path):
 
 
 @pytest.mark.parametrize(
-    "where", [("--tenpak-jobs=3",), ("--tenpak-executor=command", HERE)], ids=["jobs", "command"]
+    "where",
+    [
+        pytest.param(("--tenpak-jobs=3",), id="jobs"),
+        pytest.param(("--tenpak-executor=command", HERE), id="command", marks=pytest.mark.slow),
+    ],
 )
 def test_outcomes_are_those_of_one_after_the_other(project, where, tmp_path):
     """Figure by figure, and check by check."""
@@ -258,6 +262,7 @@ def test_a_command_that_fails_is_told_with_what_it_said(project):
     )
 
 
+@pytest.mark.slow
 def test_a_job_that_is_lost_with_its_machine_is_begun_again(project):
     """Once, if that is enough; the report names it, and the verdict is there."""
     once = project.path / "once.py"

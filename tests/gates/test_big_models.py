@@ -46,6 +46,7 @@ def test_layers_on_disk_give_the_same_figures_and_are_named_in_provenance(projec
     assert not list(project.path.glob("cache-*/jobs/*"))
 
 
+@pytest.mark.slow
 def test_generated_text_is_that_of_a_model_in_memory(project):
     """The process that measured it answers."""
     project.test(

@@ -103,17 +103,19 @@ def test_a_change_of_versions_is_named_as_the_likely_cause(project):
     project.run().stdout.fnmatch_lines(["differs in provenance: bitsandbytes 0.1.2 → *"])
 
 
-def test_accepting_needs_to_be_asked_for_and_keeps_what_it_replaces(project, distributed):
+def test_accepting_needs_to_be_asked_for_and_keeps_what_it_replaces(project, distributed_at_length):
     """Update alone is refused with the remedy; with a reason the test passes, history and anchor remain."""
     project.test(PLAIN)
-    project.run(*distributed)
+    project.run(*distributed_at_length)
     worsen_by(project, 1.25)
-    refused = project.run(*distributed, "--tenpak-update=failing")
+    refused = project.run(*distributed_at_length, "--tenpak-update=failing")
     refused.assert_outcomes(failed=1)
     refused.stdout.fnmatch_lines(
         ['not updated: the new figures are worse, which needs --tenpak-accept "reason"']
     )
-    accepted = project.run(*distributed, "--tenpak-update=failing", "--tenpak-accept", "smaller kernels")
+    accepted = project.run(
+        *distributed_at_length, "--tenpak-update=failing", "--tenpak-accept", "smaller kernels"
+    )
     accepted.assert_outcomes(passed=1)
     accepted.stdout.fnmatch_lines(
         [
@@ -124,7 +126,7 @@ def test_accepting_needs_to_be_asked_for_and_keeps_what_it_replaces(project, dis
     entry = json.loads((project.path / "baselines/test_gate/test_nf4.json").read_text())["entries"][CPU]
     assert entry["history"][0]["reason"] == "smaller kernels"
     assert entry["history"][0]["figures"]["perplexity"] < entry["figures"]["perplexity"]
-    project.run(*distributed).assert_outcomes(passed=1)
+    project.run(*distributed_at_length).assert_outcomes(passed=1)
 
 
 def test_a_broken_limit_fails_and_no_update_settles_it(project):
@@ -139,22 +141,22 @@ def test_a_broken_limit_fails_and_no_update_settles_it(project):
     assert project.baselines == []
 
 
-def test_in_ci_a_missing_baseline_fails_and_writes_nothing(project, distributed, monkeypatch):
+def test_in_ci_a_missing_baseline_fails_and_writes_nothing(project, distributed_at_length, monkeypatch):
     """Unless it is asked for by name. Either of pytest's two variables means CI."""
-    monkeypatch.setenv("BUILD_NUMBER" if distributed else "CI", "1")
+    monkeypatch.setenv("BUILD_NUMBER" if distributed_at_length else "CI", "1")
     project.test(PLAIN)
-    result = project.run(*distributed)
+    result = project.run(*distributed_at_length)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["no baseline, and CI creates none*", "to accept: * --tenpak-update=new"])
     assert project.baselines == []
-    project.run(*distributed, "--tenpak-update=new").assert_outcomes(passed=1)
+    project.run(*distributed_at_length, "--tenpak-update=new").assert_outcomes(passed=1)
     assert project.baselines == ["test_gate/test_nf4.json"]
 
 
-def test_a_users_own_failure_stays_his_and_creates_no_baseline(project, distributed):
+def test_a_users_own_failure_stays_his_and_creates_no_baseline(project, distributed_at_length):
     """The assertion is what is reported; a red test accepts nothing, then or from its document later."""
     project.test(PLAIN.replace("pass", "assert 1 == 2, 'mine'"))
-    result = project.run(*distributed, "--tenpak-json=run.json")
+    result = project.run(*distributed_at_length, "--tenpak-json=run.json")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["E *AssertionError: mine", "*baseline not written, since the test failed"])
     assert "baseline created" not in result.stdout.str()

@@ -9,7 +9,7 @@ from pytest_tenpak.evaluation.corpus import WHOLE, load_corpus, part_for
 BUDGET = 630
 
 
-@pytest.mark.parametrize("name", ["large.txt", "large.jsonl"])
+@pytest.mark.parametrize("name", ["large.txt", pytest.param("large.jsonl", marks=pytest.mark.slow)])
 def test_a_budget_uses_a_part_of_a_large_text_and_tokenizes_it_once(project, name):
     """Terminal, JSON report and baseline say which; reference and checkpoint share its tokens.
 

@@ -61,14 +61,14 @@ def site(tmp_path):
 
 
 @pytest.mark.parametrize("way", ["--pyargs", "paths"])
-def test_two_gates_of_one_id_are_a_usage_error(project, site, monkeypatch, distributed, way):
+def test_two_gates_of_one_id_are_a_usage_error(project, site, monkeypatch, distributed_at_length, way):
     """The second would be handed the first one's answer, and its own limit would never be looked at."""
     monkeypatch.setenv("PYTHONPATH", str(site))
     tests = [str(site / name / "tests" / "test_gate.py") for name in ("pkg_a", "pkg_b")]
     if way == "--pyargs":
         tests = ["pkg_a.tests", "pkg_b.tests"]
     options = [
-        *distributed,
+        *distributed_at_length,
         f"--rootdir={project.path}",
         "-c",
         "tox.ini",

@@ -246,11 +246,11 @@ def test_entries_are_pushed_listed_and_pulled_by_hand(project, bucket):
 # ---------------------------------------------------------------- a folder is enough
 
 
-def test_xdist_and_a_folder_of_a_network_mount(project, tmp_path, distributed):
+def test_xdist_and_a_folder_of_a_network_mount(project, tmp_path, distributed_at_length):
     """Workers share the store too; a second machine makes nothing."""
     suite = Suite(project, f"file://{tmp_path}/mount")
-    _, one = suite.run("one", *distributed)
-    _, two = suite.run("two", *distributed)
+    _, one = suite.run("one", *distributed_at_length)
+    _, two = suite.run("two", *distributed_at_length)
     assert two["store"]["fetched"]["checkpoints"] == 1
     assert two["store"]["faults"] == []
     assert not (project.path / "two" / "jobs").exists()

@@ -17,11 +17,10 @@ def outcome_of(project):
     return outcome
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "xdist"])
-def test_limits_that_no_checkpoint_meets_fail_and_name_what_ran(project, workers):
+def test_limits_that_no_checkpoint_meets_fail_and_name_what_ran(project, distributed_at_length):
     """Phase, ratio with interval, speeds of both, kernel and both peaks; no baseline comes of it."""
     limits = "min_speedup={'prefill': 0.001, 'decode': 50}, max_memory_ratio=0.001"
-    result = run(project, limits, *workers)
+    result = run(project, limits, *distributed_at_length)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(

@@ -353,9 +353,9 @@ def renamed(project):
 MOVE = "tenpak move baselines/test_gate/test_old.json test_gate.py::test_new"
 
 
-def test_a_new_case_is_told_of_the_baseline_it_had(renamed, distributed):
+def test_a_new_case_is_told_of_the_baseline_it_had(renamed, distributed_at_length):
     """Nothing is created; the command that is named settles it, with history and anchor kept."""
-    result = renamed.run(*distributed)
+    result = renamed.run(*distributed_at_length)
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
         [
@@ -371,7 +371,7 @@ def test_a_new_case_is_told_of_the_baseline_it_had(renamed, distributed):
     assert renamed.baselines == ["test_gate/test_new.json"]
     new = json.loads((renamed.path / "baselines/test_gate/test_new.json").read_text())
     assert new == {**old, "case": "test_gate.py::test_new"}
-    settled = renamed.run(*distributed)
+    settled = renamed.run(*distributed_at_length)
     settled.stdout.fnmatch_lines(["test_gate.py::test_new *passed"])
     assert "unused baseline" not in settled.stdout.str()
 
