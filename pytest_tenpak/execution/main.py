@@ -11,7 +11,6 @@ import gc
 import importlib.util
 import json
 import os
-import re
 import resource
 import signal
 import sys
@@ -32,6 +31,7 @@ from ..quantizers.locate import relocate
 from ..store.atomic import write_atomically
 from .blame import blame
 from .generate import generate
+from .job_folder import report_progress
 from .jobs import (
     ANSWER,
     NEXT,
@@ -49,6 +49,7 @@ from .jobs import (
 )
 from .load import live_in
 from .measure import measure
+from .memory import own_bytes
 from .speed import time_pair, weigh
 
 _PROGRESS_SECONDS = 0.1
@@ -82,8 +83,7 @@ def _peak_bytes() -> int:
     higher. The figure in /proc starts from zero.
     """
     try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return 1024 * int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0])
+        return own_bytes("VmHWM")
     except (OSError, LookupError):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else 1024 * peak
@@ -183,8 +183,7 @@ def _answer(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         nonlocal last
         if done >= total or time.monotonic() - last > _PROGRESS_SECONDS:
             last = time.monotonic()
-            with (folder / "progress.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps([done, total, unit]) + "\n")
+            report_progress(folder, done, total, unit)
 
     try:
         if job["elsewhere"]:

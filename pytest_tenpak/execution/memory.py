@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,15 @@ _TIMES, _REST = 2.5, 1 << 30
 _GROUP = Path("/sys/fs/cgroup")
 #: What is kept free of weights on each device, for activations and the library: a share, and bytes.
 _KEPT_SHARE, _KEPT = 0.05, 1 << 30
+
+
+def own_bytes(name: str) -> int:
+    """Return a figure of this process in bytes: ``VmRSS``, or its peak ``VmHWM``.
+
+    Raises OSError or LookupError where the system is not Linux.
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * int(re.findall(rf"{name}:\s*(\d+) kB", status)[0])
 
 
 def needed_bytes(directory: Path) -> float:

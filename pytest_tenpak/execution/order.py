@@ -14,7 +14,7 @@ from ..store.atomic import write_atomically
 from ..store.layout import owner
 from .process import Bounds
 
-ORDER, REPLY, PROGRESS, STARTED = "order.json", "reply.json", "progress.jsonl", "started"
+ORDER, REPLY, STARTED = "order.json", "reply.json", "started"
 
 
 @dataclass(frozen=True)

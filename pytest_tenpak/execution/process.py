@@ -30,6 +30,7 @@ from ..store.atomic import write_atomically
 from ..store.layout import owner
 from ..store.store import Store
 from ..units import in_gib
+from .job_folder import pass_on_progress, read_answer
 from .jobs import ANSWER, NEXT, OUT_OF_DISK, OUT_OF_MEMORY, AnyJob, to_plain
 from .template import ForkedProcess, fork_job
 
@@ -121,7 +122,7 @@ class Worker:
             process = self._hand_over(job, folder)
             stopped = _watch(process, folder, progress, bounds, self._home is not None)
         finally:
-            answer = _read_answer(folder)
+            answer = read_answer(folder / ANSWER)
             is_waiting = self._home is not None and (self._home / NEXT).is_file()
             if answer is None or self._home is None:
                 self.end()
@@ -227,16 +228,10 @@ def _watch(
     It is done when the process ends; of one that stays, when there is an answer.
     """
     started = looked = time.monotonic()
-    path, read = folder / "progress.jsonl", 0
+    read = 0
     while True:
         ended = process.poll() is not None or (stays and (folder / ANSWER).is_file())
-        if path.exists():
-            with path.open("rb") as stream:
-                stream.seek(read)
-                *lines, rest = stream.read().split(b"\n")
-                read = stream.tell() - len(rest)
-            for line in lines:
-                progress(*json.loads(line))
+        read = pass_on_progress(folder, read, progress)
         if ended:
             return None
         now = time.monotonic()
@@ -285,14 +280,6 @@ def _end(process: _Process) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _read_answer(folder: Path) -> dict[str, Any] | None:
-    try:
-        answer: dict[str, Any] = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
-        return answer
-    except (OSError, ValueError):
-        return None
 
 
 def _oom_kills() -> int | None:

@@ -6,7 +6,6 @@ trace: no retry can turn a red verdict green.
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 from collections.abc import Callable, Mapping
@@ -18,9 +17,10 @@ from ..errors import WorkerError, error_from_dict
 from ..progress import Progress
 from ..store.store import Store
 from .executor import Executor, Needs, Standing, State
+from .job_folder import pass_on_progress, read_answer
 from .jobs import AnyJob, ConvertJob, GenerateJob, MeasureJob, sources, to_plain
 from .memory import needed_bytes
-from .order import PROGRESS, REPLY, Order
+from .order import REPLY, Order
 from .process import Bounds
 
 #: How long one question to an executor may take, and so how late an end of the run is noticed.
@@ -79,7 +79,7 @@ class RemoteWorkers:
             folder = order.write()
             try:
                 standing = self._follow(folder, needs, progress)
-                reply = _reply(folder)
+                reply = read_answer(folder / REPLY)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
             if reply is not None:
@@ -108,7 +108,7 @@ class RemoteWorkers:
             while True:
                 standing = executor.poll(ticket, _POLL_SECONDS)
                 self.waits = standing.state is State.QUEUED
-                read = _pass_on(folder / PROGRESS, read, progress)
+                read = pass_on_progress(folder, read, progress)
                 if standing.state not in (State.QUEUED, State.RUNNING):
                     return standing
                 if self._closed.is_set():
@@ -125,25 +125,3 @@ def _stopped() -> WorkerError:
 def _memory(job: AnyJob) -> int:
     """Return the bytes that a job asks for by the size of its models' files, on the safe side."""
     return 0 if isinstance(job, ConvertJob) else int(sum(map(needed_bytes, sources(job))))
-
-
-def _pass_on(path: Path, read: int, progress: Progress) -> int:
-    """Pass whole lines of progress on from position ``read``, and return the position after them."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(read)
-            *lines, rest = stream.read().split(b"\n")
-            end = stream.tell() - len(rest)
-    except FileNotFoundError:
-        return read
-    for line in lines:
-        progress(*json.loads(line))
-    return end
-
-
-def _reply(folder: Path) -> dict[str, Any] | None:
-    try:
-        reply: dict[str, Any] = json.loads((folder / REPLY).read_text(encoding="utf-8"))
-        return reply
-    except (OSError, ValueError):
-        return None

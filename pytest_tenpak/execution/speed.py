@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..quantizers.registry import loading_backend
 from .jobs import MemoryJob, SpeedJob
 from .load import load_subject
 from .measure import describe_device, kernels
+from .memory import own_bytes
 
 #: What :class:`~.metrics.speed.Memory` calls the two kinds of memory.
 _OF_GPU, _OF_HOST = "allocated on the GPU", "resident"
@@ -92,7 +92,7 @@ def _meter(device: str) -> tuple[str, Callable[[], int]]:
         return _OF_GPU, lambda: int(torch.cuda.max_memory_allocated(device)) - before
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is what there is now
-        resident = _from_status("VmRSS")
+        resident = own_bytes("VmRSS")
     except (OSError, LookupError) as fault:
         raise UnavailableError(
             "the peak memory of a process cannot be measured on this system",
@@ -100,10 +100,4 @@ def _meter(device: str) -> tuple[str, Callable[[], int]]:
             accepted="Linux, with /proc/self/clear_refs and VmHWM in /proc/self/status; or a CUDA device",
             remedy="leave max_memory_ratio out of the marker, or set may_skip=True",
         ) from fault
-    return _OF_HOST, lambda: _from_status("VmHWM") - resident
-
-
-def _from_status(name: str) -> int:
-    """Return a figure of /proc/self/status, in bytes."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return 1024 * int(re.findall(rf"{name}:\s*(\d+) kB", status)[0])
+    return _OF_HOST, lambda: own_bytes("VmHWM") - resident

@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, TenpakError, UnavailableError
+from ..execution.job_folder import report_progress
 from ..execution.jobs import AnyJob, job_from, sources
-from ..execution.order import PROGRESS, REPLY, STARTED, Order
+from ..execution.order import REPLY, STARTED, Order
 from ..execution.process import run_job
 from ..progress import Progress
 from ..quantizers.interpreters import installed_versions
@@ -32,7 +34,7 @@ def main(folder: Path) -> None:
     order = Order.read(folder)
     (folder / STARTED).touch()
     try:
-        reply = {"answer": _answer(order, _reporter(folder / PROGRESS))}
+        reply = {"answer": _answer(order, partial(report_progress, folder))}
     except TenpakError as error:
         reply = {"error": _from_here(error).to_dict()}
     write_atomically(folder / REPLY, json.dumps(reply))
@@ -77,14 +79,6 @@ def _from_here(error: TenpakError) -> TenpakError:
     """Add the machine's name to what an error says was given."""
     error.given = f"{error.given or ''}\n    on {socket.gethostname()}".strip()
     return error
-
-
-def _reporter(path: Path) -> Callable[[int, int, str], None]:
-    def progress(done: int, total: int, unit: str) -> None:
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps([done, total, unit]) + "\n")
-
-    return progress
 
 
 if __name__ == "__main__":

@@ -163,26 +163,14 @@ def note_unused(config: pytest.Config, unused: Iterable[str]) -> None:
 
 @contextmanager
 def _show_progress(config: pytest.Config, title: str) -> Iterator[Progress]:
-    """Show progress despite pytest's capturing: a bar on a terminal, else a line; nothing in a worker."""
+    """Show progress: a bar on a terminal, else a line; nothing in a worker."""
     from .. import progress
 
-    reporter = config.pluginmanager.getplugin("terminalreporter")
-    capture = config.pluginmanager.getplugin("capturemanager")
-    display: AbstractContextManager[Progress]
-    if hasattr(config, "workerinput") or reporter is None or config.get_verbosity() < 0 or capture is None:
-        with progress.silent() as advance:
-            yield advance
-        return
-    with capture.global_and_fixture_disabled():
-        if sys.stderr.isatty():
-            display = progress.bar(title)
+    with _uncaptured(config) as write:
+        if write is None:
+            display = progress.silent()
         else:
-
-            def write(text: str) -> None:
-                reporter.ensure_newline()
-                reporter.write_line(text)
-
-            display = progress.line(title, write)
+            display = progress.bar(title) if sys.stderr.isatty() else progress.line(title, write)
         with display as advance:
             yield advance
 
@@ -192,10 +180,22 @@ def _show_board(config: pytest.Config) -> Iterator[Show]:
     """Show what all gates do while a test waits for its own, as :func:`_show_progress` does for one."""
     from .. import progress
 
+    with _uncaptured(config) as write:
+        if write is None:
+            yield lambda _words, _done, _total, _lines: None
+            return
+        on_terminal = sys.stderr.isatty()
+        with progress.board_on_terminal() if on_terminal else progress.board_in_lines(write) as show:
+            yield show
+
+
+@contextmanager
+def _uncaptured(config: pytest.Config) -> Iterator[Callable[[str], None] | None]:
+    """Give what writes a line despite pytest's capturing; None where nothing is to be shown."""
     reporter = config.pluginmanager.getplugin("terminalreporter")
     capture = config.pluginmanager.getplugin("capturemanager")
-    if reporter is None or config.get_verbosity() < 0 or capture is None:
-        yield lambda _words, _done, _total, _lines: None
+    if hasattr(config, "workerinput") or reporter is None or config.get_verbosity() < 0 or capture is None:
+        yield None
         return
 
     def write(text: str) -> None:
@@ -203,6 +203,4 @@ def _show_board(config: pytest.Config) -> Iterator[Show]:
         reporter.write_line(text)
 
     with capture.global_and_fixture_disabled():
-        on_terminal = sys.stderr.isatty()
-        with progress.board_on_terminal() if on_terminal else progress.board_in_lines(write) as show:
-            yield show
+        yield write

@@ -10,7 +10,7 @@ import pytest
 from pytest_tenpak.errors import CorpusError, SpecError, WorkerError
 from pytest_tenpak.execution.command import parse_template
 from pytest_tenpak.execution.executor import Needs, Standing, State
-from pytest_tenpak.execution.order import PROGRESS, REPLY, Order
+from pytest_tenpak.execution.order import REPLY, Order
 from pytest_tenpak.execution.process import Bounds
 from pytest_tenpak.execution.remote import RemoteWorkers
 from pytest_tenpak.progress import ignore
@@ -34,7 +34,7 @@ class Scripted:
         if isinstance(way, Standing):
             time.sleep(0.01)
             return way
-        (ticket / PROGRESS).write_text('[3, 4, "tokens"]\n[4, 4, "tok')
+        (ticket / "progress.jsonl").write_text('[3, 4, "tokens"]\n[4, 4, "tok')
         (ticket / REPLY).write_text(json.dumps(way))
         return Standing(State.DONE)
 
