@@ -110,6 +110,6 @@ def _find(checkpoint: SubjectTrace, measurement: Measurement, budget: int) -> Bl
     def find() -> dict[str, object]:
         run.workers.make_room(experiment.model.path, experiment.device.torch_name, times=_MODELS)
         with run.show_progress("looking for the modules to blame") as progress:
-            return dict(run.workers.run_once(run.store, job, progress, run.bounds, python))
+            return dict(run.do_once(job, progress, python))
 
     return Blame.from_dict(run.store.document("blames", cache_key, find))

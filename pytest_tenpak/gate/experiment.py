@@ -119,7 +119,7 @@ class Experiment:
         python = run.interpreter(quantizer, spec)
         with run.show_progress(f"quantizing to {spec.title}") as progress:
             run.workers.make_room(self.model.path, self.device.torch_name, times=_QUANTIZING)
-            facts = run.workers.run_once(run.store, job, progress, run.bounds, python)
+            facts = run.do_once(job, progress, python)
         _require_whole(folder, spec.method)
         return facts
 

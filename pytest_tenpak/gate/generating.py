@@ -37,7 +37,7 @@ def generate(outcome: Outcome, run: Run, prompts: Sequence[str], options: Mappin
     )
     python = run.interpreter(quantizer, spec)
     with run.show_progress(f"generating with {spec.title}") as progress:
-        texts: list[str] = run.workers.run(run.store, job, progress, run.bounds, python)["texts"]
+        texts: list[str] = run.do(job, progress, python)["texts"]
     return texts
 
 

@@ -82,7 +82,7 @@ def find_model(reference: str | None, run: Run) -> Model:
 
     def convert(folder: Path) -> Mapping[str, Any]:
         with run.show_progress(f"converting {path.name}") as progress:
-            return run.workers.run_once(run.store, ConvertJob(path, folder), progress, run.bounds, None)
+            return run.do_once(ConvertJob(path, folder), progress)
 
     versions = installed_versions("gguf")
     if "gguf" not in versions:

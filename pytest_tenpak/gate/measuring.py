@@ -104,9 +104,9 @@ class SubjectTrace:
         with run.show_progress(title) as progress:
             job = self._job(target)
             if job.rounding:  # nobody asks for it again
-                run.workers.run_once(run.store, job, progress, run.bounds, python)
+                run.do_once(job, progress, python)
             else:
-                run.workers.run(run.store, job, progress, run.bounds, python)
+                run.do(job, progress, python)
 
     def _job(self, target: Target) -> MeasureJob:
         experiment, subject = self.experiment, self.subject

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ..execution.executor import Workers
+from ..execution.jobs import AnyJob, GenerateJob, MeasureJob
 from ..execution.process import Bounds
 from ..execution.residents import Residents
 from ..metrics.intervals import Rule
@@ -64,6 +66,14 @@ class Run:
         """Where the layers of models may go."""
         device = self.choose_device()
         return Placement(device.devices, device.spread, self.offload, self.bounds.memory)
+
+    def do(self, job: MeasureJob | GenerateJob, progress: Progress, python: Path | None) -> Mapping[str, Any]:
+        """Do a job whose model other jobs will want too, and return its answer; raises TenpakError."""
+        return self.workers.run(self.store, job, progress, self.bounds, python)
+
+    def do_once(self, job: AnyJob, progress: Progress, python: Path | None = None) -> Mapping[str, Any]:
+        """Do a job in a process of its own, and return its answer; raises TenpakError."""
+        return self.workers.run_once(self.store, job, progress, self.bounds, python)
 
     def interpreter(self, quantizer: Quantizer | None, spec: QuantizeSpec) -> Path | None:
         """Return the interpreter of a spec's backend, where that has an environment of its own."""

@@ -43,7 +43,7 @@ def time_checkpoint(experiment: Experiment, subject: Subject) -> Speed | None:
         run.workers.make_room(experiment.model.path, experiment.device.torch_name, times=_MODELS)
         require_room(experiment, subject)
         with run.show_progress(f"timing {experiment.case.spec.title} beside the reference") as progress:
-            return Speed.from_dict(run.workers.run_once(run.store, job, progress, run.bounds, python))
+            return Speed.from_dict(run.do_once(job, progress, python))
 
 
 def weigh_checkpoint(experiment: Experiment, subject: Subject) -> Memory | None:
@@ -60,7 +60,7 @@ def weigh_checkpoint(experiment: Experiment, subject: Subject) -> Memory | None:
         run.workers.make_room(model, experiment.device.torch_name)
         with run.show_progress(f"weighing the {one.what}") as progress:
             job = MemoryJob(**_loading(experiment, one))
-            peaks.append(run.workers.run_once(run.store, job, progress, run.bounds, python))
+            peaks.append(run.do_once(job, progress, python))
     theirs, ours = peaks
     return Memory(theirs["bytes"], ours["bytes"], ours["kind"], experiment.dtype)
 
