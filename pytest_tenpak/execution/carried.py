@@ -189,8 +189,7 @@ class Arrival:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).symlink_to(self._object(_bundle_of(row), name))
             self._places[path] = folder / Path(path).name if row["is_file"] else folder
-        order = Order.from_dict(self._here(self._plain))
-        return replace(order, root=self._store.root)
+        return replace(Order.from_dict(self._plain).with_paths(self._places), root=self._store.root)
 
     def _object(self, bundle: Bundle, name: str) -> Path:
         """Return a file of this machine's cache, fetched unless it is there."""
@@ -202,14 +201,6 @@ class Arrival:
 
         stored = self._store.directory("objects", {"sha256": bundle.files[name].sha256}, make)
         return stored.path / _CONTENT
-
-    def _here(self, value: Any) -> Any:
-        """Return plain values with the paths of this machine in place of the other's."""
-        if isinstance(value, Mapping):
-            return {name: self._here(one) for name, one in value.items()}
-        if isinstance(value, list):
-            return [self._here(one) for one in value]
-        return str(self._places.get(value, value)) if isinstance(value, str) else value
 
     def progress(self, done: int, total: int, unit: str) -> None:
         """Tell whoever waits how far the job has come, now and then."""

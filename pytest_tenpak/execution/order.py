@@ -39,6 +39,18 @@ class Order:
         write_atomically(folder / ORDER, json.dumps({**self.to_dict(), **owner()}))
         return folder
 
+    def with_paths(self, places: Mapping[str, Path]) -> Order:
+        """Return the order with paths of another machine in place of those of this one."""
+
+        def replaced(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: replaced(one) for name, one in value.items()}
+            if isinstance(value, list):
+                return [replaced(one) for one in value]
+            return str(places.get(value, value)) if isinstance(value, str) else value
+
+        return Order.from_dict(replaced(self.to_dict()))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plain form."""
         return {

@@ -24,6 +24,7 @@ from ..execution.job_folder import report_progress
 from ..execution.jobs import AnyJob, job_from, sources
 from ..execution.order import REPLY, STARTED, Order
 from ..execution.process import run_job
+from ..models.locate import own_copy
 from ..progress import Progress
 from ..quantizers.interpreters import installed_versions
 from ..store.atomic import write_atomically
@@ -84,8 +85,7 @@ def _answer(order: Order, progress: Progress) -> Mapping[str, Any]:
     store = Store(order.root)
     if order.kind == DEVICE:
         return asdict(choose_device(order.job["wanted"], store))
-    job = job_from(order.kind, order.job)
-    _require_seen(job)
+    job = _with_models(order)
     return run_job(store, job, progress, order.bounds, order.python)
 
 
@@ -102,16 +102,26 @@ def _require_same(versions: Mapping[str, str]) -> None:
         )
 
 
-def _require_seen(job: AnyJob) -> None:
-    """Raise ModelError for a model or a checkpoint that this machine does not see."""
+def _with_models(order: Order) -> AnyJob:
+    """Return the job, with this machine's own copies of models of the hub where it does not see the other's.
+
+    Raises ModelError for a model or a checkpoint that this machine does not see.
+    """
+    job, own = job_from(order.kind, order.job), {}
     for path in sources(job):
-        if not path.exists():
+        if path.exists():
+            continue
+        found = own_copy(path)
+        if found is None:
             raise ModelError(
                 "a machine that should run a job does not see the model",
                 given=f"{path} does not exist there",
-                accepted="a path that all machines see, or a model in the cache, which they share",
-                remedy="copy the model to a file system that they share, and name it there",
+                accepted="a path that all machines see, a model in the cache, which they share, or a hub id",
+                remedy="copy the model to a file system that they share, and name it there; "
+                "or let it travel: --tenpak-transport=store",
             )
+        own[str(path)] = found
+    return job_from(order.kind, order.with_paths(own).job) if own else job
 
 
 def _from_here(error: TenpakError) -> TenpakError:

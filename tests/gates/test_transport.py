@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,33 @@ def test_machines_that_share_nothing_with_pytest_do_its_jobs(project, hide, s3, 
     again = project.run(f"--tenpak-cache-dir={tmp_path / 'third'}", "-k", "int4 or asks", "-rA")
     again.assert_outcomes(passed=2)
     assert not re.search(r"tenpak: (quantizing|measuring)", again.stdout.str() + again.stderr.str())
+
+
+@pytest.mark.slow
+def test_a_model_of_the_hub_is_each_machines_own(project, hide, tmp_path, monkeypatch):
+    """Where machines share the cache and not the hub's: the same commit, and the same figures."""
+    commit = "0123456789" * 4
+    for owner in ("here", "there"):
+        repository = tmp_path / owner / "hub" / "models--tenpak--tiny"
+        shutil.copytree(project.model, repository / "snapshots" / commit)
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "here"))
+    project.ini(**{**project.settings, "model": "tenpak/tiny", "cache_dir": tmp_path / "cache"})
+    project.test("@pytest.mark.quantize(method='int4', max_tokens=640)\ndef test_it(quantized): pass")
+
+    def run(owner, *arguments):
+        command = f"{hide} {tmp_path / 'here'} -- env HF_HOME={tmp_path / owner} {{argv}}"
+        return project.run("--tenpak-executor=command", f"--tenpak-command={command}", *arguments)
+
+    run("there", "--tenpak-json=remote.json", "--tenpak-baseline-dir=remote").assert_outcomes(passed=1)
+    nobody = run("nowhere", f"--tenpak-cache-dir={tmp_path / 'second'}")
+    nobody.assert_outcomes(failed=1)
+    nobody.stdout.fnmatch_lines([f"*there is no model 'tenpak/tiny@{commit}', neither*", "*on *"])
+    local = f"--tenpak-cache-dir={tmp_path / 'third'}", "--tenpak-json=local.json"
+    project.run(*local, "--tenpak-baseline-dir=local").assert_outcomes(passed=1)
+    same(*(outcomes(project.path / f"{name}.json") for name in ("local", "remote")))
 
 
 @pytest.mark.slow
