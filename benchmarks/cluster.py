@@ -144,7 +144,8 @@ def compare(place: Path, settings: dict[str, object], gates: int, nodes: Sequenc
     # Nodes have a cache of their own where jobs travel through the store.
     os.environ["TENPAK_CACHE_DIR"] = str(place / "node")
     store = "--tenpak-transport=store", f"--tenpak-store=file://{place / 'store'}"
-    for count, transport in (*((count, ()) for count in nodes), (nodes[0], store), (nodes[-1], store)):
+    runs = [(count, ()) for count in nodes] + [(count, store) for count in sorted({nodes[0], nodes[-1]})]
+    for count, transport in runs:
         name = f"ray-{count}{'-store' if transport else ''}"
         with cluster(count) as address:
             seconds = timed(folder, name, *on(address), *transport)
