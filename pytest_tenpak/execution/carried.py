@@ -43,7 +43,7 @@ _CONTENT = "content"
 class CarriedSubmission:
     """A job whose order lies in the store at ``url``."""
 
-    def __init__(self, order: Order, carrier: Carrier, store: Store, url: str) -> None:
+    def __init__(self, order: Order, progress: Progress, carrier: Carrier, store: Store, url: str) -> None:
         """Send the order, and what it names. Raises UnavailableError where the store cannot be used."""
         self._carrier = carrier
         self._order = order
@@ -56,7 +56,7 @@ class CarriedSubmission:
             paths = dict.fromkeys((*order.reads, *order.writes))
             self._bundles = {path: _bundle(path, order, store) for path in paths}
             for path, bundle in self._bundles.items():
-                carrier.send(bundle, path.parent if path.is_file() else path)
+                carrier.send(bundle, path.parent if path.is_file() else path, progress)
             text = json.dumps({**order.to_dict(), "limit": store.limit_bytes, "paths": self._paths()})
             carrier.tell(self.name, ORDER, text)
         except BaseException:
@@ -104,7 +104,7 @@ class CarriedSubmission:
             with suppress(ValueError):
                 self._told = json.loads(text)
 
-    def reply(self) -> dict[str, Any] | None:
+    def reply(self, progress: Progress) -> dict[str, Any] | None:
         """Return ``answer`` or ``error``, with what the job made in its place; None without a reply."""
         text = self._carrier.told(self.name, REPLY)
         if text is None:
@@ -118,7 +118,7 @@ class CarriedSubmission:
             ) from None
         for number, (path, files) in enumerate(made.items()):
             arrived = self.folder / f"made-{number}"
-            self._carrier.fetch(self._bundles[path]._replace(files=files), arrived)
+            self._carrier.fetch(self._bundles[path]._replace(files=files), arrived, progress)
             # A JSON document says that what it names is there: it comes last, after all a trace's plan.
             for name in sorted(files, key=lambda one: (one.endswith(".json"), one == "plan.json", one)):
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -193,14 +193,14 @@ class Arrival:
 
     def _object(self, bundle: Bundle, name: str) -> Path:
         """Return a file of this machine's cache, fetched unless it is there."""
+        record = bundle.files[name]
 
         def make(folder: Path) -> dict[str, Any]:
-            self._carrier.fetch(bundle, folder, [name])
+            self._carrier.fetch(bundle._replace(files={name: record}), folder)
             (folder / name).rename(folder / _CONTENT)
             return {}
 
-        stored = self._store.directory("objects", {"sha256": bundle.files[name].sha256}, make)
-        return stored.path / _CONTENT
+        return self._store.directory("objects", {"sha256": record.sha256}, make).path / _CONTENT
 
     def progress(self, done: int, total: int, unit: str) -> None:
         """Tell whoever waits how far the job has come, now and then."""

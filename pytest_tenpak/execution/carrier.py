@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UnavailableError
+from ..progress import Progress, ignore
 from ..store.asking import UnusableError
 from ..store.objects import DamagedError, Objects
 from ..store.remote_manifest import FileRecord
@@ -38,25 +39,27 @@ class Carrier:
         self._shown = shown
         self._sent: set[tuple[str, str, str]] = set()
 
-    def send(self, bundle: Bundle, folder: Path) -> None:
+    def send(self, bundle: Bundle, folder: Path, progress: Progress = ignore) -> None:
         """Send the files of a folder that are not there yet. Raises UnavailableError."""
         kind, key, files = bundle
         if all((kind, key, record.sha256) in self._sent for record in files.values()):
             return
         with self._required("written"):
             there = self._objects.listed(kind, key)
-            for name, record in files.items():
-                if there.get(record.sha256) != record.size:
-                    self._objects.upload(folder / name, record.size, kind, key, record.sha256)
-                self._sent.add((kind, key, record.sha256))
+            missing = {name: one for name, one in files.items() if there.get(one.sha256) != one.size}
+            done, total = 0, sum(record.size for record in missing.values())
+            for name, record in missing.items():
+                self._objects.upload(folder / name, record.size, kind, key, record.sha256)
+                progress(done := done + record.size, total, "bytes")
+            self._sent.update((kind, key, record.sha256) for record in files.values())
 
-    def fetch(self, bundle: Bundle, folder: Path, names: Iterable[str] | None = None) -> None:
-        """Fetch the files of a bundle, or those with these names, to new files. Raises UnavailableError."""
-        for name in bundle.files if names is None else names:
-            record = bundle.files[name]
+    def fetch(self, bundle: Bundle, folder: Path, progress: Progress = ignore) -> None:
+        """Fetch the files of a bundle to new files of a folder. Raises UnavailableError."""
+        done, total = 0, sum(record.size for record in bundle.files.values())
+        for name, record in bundle.files.items():
             with self._required("read"):
-                for _ in self._objects.download(folder / name, name, record, bundle.kind, bundle.key):
-                    pass
+                for size in self._objects.download(folder / name, name, record, bundle.kind, bundle.key):
+                    progress(done := done + size, total, "bytes")
 
     def tell(self, job: str, name: str, text: str) -> None:
         """Leave a message about a job. Raises UnavailableError."""

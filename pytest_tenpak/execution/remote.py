@@ -84,10 +84,10 @@ class RemoteWorkers:
     def ask(self, order: Order, needs: Needs, progress: Progress) -> Mapping[str, Any]:
         """Have an order done; raises as :meth:`run_once` does."""
         for attempt in range(1 + self._retries):
-            submission = self._post(order)
+            submission = self._post(order, progress)
             try:
                 standing = self._follow(submission, needs, progress)
-                reply = submission.reply()
+                reply = submission.reply(progress)
             finally:
                 submission.discard()
             if reply is not None:

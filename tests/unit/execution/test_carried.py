@@ -10,6 +10,7 @@ from pytest_tenpak.errors import ModelError, UnavailableError
 from pytest_tenpak.execution.carried import Arrival, CarriedSubmission
 from pytest_tenpak.execution.carrier import Carrier
 from pytest_tenpak.execution.order import Order
+from pytest_tenpak.progress import ignore
 from pytest_tenpak.store.objects import Objects
 from pytest_tenpak.store.store import Store
 
@@ -50,11 +51,11 @@ class Machines:
         self.out = self.here.root / "checkpoints" / f".{'a' * 32}.01234567"
         self.out.mkdir(parents=True)
 
-    def submit(self) -> CarriedSubmission:
+    def submit(self, progress=ignore) -> CarriedSubmission:
         """An order to quantize the model."""
         job = {"model": str(self.model), "out": str(self.out), "spec": ["x"], "n": 1}
         order = Order("quantize", job, self.here.root, reads=(self.model,), writes=(self.out,))
-        return CarriedSubmission(order, self.carrier, self.here, "file:///bucket")
+        return CarriedSubmission(order, progress, self.carrier, self.here, "file:///bucket")
 
     def arrive(self, submission: CarriedSubmission) -> Arrival:
         """The order as it arrives."""
@@ -90,7 +91,7 @@ def test_what_a_job_makes_comes_back_and_no_message_stays(machines):
     """In folders too; the store keeps the files, which need only a manifest to be an entry."""
     submission = machines.submit()
     assert not submission.has_reply()
-    assert submission.reply() is None
+    assert submission.reply(ignore) is None
     arrival = machines.arrive(submission)
     out = Path(arrival.unpack().job["out"])
     (out / "sub").mkdir()
@@ -100,7 +101,7 @@ def test_what_a_job_makes_comes_back_and_no_message_stays(machines):
     arrival.close()
     assert submission.has_reply()
     assert submission.has_begun()
-    assert submission.reply()["answer"] == {"seconds": 1}
+    assert submission.reply(ignore)["answer"] == {"seconds": 1}
     assert (machines.out / "sub" / "one.json").read_text() == "1"
     assert (machines.out / "weights.safetensors").read_bytes() == b"quantized"
     submission.discard()
@@ -108,6 +109,20 @@ def test_what_a_job_makes_comes_back_and_no_message_stays(machines):
     assert not list((machines.there / "jobs").iterdir())
     assert not list((machines.here.root / "jobs").iterdir())
     assert len(list((machines.bucket / "checkpoints" / ("a" * 32)).iterdir())) == 2
+
+
+def test_transfers_are_shown(machines):
+    """In bytes, of what is really sent and fetched."""
+    sent, fetched = [], []
+    submission = machines.submit(lambda *row: sent.append(row))
+    assert sent == [(2, 9, "bytes"), (9, 9, "bytes")]
+    arrival = machines.arrive(submission)
+    (Path(arrival.unpack().job["out"]) / "made").write_bytes(b"made")
+    arrival.reply({"answer": {}})
+    submission.reply(lambda *row: fetched.append(row))
+    assert fetched == [(4, 4, "bytes")]
+    machines.submit(lambda *row: sent.append(row))
+    assert len(sent) == 2
 
 
 def test_nothing_travels_twice(machines):
@@ -130,7 +145,7 @@ def test_only_what_is_new_in_a_trace_comes_back(machines):
     trace.mkdir(parents=True)
     (trace / "plan.json").write_text(json.dumps({"stream": "", "scored": [1], "documents": [0], "kind": ""}))
     order = Order("measure", {"trace": str(trace)}, machines.here.root, reads=(trace,), writes=(trace,))
-    submission = CarriedSubmission(order, machines.carrier, machines.here, "file:///bucket")
+    submission = CarriedSubmission(order, ignore, machines.carrier, machines.here, "file:///bucket")
     arrival = machines.arrive(submission)
     there = Path(arrival.unpack().job["trace"])
     assert [path.name for path in there.iterdir()] == ["plan.json"]
@@ -139,7 +154,7 @@ def test_only_what_is_new_in_a_trace_comes_back(machines):
     arrival.reply({"answer": {}})
     made = json.loads(machines.carrier.told(submission.name, "reply.json"))["made"][str(trace)]
     assert sorted(made) == ["0000000-0000001.json", "0000000-0000001.safetensors"]
-    submission.reply()
+    submission.reply(ignore)
     assert len(list(trace.iterdir())) == 3
 
 
@@ -176,7 +191,7 @@ def test_a_reply_cannot_write_outside_the_folder(machines, name):
     made = {str(machines.out): {name: {"size": 0, "sha256": "0" * 64}}}
     machines.carrier.tell(submission.name, "reply.json", json.dumps({"answer": {}, "made": made}))
     with pytest.raises(UnavailableError, match="reply in the store is damaged"):
-        submission.reply()
+        submission.reply(ignore)
     assert not list(machines.root.rglob("escaped"))
 
 
@@ -186,7 +201,7 @@ def test_a_damaged_reply_is_an_error(machines, text):
     submission = machines.submit()
     machines.carrier.tell(submission.name, "reply.json", text)
     with pytest.raises(UnavailableError, match="reply in the store is damaged"):
-        submission.reply()
+        submission.reply(ignore)
 
 
 def test_an_error_names_the_paths_of_whoever_waits(machines):
@@ -196,7 +211,7 @@ def test_an_error_names_the_paths_of_whoever_waits(machines):
     model = arrival.unpack().job["model"]
     (arrival._places[str(machines.out)] / "half").write_text("half")
     arrival.reply({"error": ModelError("it is broken", given=f"{model}/config.json").to_dict()})
-    assert submission.reply()["error"]["given"] == f"{machines.model}/config.json"
+    assert submission.reply(ignore)["error"]["given"] == f"{machines.model}/config.json"
     assert not list(machines.out.iterdir())
 
 
