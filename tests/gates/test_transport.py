@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from projects import LEAN, ONE_THREAD
-from s3 import SECRETS, client, environment, s3_server
+from s3 import SECRETS, client, environment, free_port, s3_server, wait_for_port
 
 BUCKET = "tenpak"
 GATES = """
@@ -173,7 +173,7 @@ def test_a_model_of_the_hub_is_each_machines_own(project, hide, tmp_path, monkey
 
 @pytest.mark.slow
 def test_a_ray_cluster_that_sees_no_file_of_the_driver(project, hide, s3, tmp_path, monkeypatch):
-    """The driver has cache, model and suite where no node looks; its gates pass all the same."""
+    """The driver is a client, with cache, model and suite where no node looks; its gates pass all the same."""
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     monkeypatch.setenv("TENPAK_CACHE_DIR", str(tmp_path / "node"))
     own = tmp_path / "own"
@@ -181,14 +181,17 @@ def test_a_ray_cluster_that_sees_no_file_of_the_driver(project, hide, s3, tmp_pa
     project.test(GATES)
     project.pytester.makeconftest(METHODS)
     node = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    port = free_port()
+    head = {**node, "include_dashboard": False, "ray_client_server_port": port}
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
     try:
+        wait_for_port(port)
         run = " ".join(
             (
                 f"cp -r {project.settings['model']} {own}/model && cp -r {project.path} {own}/suite",
                 f"&& cd {own}/suite && exec {sys.executable} -m pytest {' '.join(LEAN)} -k 'int4 or asks'",
                 f"-o tenpak_model={own}/model -o tenpak_cache_dir={own}/cache --tenpak-executor=ray",
-                f"--tenpak-ray-address={cluster.address} --tenpak-transport=store",
+                f"--tenpak-ray-address=ray://127.0.0.1:{port} --tenpak-transport=store",
                 f"--tenpak-store=s3://{BUCKET}/gates",
             )
         )

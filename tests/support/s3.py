@@ -26,6 +26,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def wait_for_port(port: int, seconds: float = 60) -> None:
+    """Wait until somebody listens on a port of this machine."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
 @contextmanager
 def s3_server(log: Path) -> Iterator[str]:
     """The address of a server that keeps what it is given until the end, and logs each request to a file."""
@@ -33,13 +46,8 @@ def s3_server(log: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out) as server:
         try:
-            while True:
-                assert server.poll() is None, log.read_text()
-                try:
-                    socket.create_connection(("127.0.0.1", port), 1).close()
-                    break
-                except OSError:
-                    time.sleep(0.05)
+            wait_for_port(port)
+            assert server.poll() is None, log.read_text()
             yield f"http://127.0.0.1:{port}"
         finally:
             server.kill()
