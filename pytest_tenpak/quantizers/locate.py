@@ -69,5 +69,13 @@ def _import(place: Place) -> Any:
         )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as fault:
+        raise SpecError(
+            "the worker process cannot import the file that registers the method",
+            given=f"{file}: {fault}",
+            accepted="a file whose imports the machine that runs the job has installed",
+            remedy="install there what it imports, as a package, or put all of it into the one file",
+        ) from None
     return module
