@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ..evaluation.trace import Trace
 from ..models.files import files_to_load
 from ..progress import Progress
 from ..store.digest import fingerprint
-from ..store.layout import ENTRY, HALF_BUILT, owner
+from ..store.layout import ENTRY, HALF_BUILT, MANIFEST, owner
 from ..store.remote_manifest import FileRecord, describe, read_records, write_records
 from ..store.store import Store
 from .carrier import Bundle, Carrier
@@ -38,6 +39,8 @@ _TELL_SECONDS = 5.0
 _INPUTS = "inputs"
 #: The one file of an entry of the kind ``objects``.
 _CONTENT = "content"
+#: A job's name, and the SHA-256 of its order.
+_ADDRESS = re.compile(r"[\w-]+:[0-9a-f]{64}")
 
 
 class CarriedSubmission:
@@ -62,7 +65,7 @@ class CarriedSubmission:
         except BaseException:
             self.discard()
             raise
-        self.argument = f"{url}#{self.name}:{_sha256(text)}"
+        self.argument = f"{url}#{self.name}:{_sha256(text)}"  # see is_address
 
     def _paths(self) -> dict[str, Any]:
         return {
@@ -123,6 +126,8 @@ class CarriedSubmission:
             for name in sorted(files, key=lambda one: (one.endswith(".json"), one == "plan.json", one)):
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
                 (arrived / name).replace(path / name)
+        if "error" in plain:
+            self._carrier.look_again()  # a file may have been missing that was sent before
         return plain
 
     def discard(self) -> None:
@@ -132,12 +137,14 @@ class CarriedSubmission:
 
 
 def _bundle(path: Path, order: Order, store: Store) -> Bundle:
-    """Return what is to be sent of a path: of a trace what lasts, of an entry or a model all files."""
+    """Return what is to be sent of a path: of a trace what lasts, of another entry all, else what loads."""
     kind, key = _entry(path, order.root)
     if path.is_file():
         base, names = path.parent, [path.name]
     elif kind == "traces":
         base, names = path, Trace(path).lasting
+    elif key:
+        base, names = path, _names_below(path)
     else:
         base, names = path, [str(one.relative_to(path)) for one in files_to_load(path)]
     files = describe(base, names, store.file_digest)
@@ -151,6 +158,15 @@ def _entry(path: Path, root: Path) -> tuple[str, str]:
             case [kind, name] if found := ENTRY.fullmatch(name) or HALF_BUILT.fullmatch(name):
                 return kind, found[found.lastindex or 0]
     return _INPUTS, ""
+
+
+def _names_below(folder: Path) -> list[str]:
+    """Return the names of a folder's files, without manifest and what is being written."""
+    return [
+        str(path.relative_to(folder))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST and not path.name.startswith(".")
+    ]
 
 
 class Arrival:
@@ -175,21 +191,36 @@ class Arrival:
         self._told = 0.0
         self._places: dict[str, Path] = {}
         self._folder = root / "jobs" / f"carried-{uuid.uuid4().hex[:12]}"
-        self._folder.mkdir(parents=True)
-        (self._folder / "owner.json").write_text(json.dumps(owner()), encoding="utf-8")
+        with self._keeping():
+            self._folder.mkdir(parents=True)
+            (self._folder / "owner.json").write_text(json.dumps(owner()), encoding="utf-8")
 
     def unpack(self) -> Order:
         """Say that the job has begun, fetch what it reads, and return the order as it is on this machine."""
         self._carrier.tell(self.name, STARTED, "")
-        for number, (path, row) in enumerate(self._plain["paths"].items()):
-            folder = self._folder / "files" / str(number)
-            folder = folder if row["is_file"] else folder / Path(path).name
-            folder.mkdir(parents=True)
-            for name in row["files"]:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).symlink_to(self._object(_bundle_of(row), name))
-            self._places[path] = folder / Path(path).name if row["is_file"] else folder
+        with self._keeping():
+            for number, (path, row) in enumerate(self._plain["paths"].items()):
+                folder = self._folder / "files" / str(number)
+                folder = folder if row["is_file"] else folder / Path(path).name
+                folder.mkdir(parents=True)
+                for name in row["files"]:
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    (folder / name).symlink_to(self._object(_bundle_of(row), name))
+                self._places[path] = folder / Path(path).name if row["is_file"] else folder
         return replace(Order.from_dict(self._plain).with_paths(self._places), root=self._store.root)
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Explain where this machine cannot keep what a job reads."""
+        try:
+            yield
+        except OSError as fault:
+            raise UnavailableError(
+                "a machine that should run a job cannot keep its files",
+                given=f"{self._store.root}: {fault.strerror or fault}",
+                accepted="a folder that can be written, with room for models and checkpoints",
+                remedy="free space there, or let TENPAK_CACHE_DIR name another folder there",
+            ) from None
 
     def _object(self, bundle: Bundle, name: str) -> Path:
         """Return a file of this machine's cache, fetched unless it is there."""
@@ -210,22 +241,25 @@ class Arrival:
                 self._carrier.tell(self.name, _PROGRESS, json.dumps([done, total, unit]))
 
     def reply(self, reply: Mapping[str, Any]) -> None:
-        """Send back what the job made, and then the reply, in which paths are those of whoever waits."""
-        made = {} if "error" in reply else {path: self._send(path) for path in self._plain["writes"]}
+        """Send back what the job made, and then the reply, in which paths are those of whoever waits.
+
+        After an error only windows that were measured: the next job goes on after these.
+        """
+        failed = "error" in reply
+        made = {path: self._send(path, failed) for path in self._plain["writes"] if path in self._places}
         text = json.dumps({**reply, "made": made})
-        if "error" in reply:
+        if failed:
             for path, here in self._places.items():
                 text = text.replace(json.dumps(str(here))[1:-1], json.dumps(path)[1:-1])
         self._carrier.tell(self.name, REPLY, text)
 
-    def _send(self, path: str) -> dict[str, Any]:
+    def _send(self, path: str, failed: bool) -> dict[str, Any]:
         """Send the files of a folder that are new in it, and return their records."""
         folder, before = self._places[path], _bundle_of(self._plain["paths"][path])
-        names = [
-            str(file.relative_to(folder))
-            for file in sorted(folder.rglob("*"))
-            if file.is_file() and not (file.is_symlink() and str(file.relative_to(folder)) in before.files)
-        ]
+        found = _names_below(folder)
+        if failed:
+            found = Trace(folder).lasting if before.kind == "traces" else []
+        names = [one for one in found if one not in before.files or not (folder / one).is_symlink()]
         bundle = before._replace(files=describe(folder, names, self._store.file_digest))
         self._carrier.send(bundle, folder)
         for name, record in bundle.files.items():
@@ -239,11 +273,17 @@ class Arrival:
             file.rename(folder / _CONTENT)
             return {}
 
-        self._store.directory("objects", {"sha256": record.sha256}, move)
+        with suppress(OSError):  # where it cannot be kept, it is fetched
+            self._store.directory("objects", {"sha256": record.sha256}, move)
 
     def close(self) -> None:
         """Remove the folders of the job."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is what follows ``#`` in the argument of a job that travels."""
+    return _ADDRESS.fullmatch(text) is not None
 
 
 def _bundle_of(row: Mapping[str, Any]) -> Bundle:

@@ -1,16 +1,20 @@
 """Jobs that travel through a store, to a machine with folders of its own."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from pytest_tenpak.errors import ModelError, UnavailableError
+from pytest_tenpak.errors import ModelError, UnavailableError, WorkerError
 from pytest_tenpak.execution.carried import Arrival, CarriedSubmission
 from pytest_tenpak.execution.carrier import Carrier
 from pytest_tenpak.execution.order import Order
 from pytest_tenpak.progress import ignore
+from pytest_tenpak.store.eviction import tidy
+from pytest_tenpak.store.layout import owner
 from pytest_tenpak.store.objects import Objects
 from pytest_tenpak.store.store import Store
 
@@ -171,17 +175,20 @@ def test_another_order_than_was_submitted_is_refused(machines):
 
 
 def test_a_changed_file_is_refused_where_the_job_runs(machines):
-    """And named: by size, by digest, or because it is gone."""
+    """And named: by size, by digest, or because it is gone. The next job sends it again."""
     submission = machines.submit()
     file = next(path for path in machines.bucket.glob("inputs/*/*") if path.read_bytes() == b"weights")
     for content, words in ((b"weightz", "SHA-256"), (b"weight", "size"), (None, "missing")):
-        file.unlink() if content is None else file.write_bytes(content)
+        file.unlink(missing_ok=True) if content is None else file.write_bytes(content)
         arrival = machines.arrive(submission)
-        with pytest.raises(UnavailableError, match="cannot be read") as raised:
+        with pytest.raises(UnavailableError, match="did not arrive as it was sent") as raised:
             arrival.unpack()
         assert f"its file weights.safetensors {'is' if content is None else 'has another'} {words}" in str(
             raised.value
         )
+    arrival.reply({"error": raised.value.to_dict()})
+    submission.reply(ignore)
+    assert machines.arrive(machines.submit()).unpack()
 
 
 @pytest.mark.parametrize("name", ["../escaped", "/escaped", "a/../../escaped", "..", ""])
@@ -213,6 +220,94 @@ def test_an_error_names_the_paths_of_whoever_waits(machines):
     arrival.reply({"error": ModelError("it is broken", given=f"{model}/config.json").to_dict()})
     assert submission.reply(ignore)["error"]["given"] == f"{machines.model}/config.json"
     assert not list(machines.out.iterdir())
+
+
+def test_windows_that_were_measured_before_an_error_come_back(machines):
+    """Whole blocks: a job that runs into its limit of time is gone on with, as on one machine."""
+    trace = machines.here.root / "traces" / ("b" * 32)
+    trace.mkdir(parents=True)
+    order = Order("measure", {"trace": str(trace)}, machines.here.root, reads=(trace,), writes=(trace,))
+    submission = CarriedSubmission(order, ignore, machines.carrier, machines.here, "file:///bucket")
+    arrival = machines.arrive(submission)
+    there = Path(arrival.unpack().job["trace"])
+    whole = ["0000000-0000001.json", "0000000-0000001.safetensors", "plan.json"]
+    for name in [*whole, "0000001-0000002.safetensors", "0000002.half"]:
+        (there / name).write_text("{}")
+    arrival.reply({"error": WorkerError("it ran too long").to_dict()})
+    assert submission.reply(ignore)["error"]["problem"] == "it ran too long"
+    assert sorted(path.name for path in trace.iterdir()) == whole
+
+
+def test_all_files_of_a_checkpoint_travel(machines):
+    """Those in folders too, which a method of one's own may load; of a user's model what loaders read."""
+    checkpoint = machines.here.root / "checkpoints" / ("c" * 32)
+    for folder in (checkpoint, machines.model):
+        (folder / "scales").mkdir(parents=True)
+        (folder / "scales" / "extra.bin").write_bytes(b"scales")
+    reads = (checkpoint, machines.model)
+    order = Order("measure", dict(zip("ab", map(str, reads), strict=True)), machines.here.root, reads=reads)
+    submission = CarriedSubmission(order, ignore, machines.carrier, machines.here, "file:///bucket")
+    job = machines.arrive(submission).unpack().job
+    assert (Path(job["a"]) / "scales" / "extra.bin").read_bytes() == b"scales"
+    assert not (Path(job["b"]) / "scales").exists()
+
+
+@pytest.mark.parametrize("name", ["what?.json", "a:b.json", "line\nbreak.json"])
+def test_a_name_that_the_other_side_would_refuse_is_not_sent(machines, name):
+    """Where it is: in a model here, or in a checkpoint that a method made there."""
+    arrival = machines.arrive(machines.submit())
+    arrival.unpack()
+    for folder, send in (
+        (machines.model, machines.submit),
+        (arrival._places[str(machines.out)], lambda: arrival.reply({"answer": {}})),
+    ):
+        (folder / name).write_text("")
+        with pytest.raises(
+            UnavailableError, match="cannot travel to other machines under its name"
+        ) as raised:
+            send()
+        assert raised.value.given == str(folder / name)
+
+
+def test_a_machine_without_room_says_so(machines, small_disk):
+    """With its folder and what to do, and what cannot be kept for the next job is not missed."""
+    machines.there = small_disk / "there"
+    (machines.model / "large.safetensors").write_bytes(bytes(9 << 20))
+    arrival = machines.arrive(machines.submit())
+    with pytest.raises(UnavailableError, match="cannot keep its files") as raised:
+        arrival.unpack()
+    assert f"{machines.there}: No space left on device" in str(raised.value)
+    machines.there = small_disk / "there" / "owner.json"
+    machines.there.write_text("a file in the place of the cache")
+    with pytest.raises(UnavailableError, match="cannot keep its files"):
+        machines.arrive(machines.submit())
+
+
+def test_a_bucket_that_is_not_there_is_an_error(machines, monkeypatch):
+    """As the libraries of object stores have it: a file that is not found, where one is written."""
+
+    def refuse(*_arguments, **_options):
+        raise FileNotFoundError("The specified bucket does not exist")
+
+    monkeypatch.setattr(machines.files, "put_file", refuse)
+    with pytest.raises(UnavailableError, match="cannot be written") as raised:
+        machines.submit()
+    assert "file:///bucket: there is no such bucket" in str(raised.value)
+
+
+def test_what_a_killed_job_leaves_is_removed(machines):
+    """Copies of models and half a checkpoint are no log that anybody reads."""
+    arrival = machines.arrive(machines.submit())
+    arrival.unpack()
+    (left,) = (machines.there / "jobs").iterdir()
+    tidy(machines.there, 0)
+    assert left.exists()
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    (left / "owner.json").write_text(json.dumps({**owner(), "parent": int(gone.stdout)}))
+    tidy(machines.there, 0)
+    assert not left.exists()
 
 
 def test_progress_is_told_now_and_then(machines, monkeypatch):
