@@ -97,14 +97,17 @@ class CarriedSubmission:
             progress(*told)
 
     def _listen(self) -> None:
-        """Ask the store, now and then, whether the job has begun, and how far it has come."""
+        """Ask the store, now and then, whether the job has begun, and how far it has come.
+
+        What it does not answer is asked again: only the reply is needed, and a job may run for hours.
+        """
         if time.monotonic() - self._asked < _TELL_SECONDS:
             return
         self._asked = time.monotonic()
-        if not self._has_begun:
-            self._has_begun = self._carrier.told(self.name, STARTED) is not None
-        elif text := self._carrier.told(self.name, _PROGRESS):
-            with suppress(ValueError):
+        with suppress(UnavailableError, ValueError):
+            if not self._has_begun:
+                self._has_begun = self._carrier.told(self.name, STARTED) is not None
+            elif text := self._carrier.told(self.name, _PROGRESS):
                 self._told = json.loads(text)
 
     def reply(self, progress: Progress) -> dict[str, Any] | None:
@@ -227,7 +230,7 @@ class Arrival:
         record = bundle.files[name]
 
         def make(folder: Path) -> dict[str, Any]:
-            self._carrier.fetch(bundle._replace(files={name: record}), folder)
+            self._carrier.fetch(bundle._replace(files={name: record}), folder, self.progress)
             (folder / name).rename(folder / _CONTENT)
             return {}
 
@@ -261,7 +264,7 @@ class Arrival:
             found = Trace(folder).lasting if before.kind == "traces" else []
         names = [one for one in found if one not in before.files or not (folder / one).is_symlink()]
         bundle = before._replace(files=describe(folder, names, self._store.file_digest))
-        self._carrier.send(bundle, folder)
+        self._carrier.send(bundle, folder, self.progress)
         for name, record in bundle.files.items():
             self._keep(folder / name, record)
         return write_records(bundle.files)

@@ -319,9 +319,29 @@ def test_progress_is_told_now_and_then(machines, monkeypatch):
     monkeypatch.setattr("pytest_tenpak.execution.carried._TELL_SECONDS", 0.0)
     arrival.unpack()
     assert submission.has_begun()
+    submission.pass_on(lambda *row: seen.append(row))
     arrival.progress(3, 4, "tokens")
     submission.pass_on(lambda *row: seen.append(row))
-    assert seen == [(3, 4, "tokens")]
+    assert seen == [(7, 7, "bytes"), (3, 4, "tokens")]  # of the weights, which come last, and of the job
+
+
+def test_a_store_that_does_not_answer_for_a_while_ends_no_job(machines, monkeypatch):
+    """While it runs; at its end the reply is needed."""
+    monkeypatch.setattr("pytest_tenpak.execution.carried._TELL_SECONDS", 0.0)
+    submission = machines.submit()
+    real = machines.carrier.told
+
+    def fail(*_arguments):
+        raise UnavailableError("no answer")
+
+    monkeypatch.setattr(machines.carrier, "told", fail)
+    submission.pass_on(ignore)
+    assert not submission.has_begun()
+    with pytest.raises(UnavailableError):
+        submission.has_reply()
+    monkeypatch.setattr(machines.carrier, "told", real)
+    machines.arrive(submission).unpack()
+    assert submission.has_begun()
 
 
 def test_a_store_that_is_gone_is_an_error(machines):
