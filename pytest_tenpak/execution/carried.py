@@ -34,7 +34,7 @@ from .order import ORDER, REPLY, STARTED, Order
 _PROGRESS = "progress.json"
 _MESSAGES = (ORDER, STARTED, _PROGRESS, REPLY)
 #: How often one side tells the other how far a job has come, and how often that one asks.
-_TELL_SECONDS = 5.0
+_REPORT_SECONDS = 5.0
 #: The kind of what is no entry of the cache: a model's folder, a method's source file.
 _INPUTS = "inputs"
 #: The one file of an entry of the kind ``objects``.
@@ -51,7 +51,7 @@ class CarriedSubmission:
         self._carrier = carrier
         self._order = order
         self._asked = 0.0
-        self._told: list[Any] | None = None
+        self._latest: list[Any] | None = None
         self._has_begun = False
         self.folder = order.write()
         self.name = self.folder.name
@@ -61,7 +61,7 @@ class CarriedSubmission:
             for path, bundle in self._bundles.items():
                 carrier.send(bundle, path.parent if path.is_file() else path, progress)
             text = json.dumps({**order.to_dict(), "limit": store.limit_bytes, "paths": self._paths()})
-            carrier.tell(self.name, ORDER, text)
+            carrier.write_message(self.name, ORDER, text)
         except BaseException:
             self.discard()
             raise
@@ -87,32 +87,32 @@ class CarriedSubmission:
         """Return whether there is a reply."""
         self._asked = 0.0  # the job has ended, and so it is known for certain whether it had begun
         self._listen()
-        return self._carrier.told(self.name, REPLY) is not None
+        return self._carrier.read_message(self.name, REPLY) is not None
 
     def pass_on(self, progress: Progress) -> None:
         """Pass on what came of its progress since the last time."""
         self._listen()
-        told, self._told = self._told, None
-        if told:
-            progress(*told)
+        latest, self._latest = self._latest, None
+        if latest:
+            progress(*latest)
 
     def _listen(self) -> None:
         """Ask the store, now and then, whether the job has begun, and how far it has come.
 
         What it does not answer is asked again: only the reply is needed, and a job may run for hours.
         """
-        if time.monotonic() - self._asked < _TELL_SECONDS:
+        if time.monotonic() - self._asked < _REPORT_SECONDS:
             return
         self._asked = time.monotonic()
         with suppress(UnavailableError, ValueError):
             if not self._has_begun:
-                self._has_begun = self._carrier.told(self.name, STARTED) is not None
-            elif text := self._carrier.told(self.name, _PROGRESS):
-                self._told = json.loads(text)
+                self._has_begun = self._carrier.read_message(self.name, STARTED) is not None
+            elif text := self._carrier.read_message(self.name, _PROGRESS):
+                self._latest = json.loads(text)
 
     def reply(self, progress: Progress) -> dict[str, Any] | None:
         """Return ``answer`` or ``error``, with what the job made in its place; None without a reply."""
-        text = self._carrier.told(self.name, REPLY)
+        text = self._carrier.read_message(self.name, REPLY)
         if text is None:
             return None
         try:
@@ -136,7 +136,7 @@ class CarriedSubmission:
     def discard(self) -> None:
         """Remove the folder and the messages: files stay, as of any entry that is not whole yet."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._carrier.forget(self.name, _MESSAGES)
+        self._carrier.remove_messages(self.name, _MESSAGES)
 
 
 def _bundle(path: Path, order: Order, store: Store) -> Bundle:
@@ -181,7 +181,7 @@ class Arrival:
         Raises UnavailableError where the store cannot be used, or has another order or none.
         """
         self.name, _, digest = address.partition(":")
-        text = carrier.told(self.name, ORDER)
+        text = carrier.read_message(self.name, ORDER)
         if text is None or _sha256(text) != digest:
             raise UnavailableError(
                 "the store has no such job",
@@ -191,7 +191,7 @@ class Arrival:
         self._carrier = carrier
         self._plain = json.loads(text)
         self._store = Store(root, self._plain["limit"])
-        self._told = 0.0
+        self._reported = 0.0
         self._places: dict[str, Path] = {}
         self._folder = root / "jobs" / f"carried-{uuid.uuid4().hex[:12]}"
         with self._keeping():
@@ -200,7 +200,7 @@ class Arrival:
 
     def unpack(self) -> Order:
         """Say that the job has begun, fetch what it reads, and return the order as it is on this machine."""
-        self._carrier.tell(self.name, STARTED, "")
+        self._carrier.write_message(self.name, STARTED, "")
         with self._keeping():
             for number, (path, row) in enumerate(self._plain["paths"].items()):
                 folder = self._folder / "files" / str(number)
@@ -238,10 +238,10 @@ class Arrival:
 
     def progress(self, done: int, total: int, unit: str) -> None:
         """Tell whoever waits how far the job has come, now and then."""
-        if time.monotonic() - self._told > _TELL_SECONDS:
-            self._told = time.monotonic()
+        if time.monotonic() - self._reported > _REPORT_SECONDS:
+            self._reported = time.monotonic()
             with suppress(UnavailableError):
-                self._carrier.tell(self.name, _PROGRESS, json.dumps([done, total, unit]))
+                self._carrier.write_message(self.name, _PROGRESS, json.dumps([done, total, unit]))
 
     def reply(self, reply: Mapping[str, Any]) -> None:
         """Send back what the job made, and then the reply, in which paths are those of whoever waits.
@@ -254,7 +254,7 @@ class Arrival:
         if failed:
             for path, here in self._places.items():
                 text = text.replace(json.dumps(str(here))[1:-1], json.dumps(path)[1:-1])
-        self._carrier.tell(self.name, REPLY, text)
+        self._carrier.write_message(self.name, REPLY, text)
 
     def _send(self, path: str, failed: bool) -> dict[str, Any]:
         """Send the files of a folder that are new in it, and return their records."""

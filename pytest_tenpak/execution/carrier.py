@@ -83,18 +83,18 @@ class Carrier:
                     remedy="run again: what was damaged has been removed there, and is sent or made anew",
                 ) from None
 
-    def tell(self, job: str, name: str, text: str) -> None:
-        """Leave a message about a job. Raises UnavailableError."""
+    def write_message(self, job: str, name: str, text: str) -> None:
+        """Write a message about a job. Raises UnavailableError."""
         with self._required("written"):
             self._objects.write(text.encode(), _JOBS, f"{job}.{name}", anew=True)
 
-    def told(self, job: str, name: str) -> str | None:
+    def read_message(self, job: str, name: str) -> str | None:
         """Return a message about a job, None where there is none. Raises UnavailableError."""
         with self._required("read"), suppress(FileNotFoundError):
             return self._objects.read(_JOBS, f"{job}.{name}").decode()
         return None
 
-    def forget(self, job: str, names: Iterable[str]) -> None:
+    def remove_messages(self, job: str, names: Iterable[str]) -> None:
         """Remove messages about a job, as far as there are any and they can be removed."""
         for name in names:
             with suppress(FileNotFoundError, UnusableError):

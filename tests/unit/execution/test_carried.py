@@ -156,7 +156,7 @@ def test_only_what_is_new_in_a_trace_comes_back(machines):
     (there / "0000000-0000001.json").write_text("{}")
     (there / "0000000-0000001.safetensors").write_bytes(b"x")
     arrival.reply({"answer": {}})
-    made = json.loads(machines.carrier.told(submission.name, "reply.json"))["made"][str(trace)]
+    made = json.loads(machines.carrier.read_message(submission.name, "reply.json"))["made"][str(trace)]
     assert sorted(made) == ["0000000-0000001.json", "0000000-0000001.safetensors"]
     submission.reply(ignore)
     assert len(list(trace.iterdir())) == 3
@@ -196,7 +196,7 @@ def test_a_reply_cannot_write_outside_the_folder(machines, name):
     """Whatever it calls its files."""
     submission = machines.submit()
     made = {str(machines.out): {name: {"size": 0, "sha256": "0" * 64}}}
-    machines.carrier.tell(submission.name, "reply.json", json.dumps({"answer": {}, "made": made}))
+    machines.carrier.write_message(submission.name, "reply.json", json.dumps({"answer": {}, "made": made}))
     with pytest.raises(UnavailableError, match="reply in the store is damaged"):
         submission.reply(ignore)
     assert not list(machines.root.rglob("escaped"))
@@ -206,7 +206,7 @@ def test_a_reply_cannot_write_outside_the_folder(machines, name):
 def test_a_damaged_reply_is_an_error(machines, text):
     """Not a traceback."""
     submission = machines.submit()
-    machines.carrier.tell(submission.name, "reply.json", text)
+    machines.carrier.write_message(submission.name, "reply.json", text)
     with pytest.raises(UnavailableError, match="reply in the store is damaged"):
         submission.reply(ignore)
 
@@ -316,7 +316,7 @@ def test_progress_is_told_now_and_then(machines, monkeypatch):
     arrival = machines.arrive(submission)
     submission.pass_on(lambda *row: seen.append(row))
     assert not submission.has_begun()
-    monkeypatch.setattr("pytest_tenpak.execution.carried._TELL_SECONDS", 0.0)
+    monkeypatch.setattr("pytest_tenpak.execution.carried._REPORT_SECONDS", 0.0)
     arrival.unpack()
     assert submission.has_begun()
     submission.pass_on(lambda *row: seen.append(row))
@@ -327,19 +327,19 @@ def test_progress_is_told_now_and_then(machines, monkeypatch):
 
 def test_a_store_that_does_not_answer_for_a_while_ends_no_job(machines, monkeypatch):
     """While it runs; at its end the reply is needed."""
-    monkeypatch.setattr("pytest_tenpak.execution.carried._TELL_SECONDS", 0.0)
+    monkeypatch.setattr("pytest_tenpak.execution.carried._REPORT_SECONDS", 0.0)
     submission = machines.submit()
-    real = machines.carrier.told
+    real = machines.carrier.read_message
 
     def fail(*_arguments):
         raise UnavailableError("no answer")
 
-    monkeypatch.setattr(machines.carrier, "told", fail)
+    monkeypatch.setattr(machines.carrier, "read_message", fail)
     submission.pass_on(ignore)
     assert not submission.has_begun()
     with pytest.raises(UnavailableError):
         submission.has_reply()
-    monkeypatch.setattr(machines.carrier, "told", real)
+    monkeypatch.setattr(machines.carrier, "read_message", real)
     machines.arrive(submission).unpack()
     assert submission.has_begun()
 
