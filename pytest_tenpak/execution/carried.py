@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ..evaluation.trace import Trace
 from ..models.files import files_to_load
 from ..progress import Progress
 from ..store.digest import fingerprint
-from ..store.layout import ENTRY, HALF_BUILT, owner
+from ..store.layout import ENTRY, HALF_BUILT, MANIFEST, owner
 from ..store.remote_manifest import FileRecord, describe, read_records, write_records
 from ..store.store import Store
 from .carrier import Bundle, Carrier
@@ -33,11 +34,13 @@ from .order import ORDER, REPLY, STARTED, Order
 _PROGRESS = "progress.json"
 _MESSAGES = (ORDER, STARTED, _PROGRESS, REPLY)
 #: How often one side tells the other how far a job has come, and how often that one asks.
-_TELL_SECONDS = 5.0
+_REPORT_SECONDS = 5.0
 #: The kind of what is no entry of the cache: a model's folder, a method's source file.
 _INPUTS = "inputs"
 #: The one file of an entry of the kind ``objects``.
 _CONTENT = "content"
+#: A job's name, and the SHA-256 of its order.
+_ADDRESS = re.compile(r"[\w-]+:[0-9a-f]{64}")
 
 
 class CarriedSubmission:
@@ -48,7 +51,7 @@ class CarriedSubmission:
         self._carrier = carrier
         self._order = order
         self._asked = 0.0
-        self._told: list[Any] | None = None
+        self._latest: list[Any] | None = None
         self._has_begun = False
         self.folder = order.write()
         self.name = self.folder.name
@@ -58,11 +61,11 @@ class CarriedSubmission:
             for path, bundle in self._bundles.items():
                 carrier.send(bundle, path.parent if path.is_file() else path, progress)
             text = json.dumps({**order.to_dict(), "limit": store.limit_bytes, "paths": self._paths()})
-            carrier.tell(self.name, ORDER, text)
+            carrier.write_message(self.name, ORDER, text)
         except BaseException:
             self.discard()
             raise
-        self.argument = f"{url}#{self.name}:{_sha256(text)}"
+        self.argument = f"{url}#{self.name}:{_sha256(text)}"  # see is_address
 
     def _paths(self) -> dict[str, Any]:
         return {
@@ -84,29 +87,32 @@ class CarriedSubmission:
         """Return whether there is a reply."""
         self._asked = 0.0  # the job has ended, and so it is known for certain whether it had begun
         self._listen()
-        return self._carrier.told(self.name, REPLY) is not None
+        return self._carrier.read_message(self.name, REPLY) is not None
 
     def pass_on(self, progress: Progress) -> None:
         """Pass on what came of its progress since the last time."""
         self._listen()
-        told, self._told = self._told, None
-        if told:
-            progress(*told)
+        latest, self._latest = self._latest, None
+        if latest:
+            progress(*latest)
 
     def _listen(self) -> None:
-        """Ask the store, now and then, whether the job has begun, and how far it has come."""
-        if time.monotonic() - self._asked < _TELL_SECONDS:
+        """Ask the store, now and then, whether the job has begun, and how far it has come.
+
+        What it does not answer is asked again: only the reply is needed, and a job may run for hours.
+        """
+        if time.monotonic() - self._asked < _REPORT_SECONDS:
             return
         self._asked = time.monotonic()
-        if not self._has_begun:
-            self._has_begun = self._carrier.told(self.name, STARTED) is not None
-        elif text := self._carrier.told(self.name, _PROGRESS):
-            with suppress(ValueError):
-                self._told = json.loads(text)
+        with suppress(UnavailableError, ValueError):
+            if not self._has_begun:
+                self._has_begun = self._carrier.read_message(self.name, STARTED) is not None
+            elif text := self._carrier.read_message(self.name, _PROGRESS):
+                self._latest = json.loads(text)
 
     def reply(self, progress: Progress) -> dict[str, Any] | None:
         """Return ``answer`` or ``error``, with what the job made in its place; None without a reply."""
-        text = self._carrier.told(self.name, REPLY)
+        text = self._carrier.read_message(self.name, REPLY)
         if text is None:
             return None
         try:
@@ -123,21 +129,25 @@ class CarriedSubmission:
             for name in sorted(files, key=lambda one: (one.endswith(".json"), one == "plan.json", one)):
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
                 (arrived / name).replace(path / name)
+        if "error" in plain:
+            self._carrier.look_again()  # a file may have been missing that was sent before
         return plain
 
     def discard(self) -> None:
         """Remove the folder and the messages: files stay, as of any entry that is not whole yet."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._carrier.forget(self.name, _MESSAGES)
+        self._carrier.remove_messages(self.name, _MESSAGES)
 
 
 def _bundle(path: Path, order: Order, store: Store) -> Bundle:
-    """Return what is to be sent of a path: of a trace what lasts, of an entry or a model all files."""
+    """Return what is to be sent of a path: of a trace what lasts, of another entry all, else what loads."""
     kind, key = _entry(path, order.root)
     if path.is_file():
         base, names = path.parent, [path.name]
     elif kind == "traces":
         base, names = path, Trace(path).lasting
+    elif key:
+        base, names = path, _names_below(path)
     else:
         base, names = path, [str(one.relative_to(path)) for one in files_to_load(path)]
     files = describe(base, names, store.file_digest)
@@ -153,6 +163,15 @@ def _entry(path: Path, root: Path) -> tuple[str, str]:
     return _INPUTS, ""
 
 
+def _names_below(folder: Path) -> list[str]:
+    """Return the names of a folder's files, without manifest and what is being written."""
+    return [
+        str(path.relative_to(folder))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST and not path.name.startswith(".")
+    ]
+
+
 class Arrival:
     """A job that came through the store, on the machine that does it."""
 
@@ -162,7 +181,7 @@ class Arrival:
         Raises UnavailableError where the store cannot be used, or has another order or none.
         """
         self.name, _, digest = address.partition(":")
-        text = carrier.told(self.name, ORDER)
+        text = carrier.read_message(self.name, ORDER)
         if text is None or _sha256(text) != digest:
             raise UnavailableError(
                 "the store has no such job",
@@ -172,31 +191,46 @@ class Arrival:
         self._carrier = carrier
         self._plain = json.loads(text)
         self._store = Store(root, self._plain["limit"])
-        self._told = 0.0
+        self._reported = 0.0
         self._places: dict[str, Path] = {}
         self._folder = root / "jobs" / f"carried-{uuid.uuid4().hex[:12]}"
-        self._folder.mkdir(parents=True)
-        (self._folder / "owner.json").write_text(json.dumps(owner()), encoding="utf-8")
+        with self._keeping():
+            self._folder.mkdir(parents=True)
+            (self._folder / "owner.json").write_text(json.dumps(owner()), encoding="utf-8")
 
     def unpack(self) -> Order:
         """Say that the job has begun, fetch what it reads, and return the order as it is on this machine."""
-        self._carrier.tell(self.name, STARTED, "")
-        for number, (path, row) in enumerate(self._plain["paths"].items()):
-            folder = self._folder / "files" / str(number)
-            folder = folder if row["is_file"] else folder / Path(path).name
-            folder.mkdir(parents=True)
-            for name in row["files"]:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).symlink_to(self._object(_bundle_of(row), name))
-            self._places[path] = folder / Path(path).name if row["is_file"] else folder
+        self._carrier.write_message(self.name, STARTED, "")
+        with self._keeping():
+            for number, (path, row) in enumerate(self._plain["paths"].items()):
+                folder = self._folder / "files" / str(number)
+                folder = folder if row["is_file"] else folder / Path(path).name
+                folder.mkdir(parents=True)
+                for name in row["files"]:
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    (folder / name).symlink_to(self._object(_bundle_of(row), name))
+                self._places[path] = folder / Path(path).name if row["is_file"] else folder
         return replace(Order.from_dict(self._plain).with_paths(self._places), root=self._store.root)
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Explain where this machine cannot keep what a job reads."""
+        try:
+            yield
+        except OSError as fault:
+            raise UnavailableError(
+                "a machine that should run a job cannot keep its files",
+                given=f"{self._store.root}: {fault.strerror or fault}",
+                accepted="a folder that can be written, with room for models and checkpoints",
+                remedy="free space there, or let TENPAK_CACHE_DIR name another folder there",
+            ) from None
 
     def _object(self, bundle: Bundle, name: str) -> Path:
         """Return a file of this machine's cache, fetched unless it is there."""
         record = bundle.files[name]
 
         def make(folder: Path) -> dict[str, Any]:
-            self._carrier.fetch(bundle._replace(files={name: record}), folder)
+            self._carrier.fetch(bundle._replace(files={name: record}), folder, self.progress)
             (folder / name).rename(folder / _CONTENT)
             return {}
 
@@ -204,30 +238,33 @@ class Arrival:
 
     def progress(self, done: int, total: int, unit: str) -> None:
         """Tell whoever waits how far the job has come, now and then."""
-        if time.monotonic() - self._told > _TELL_SECONDS:
-            self._told = time.monotonic()
+        if time.monotonic() - self._reported > _REPORT_SECONDS:
+            self._reported = time.monotonic()
             with suppress(UnavailableError):
-                self._carrier.tell(self.name, _PROGRESS, json.dumps([done, total, unit]))
+                self._carrier.write_message(self.name, _PROGRESS, json.dumps([done, total, unit]))
 
     def reply(self, reply: Mapping[str, Any]) -> None:
-        """Send back what the job made, and then the reply, in which paths are those of whoever waits."""
-        made = {} if "error" in reply else {path: self._send(path) for path in self._plain["writes"]}
+        """Send back what the job made, and then the reply, in which paths are those of whoever waits.
+
+        After an error only windows that were measured: the next job goes on after these.
+        """
+        failed = "error" in reply
+        made = {path: self._send(path, failed) for path in self._plain["writes"] if path in self._places}
         text = json.dumps({**reply, "made": made})
-        if "error" in reply:
+        if failed:
             for path, here in self._places.items():
                 text = text.replace(json.dumps(str(here))[1:-1], json.dumps(path)[1:-1])
-        self._carrier.tell(self.name, REPLY, text)
+        self._carrier.write_message(self.name, REPLY, text)
 
-    def _send(self, path: str) -> dict[str, Any]:
+    def _send(self, path: str, failed: bool) -> dict[str, Any]:
         """Send the files of a folder that are new in it, and return their records."""
         folder, before = self._places[path], _bundle_of(self._plain["paths"][path])
-        names = [
-            str(file.relative_to(folder))
-            for file in sorted(folder.rglob("*"))
-            if file.is_file() and not (file.is_symlink() and str(file.relative_to(folder)) in before.files)
-        ]
+        found = _names_below(folder)
+        if failed:
+            found = Trace(folder).lasting if before.kind == "traces" else []
+        names = [one for one in found if one not in before.files or not (folder / one).is_symlink()]
         bundle = before._replace(files=describe(folder, names, self._store.file_digest))
-        self._carrier.send(bundle, folder)
+        self._carrier.send(bundle, folder, self.progress)
         for name, record in bundle.files.items():
             self._keep(folder / name, record)
         return write_records(bundle.files)
@@ -239,11 +276,17 @@ class Arrival:
             file.rename(folder / _CONTENT)
             return {}
 
-        self._store.directory("objects", {"sha256": record.sha256}, move)
+        with suppress(OSError):  # where it cannot be kept, it is fetched
+            self._store.directory("objects", {"sha256": record.sha256}, move)
 
     def close(self) -> None:
         """Remove the folders of the job."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is what follows ``#`` in the argument of a job that travels."""
+    return _ADDRESS.fullmatch(text) is not None
 
 
 def _bundle_of(row: Mapping[str, Any]) -> Bundle:

@@ -17,7 +17,7 @@ from ..errors import UnavailableError
 from ..progress import Progress, ignore
 from ..store.asking import UnusableError
 from ..store.objects import DamagedError, Objects
-from ..store.remote_manifest import FileRecord
+from ..store.remote_manifest import FileRecord, is_plain
 
 #: The folder of messages, which is no kind of entries.
 _JOBS = "jobs"
@@ -40,8 +40,18 @@ class Carrier:
         self._sent: set[tuple[str, str, str]] = set()
 
     def send(self, bundle: Bundle, folder: Path, progress: Progress = ignore) -> None:
-        """Send the files of a folder that are not there yet. Raises UnavailableError."""
+        """Send the files of a folder that are not there yet.
+
+        Raises UnavailableError, for a name too that the other side would not accept.
+        """
         kind, key, files = bundle
+        if strange := [name for name in files if not is_plain(name)]:
+            raise UnavailableError(
+                "a file cannot travel to other machines under its name",
+                given=folder / strange[0],
+                accepted='a name of printable characters without \\ : * ? " < > |, of 200 bytes at most',
+                remedy="rename the file, or remove it",
+            )
         if all((kind, key, record.sha256) in self._sent for record in files.values()):
             return
         with self._required("written"):
@@ -54,38 +64,55 @@ class Carrier:
             self._sent.update((kind, key, record.sha256) for record in files.values())
 
     def fetch(self, bundle: Bundle, folder: Path, progress: Progress = ignore) -> None:
-        """Fetch the files of a bundle to new files of a folder. Raises UnavailableError."""
+        """Fetch the files of a bundle to new files of a folder.
+
+        Raises UnavailableError. A damaged file is removed from the store, so that it is sent again.
+        """
         done, total = 0, sum(record.size for record in bundle.files.values())
         for name, record in bundle.files.items():
-            with self._required("read"):
-                for size in self._objects.download(folder / name, name, record, bundle.kind, bundle.key):
-                    progress(done := done + size, total, "bytes")
+            try:
+                with self._required("read"):
+                    for size in self._objects.download(folder / name, name, record, bundle.kind, bundle.key):
+                        progress(done := done + size, total, "bytes")
+            except DamagedError as damage:
+                with suppress(FileNotFoundError, UnusableError):
+                    self._objects.remove(bundle.kind, bundle.key, record.sha256)
+                raise UnavailableError(
+                    "a file that travels through the store did not arrive as it was sent",
+                    given=f"{self._shown}/{bundle.kind}/{bundle.key}: {damage}",
+                    remedy="run again: what was damaged has been removed there, and is sent or made anew",
+                ) from None
 
-    def tell(self, job: str, name: str, text: str) -> None:
-        """Leave a message about a job. Raises UnavailableError."""
+    def write_message(self, job: str, name: str, text: str) -> None:
+        """Write a message about a job. Raises UnavailableError."""
         with self._required("written"):
             self._objects.write(text.encode(), _JOBS, f"{job}.{name}", anew=True)
 
-    def told(self, job: str, name: str) -> str | None:
+    def read_message(self, job: str, name: str) -> str | None:
         """Return a message about a job, None where there is none. Raises UnavailableError."""
         with self._required("read"), suppress(FileNotFoundError):
             return self._objects.read(_JOBS, f"{job}.{name}").decode()
         return None
 
-    def forget(self, job: str, names: Iterable[str]) -> None:
+    def remove_messages(self, job: str, names: Iterable[str]) -> None:
         """Remove messages about a job, as far as there are any and they can be removed."""
         for name in names:
             with suppress(FileNotFoundError, UnusableError):
                 self._objects.remove(_JOBS, f"{job}.{name}")
 
+    def look_again(self) -> None:
+        """Ask the store again for what it has, in place of what is known to have been sent."""
+        self._sent.clear()
+
     @contextmanager
     def _required(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (UnusableError, DamagedError) as fault:
+        except (UnusableError, FileNotFoundError) as fault:
+            words = fault if isinstance(fault, UnusableError) else "there is no such bucket"
             raise UnavailableError(
                 f"the store through which jobs travel cannot be {what}",
-                given=f"{self._shown}: {fault}",
+                given=f"{self._shown}: {words}",
                 accepted="a store that this machine and all that run jobs can read and write",
                 remedy="correct --tenpak-store, or the credentials in the environment of its library",
             ) from None

@@ -201,7 +201,7 @@ class RayExecutor:
             return Standing(State.FAILED, f"{type(error).__name__}: {str(error)[-600:]}")
         if fault:
             raise WorkerError(
-                "a node of the Ray cluster cannot begin a job",
+                "a node of the Ray cluster cannot do a job",
                 given=fault,
                 accepted="a cache that all nodes see under the same path, or a store that all can use",
                 remedy="set --tenpak-cache-dir to a folder on a file system that they share; "

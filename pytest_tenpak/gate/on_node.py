@@ -18,7 +18,7 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from ..errors import ModelError, TenpakError, UnavailableError
-from ..execution.carried import Arrival
+from ..execution.carried import Arrival, is_address
 from ..execution.carrier import Carrier
 from ..execution.job_folder import report_progress
 from ..execution.jobs import AnyJob, job_from, sources
@@ -43,10 +43,12 @@ def main(argument: str) -> str:
 
     An error of the job that a user can fix is replied, any other ends in a traceback.
     """
+    url, _, address = argument.rpartition("#")
+    if is_address(address):
+        return _do_carried(url, address)
     folder = Path(argument)
     if not folder.is_dir():
-        url, found, address = argument.rpartition("#")
-        return _do_carried(url, address) if found else f"{socket.gethostname()} does not see {folder}"
+        return f"{socket.gethostname()} does not see {folder}"
     order = Order.read(folder)
     (folder / STARTED).touch()
     reply = _reply(lambda: order, partial(report_progress, folder))
@@ -58,12 +60,14 @@ def _do_carried(url: str, address: str) -> str:
     """Do an order that came through the store."""
     try:
         arrival = Arrival(address, Carrier(open_objects(url), url), _own_cache())
-    except TenpakError as error:
+        try:
+            arrival.reply(_reply(arrival.unpack, arrival.progress))
+        except TenpakError as error:  # what was made cannot be sent
+            arrival.reply({"error": _from_here(error).to_dict()})
+        finally:
+            arrival.close()
+    except TenpakError as error:  # of which no reply can tell
         return f"on {socket.gethostname()}, {error.problem}: {error.given}"
-    try:
-        arrival.reply(_reply(arrival.unpack, arrival.progress))
-    finally:
-        arrival.close()
     return ""
 
 

@@ -58,9 +58,15 @@ def _import(place: Place) -> Any:
         found = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         found = None
-    # Where another machine has no such file, it may have the package that the file belongs to.
+    # Where another machine has no such file, or a copy that travelled there alone, it may have the package
+    # that the file belongs to.
     is_there = bool(file) and Path(file).is_file()
-    if found is not None and found.origin and file and (not is_there or Path(found.origin).samefile(file)):
+    if (
+        found is not None
+        and found.origin
+        and file
+        and (not is_there or _same(Path(found.origin), Path(file)))
+    ):
         return importlib.import_module(name)
     spec = importlib.util.spec_from_file_location(f"tenpak_registered_{Path(file).stem}", file)
     if not is_there or spec is None or spec.loader is None:
@@ -69,5 +75,17 @@ def _import(place: Place) -> Any:
         )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as fault:
+        raise SpecError(
+            "the worker process cannot import the file that registers the method",
+            given=f"{file}: {fault}",
+            accepted="a file whose imports the machine that runs the job has installed",
+            remedy="install there what it imports, as a package, or put all of it into the one file",
+        ) from None
     return module
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.is_file() and (one.samefile(other) or one.read_bytes() == other.read_bytes())

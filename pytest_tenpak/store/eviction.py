@@ -31,8 +31,9 @@ from .locks import hold, try_hold
 
 #: Logs of failed workers are removed after this time.
 LOG_SECONDS = 7 * 24 * 3600
-#: Folders of jobs that a user is never told to look into: processes that stay, orders to other machines.
-_NO_LOGS = ("stays", "order")
+#: Folders of jobs that a user is never told to look into: processes that stay, orders to other machines, and
+#: what came to this one.
+_NO_LOGS = ("stays", "order", "carried")
 #: A job has its description within this time, if its parent is alive.
 _STARTING_SECONDS = 60
 

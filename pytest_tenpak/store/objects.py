@@ -115,9 +115,9 @@ class Objects:
         except FileNotFoundError:
             raise DamagedError(f"its file {name} is missing") from None
         if size != record.size:
-            raise DamagedError(f"its file {name} has another size than its manifest says")
+            raise DamagedError(f"its file {name} has another size than it should have")
         if sha.hexdigest() != record.sha256:
-            raise DamagedError(f"its file {name} has another SHA-256 than its manifest says")
+            raise DamagedError(f"its file {name} has another SHA-256 than it should have")
 
     def _placed(self, path: str, send: Callable[[str], None], seconds: float) -> None:
         """Write an object so that it appears whole: at once, or under another name that is then changed."""

@@ -10,7 +10,6 @@ What is read is input: a manifest's digest, kind and key, the names in it, and e
 checked before anything is moved into the cache. What fails is refused, and made anew. No failure of the store
 itself is an error: it is noted once, without the words of libraries, which may quote addresses and keys, and
 the local cache goes on alone.
-
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def read_records(plain: Mapping[str, Any]) -> dict[str, FileRecord]:
     """Read records of files; raises ValueError, KeyError or TypeError where one is none, or leads out."""
     files = {name: FileRecord(**row) for name, row in plain.items()}
     are_whole = (
-        all(map(_is_plain, files))
+        all(map(is_plain, files))
         and not files.keys() & {str(above) for name in files for above in PurePosixPath(name).parents}
         and all(
             type(one.size) is int and one.size >= 0 and _SHA256.fullmatch(one.sha256)
@@ -111,8 +111,11 @@ def read_records(plain: Mapping[str, Any]) -> dict[str, FileRecord]:
     return files
 
 
-def _is_plain(name: str) -> bool:
-    """Return whether a file's name leads to a place in its folder, and says so plainly on every system."""
+def is_plain(name: str) -> bool:
+    """Return whether a file's name leads to a place in its folder, and says so plainly on every system.
+
+    No other is read from the store.
+    """
     parts = name.split("/")
     return (
         name != MANIFEST

@@ -1,16 +1,20 @@
 """Jobs that travel through a store, to a machine with folders of its own."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from pytest_tenpak.errors import ModelError, UnavailableError
+from pytest_tenpak.errors import ModelError, UnavailableError, WorkerError
 from pytest_tenpak.execution.carried import Arrival, CarriedSubmission
 from pytest_tenpak.execution.carrier import Carrier
 from pytest_tenpak.execution.order import Order
 from pytest_tenpak.progress import ignore
+from pytest_tenpak.store.eviction import tidy
+from pytest_tenpak.store.layout import owner
 from pytest_tenpak.store.objects import Objects
 from pytest_tenpak.store.store import Store
 
@@ -152,7 +156,7 @@ def test_only_what_is_new_in_a_trace_comes_back(machines):
     (there / "0000000-0000001.json").write_text("{}")
     (there / "0000000-0000001.safetensors").write_bytes(b"x")
     arrival.reply({"answer": {}})
-    made = json.loads(machines.carrier.told(submission.name, "reply.json"))["made"][str(trace)]
+    made = json.loads(machines.carrier.read_message(submission.name, "reply.json"))["made"][str(trace)]
     assert sorted(made) == ["0000000-0000001.json", "0000000-0000001.safetensors"]
     submission.reply(ignore)
     assert len(list(trace.iterdir())) == 3
@@ -171,17 +175,20 @@ def test_another_order_than_was_submitted_is_refused(machines):
 
 
 def test_a_changed_file_is_refused_where_the_job_runs(machines):
-    """And named: by size, by digest, or because it is gone."""
+    """And named: by size, by digest, or because it is gone. The next job sends it again."""
     submission = machines.submit()
     file = next(path for path in machines.bucket.glob("inputs/*/*") if path.read_bytes() == b"weights")
     for content, words in ((b"weightz", "SHA-256"), (b"weight", "size"), (None, "missing")):
-        file.unlink() if content is None else file.write_bytes(content)
+        file.unlink(missing_ok=True) if content is None else file.write_bytes(content)
         arrival = machines.arrive(submission)
-        with pytest.raises(UnavailableError, match="cannot be read") as raised:
+        with pytest.raises(UnavailableError, match="did not arrive as it was sent") as raised:
             arrival.unpack()
         assert f"its file weights.safetensors {'is' if content is None else 'has another'} {words}" in str(
             raised.value
         )
+    arrival.reply({"error": raised.value.to_dict()})
+    submission.reply(ignore)
+    assert machines.arrive(machines.submit()).unpack()
 
 
 @pytest.mark.parametrize("name", ["../escaped", "/escaped", "a/../../escaped", "..", ""])
@@ -189,7 +196,7 @@ def test_a_reply_cannot_write_outside_the_folder(machines, name):
     """Whatever it calls its files."""
     submission = machines.submit()
     made = {str(machines.out): {name: {"size": 0, "sha256": "0" * 64}}}
-    machines.carrier.tell(submission.name, "reply.json", json.dumps({"answer": {}, "made": made}))
+    machines.carrier.write_message(submission.name, "reply.json", json.dumps({"answer": {}, "made": made}))
     with pytest.raises(UnavailableError, match="reply in the store is damaged"):
         submission.reply(ignore)
     assert not list(machines.root.rglob("escaped"))
@@ -199,7 +206,7 @@ def test_a_reply_cannot_write_outside_the_folder(machines, name):
 def test_a_damaged_reply_is_an_error(machines, text):
     """Not a traceback."""
     submission = machines.submit()
-    machines.carrier.tell(submission.name, "reply.json", text)
+    machines.carrier.write_message(submission.name, "reply.json", text)
     with pytest.raises(UnavailableError, match="reply in the store is damaged"):
         submission.reply(ignore)
 
@@ -215,18 +222,126 @@ def test_an_error_names_the_paths_of_whoever_waits(machines):
     assert not list(machines.out.iterdir())
 
 
+def test_windows_that_were_measured_before_an_error_come_back(machines):
+    """Whole blocks: a job that runs into its limit of time is gone on with, as on one machine."""
+    trace = machines.here.root / "traces" / ("b" * 32)
+    trace.mkdir(parents=True)
+    order = Order("measure", {"trace": str(trace)}, machines.here.root, reads=(trace,), writes=(trace,))
+    submission = CarriedSubmission(order, ignore, machines.carrier, machines.here, "file:///bucket")
+    arrival = machines.arrive(submission)
+    there = Path(arrival.unpack().job["trace"])
+    whole = ["0000000-0000001.json", "0000000-0000001.safetensors", "plan.json"]
+    for name in [*whole, "0000001-0000002.safetensors", "0000002.half"]:
+        (there / name).write_text("{}")
+    arrival.reply({"error": WorkerError("it ran too long").to_dict()})
+    assert submission.reply(ignore)["error"]["problem"] == "it ran too long"
+    assert sorted(path.name for path in trace.iterdir()) == whole
+
+
+def test_all_files_of_a_checkpoint_travel(machines):
+    """Those in folders too, which a method of one's own may load; of a user's model what loaders read."""
+    checkpoint = machines.here.root / "checkpoints" / ("c" * 32)
+    for folder in (checkpoint, machines.model):
+        (folder / "scales").mkdir(parents=True)
+        (folder / "scales" / "extra.bin").write_bytes(b"scales")
+    reads = (checkpoint, machines.model)
+    order = Order("measure", dict(zip("ab", map(str, reads), strict=True)), machines.here.root, reads=reads)
+    submission = CarriedSubmission(order, ignore, machines.carrier, machines.here, "file:///bucket")
+    job = machines.arrive(submission).unpack().job
+    assert (Path(job["a"]) / "scales" / "extra.bin").read_bytes() == b"scales"
+    assert not (Path(job["b"]) / "scales").exists()
+
+
+@pytest.mark.parametrize("name", ["what?.json", "a:b.json", "line\nbreak.json"])
+def test_a_name_that_the_other_side_would_refuse_is_not_sent(machines, name):
+    """Where it is: in a model here, or in a checkpoint that a method made there."""
+    arrival = machines.arrive(machines.submit())
+    arrival.unpack()
+    for folder, send in (
+        (machines.model, machines.submit),
+        (arrival._places[str(machines.out)], lambda: arrival.reply({"answer": {}})),
+    ):
+        (folder / name).write_text("")
+        with pytest.raises(
+            UnavailableError, match="cannot travel to other machines under its name"
+        ) as raised:
+            send()
+        assert raised.value.given == str(folder / name)
+
+
+def test_a_machine_without_room_says_so(machines, small_disk):
+    """With its folder and what to do, and what cannot be kept for the next job is not missed."""
+    machines.there = small_disk / "there"
+    (machines.model / "large.safetensors").write_bytes(bytes(9 << 20))
+    arrival = machines.arrive(machines.submit())
+    with pytest.raises(UnavailableError, match="cannot keep its files") as raised:
+        arrival.unpack()
+    assert f"{machines.there}: No space left on device" in str(raised.value)
+    machines.there = small_disk / "there" / "owner.json"
+    machines.there.write_text("a file in the place of the cache")
+    with pytest.raises(UnavailableError, match="cannot keep its files"):
+        machines.arrive(machines.submit())
+
+
+def test_a_bucket_that_is_not_there_is_an_error(machines, monkeypatch):
+    """As the libraries of object stores have it: a file that is not found, where one is written."""
+
+    def refuse(*_arguments, **_options):
+        raise FileNotFoundError("The specified bucket does not exist")
+
+    monkeypatch.setattr(machines.files, "put_file", refuse)
+    with pytest.raises(UnavailableError, match="cannot be written") as raised:
+        machines.submit()
+    assert "file:///bucket: there is no such bucket" in str(raised.value)
+
+
+def test_what_a_killed_job_leaves_is_removed(machines):
+    """Copies of models and half a checkpoint are no log that anybody reads."""
+    arrival = machines.arrive(machines.submit())
+    arrival.unpack()
+    (left,) = (machines.there / "jobs").iterdir()
+    tidy(machines.there, 0)
+    assert left.exists()
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    (left / "owner.json").write_text(json.dumps({**owner(), "parent": int(gone.stdout)}))
+    tidy(machines.there, 0)
+    assert not left.exists()
+
+
 def test_progress_is_told_now_and_then(machines, monkeypatch):
     """The first time at once; what is not asked for is not told twice."""
     submission, seen = machines.submit(), []
     arrival = machines.arrive(submission)
     submission.pass_on(lambda *row: seen.append(row))
     assert not submission.has_begun()
-    monkeypatch.setattr("pytest_tenpak.execution.carried._TELL_SECONDS", 0.0)
+    monkeypatch.setattr("pytest_tenpak.execution.carried._REPORT_SECONDS", 0.0)
     arrival.unpack()
     assert submission.has_begun()
+    submission.pass_on(lambda *row: seen.append(row))
     arrival.progress(3, 4, "tokens")
     submission.pass_on(lambda *row: seen.append(row))
-    assert seen == [(3, 4, "tokens")]
+    assert seen == [(7, 7, "bytes"), (3, 4, "tokens")]  # of the weights, which come last, and of the job
+
+
+def test_a_store_that_does_not_answer_for_a_while_ends_no_job(machines, monkeypatch):
+    """While it runs; at its end the reply is needed."""
+    monkeypatch.setattr("pytest_tenpak.execution.carried._REPORT_SECONDS", 0.0)
+    submission = machines.submit()
+    real = machines.carrier.read_message
+
+    def fail(*_arguments):
+        raise UnavailableError("no answer")
+
+    monkeypatch.setattr(machines.carrier, "read_message", fail)
+    submission.pass_on(ignore)
+    assert not submission.has_begun()
+    with pytest.raises(UnavailableError):
+        submission.has_reply()
+    monkeypatch.setattr(machines.carrier, "read_message", real)
+    machines.arrive(submission).unpack()
+    assert submission.has_begun()
 
 
 def test_a_store_that_is_gone_is_an_error(machines):
