@@ -141,13 +141,21 @@ def compare(place: Path, settings: dict[str, object], gates: int, nodes: Sequenc
     local = timed(folder, "local")
     rows = [["this machine, one after the other", f"{local:.0f}", "1.00", "", ""]]
     ours = figures(folder / "local.json")
-    for count in nodes:
+    # Nodes have a cache of their own where jobs travel through the store.
+    os.environ["TENPAK_CACHE_DIR"] = str(place / "node")
+    store = "--tenpak-transport=store", f"--tenpak-store=file://{place / 'store'}"
+    runs = [(count, ()) for count in nodes] + [(count, store) for count in sorted({nodes[0], nodes[-1]})]
+    for count, transport in runs:
+        name = f"ray-{count}{'-store' if transport else ''}"
         with cluster(count) as address:
-            seconds = timed(folder, f"ray-{count}", *on(address))
-        theirs = figures(folder / f"ray-{count}.json")
+            seconds = timed(folder, name, *on(address), *transport)
+        shutil.rmtree(place / "store", ignore_errors=True)
+        shutil.rmtree(place / "node", ignore_errors=True)
+        theirs = figures(folder / f"{name}.json")
         equal = sum(theirs.get(name) == one for name, one in ours.items())
         added = f"{(seconds - local) / gates:+.2f}" if count == 1 else ""
         title = f"Ray, {count} node{'' if count == 1 else 's'} of one CPU"
+        title += ", jobs through a store" if transport else ""
         rows.append([title, f"{seconds:.0f}", f"{seconds / local:.2f}", added, f"{equal} of {gates}"])
     headers = (
         f"{gates} gates",

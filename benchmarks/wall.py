@@ -2,9 +2,9 @@
 
 In each round, one after another on the same machine: the gates from a cache that holds nothing but the
 converted model, the same gates again, a script with transformers' own loop and one with lm-eval (each loads
-the model and measures it, loads it in NF4 and INT8, and measures these: no statistics, nothing saved), and
-the bare forward passes of the windows that our verdicts rest on. The passes are the unit, so that a machine
-whose speed drifts slows all alike.
+the model and measures it, loads it in NF4 and INT8, and measures these: no statistics, nothing saved),
+lm-eval as its command line is used, two runs for each gate, and the bare forward passes of the windows that
+our verdicts rest on. The passes are the unit, so that a machine whose speed drifts slows all alike.
 
 Run it with the environment that has lm-eval; --pytest names the one with the plugin.
 """
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,17 @@ from tabulate import tabulate
 DEMO = "demo/test_smollm2.py"
 #: As the demo's settings have it.
 CONTEXT = 256
-_SCRIPTS = ("transformers", "lm-eval")
+_SCRIPTS: Mapping[str, Sequence[Sequence[str]]] = {
+    # What each process of a peer measures; all three models where it names none.
+    "transformers": [["transformers"]],
+    "lm-eval": [["lm-eval"]],
+    "runs": [
+        ["lm-eval", "unquantized"],
+        ["lm-eval", "nf4"],
+        ["lm-eval", "unquantized"],
+        ["lm-eval", "int8"],
+    ],
+}
 
 
 def gates(pytest: Path, cache: Path) -> tuple[float, list[dict[str, Any]]]:
@@ -58,9 +68,10 @@ def passes(outcomes: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def scripted(name: str, model: Path) -> float:
-    """Run one of the scripts; return its seconds."""
+    """Run the processes of a peer one after the other; return the seconds of all."""
     began = time.perf_counter()
-    _child([name, str(model)])
+    for script, *names in _SCRIPTS[name]:
+        _child([script, str(model), *names])
     return time.perf_counter() - began
 
 
@@ -79,7 +90,7 @@ def one_round(number: int, pytest: Path, seed: Path, model: Path) -> dict[str, f
         shutil.copytree(seed / "models", cache / "models", copy_function=_link)
         found = {"cold": gates(pytest, cache)[0]}
         found["warm"], outcomes = gates(pytest, cache)
-        for name in _SCRIPTS[:: -1 if number % 2 else 1]:
+        for name in [*_SCRIPTS][:: -1 if number % 2 else 1]:
             found[name] = scripted(name, model)
         bare: Mapping[str, float] = json.loads(_child(["bare", str(model), json.dumps(passes(outcomes))]))
         return {**found, **bare}
@@ -114,6 +125,7 @@ def report(rounds: list[dict[str, float]], counts: dict[str, int]) -> None:
         "warm": "both gates, warm",
         "transformers": "transformers' loop, three models",
         "lm-eval": "lm-eval, three models",
+        "runs": "lm-eval, two runs for each gate",
     }
     for name, title in titles.items():
         ratios = [one[name] / one["passes"] for one in rounds]

@@ -48,28 +48,28 @@ def _windows(directory: Path) -> Any:
     return torch.tensor(ids[:TOKENS]).view(-1, CONTEXT)
 
 
-def transformers_loop(directory: Path) -> None:
-    """The loop that model cards have: the model's own loss over each window."""
+def transformers_loop(directory: Path, *names: str) -> None:
+    """The loop that model cards have: the model's own loss over each window; of all configs or some."""
     import torch
 
     windows = _windows(directory)
-    for name, config in _configs().items():
-        model = _model(directory, config)
+    for name in names or _configs():
+        model = _model(directory, _configs()[name])
         with torch.inference_mode():
             losses = [float(model(row, labels=row, use_cache=False).loss) for row in windows.split(BATCH)]
         print(name, torch.tensor(losses).mean().exp().item())
 
 
-def lm_eval(directory: Path) -> None:
-    """lm-eval's rolling log-likelihood of the same tokens."""
+def lm_eval(directory: Path, *names: str) -> None:
+    """lm-eval's rolling log-likelihood of the same tokens; of all configs or some."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(directory)
     request = Instance("loglikelihood_rolling", {}, (tokenizer.decode(_windows(directory).flatten()),), 0)
-    for name, config in _configs().items():
-        model = _model(directory, config)
+    for name in names or _configs():
+        model = _model(directory, _configs()[name])
         peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH, max_length=CONTEXT)
         print(name, peer.loglikelihood_rolling([request]))
 
@@ -98,7 +98,7 @@ def _is_int8(model: Any) -> bool:
     return bool(getattr(model, "is_loaded_in_8bit", False))
 
 
-SCRIPTS: Mapping[str, Callable[[Path], None]] = {"transformers": transformers_loop, "lm-eval": lm_eval}
+SCRIPTS: Mapping[str, Callable[..., None]] = {"transformers": transformers_loop, "lm-eval": lm_eval}
 
 if __name__ == "__main__":
     subject.quiet()
@@ -106,4 +106,4 @@ if __name__ == "__main__":
     if what == "bare":
         bare(Path(where), json.loads(rest[0]))
     else:
-        SCRIPTS[what](Path(where))
+        SCRIPTS[what](Path(where), *rest)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .baselines.history import Past
     from .errors import SpecError, TenpakError, UnavailableError
     from .execution.executor import Executor, Needs, Standing, State
+    from .execution.submission import Submission
     from .gate.case import Case
     from .gate.outcome import Outcome, Part
     from .gate.summary import Summary
@@ -29,6 +30,7 @@ _HOMES = {
     "baselines.history": ("Past",),
     "errors": ("SpecError", "TenpakError", "UnavailableError"),
     "execution.executor": ("Executor", "Needs", "Standing", "State"),
+    "execution.submission": ("Submission",),
     "gate.case": ("Case",),
     "gate.outcome": ("Outcome", "Part"),
     "gate.summary": ("Summary",),
@@ -52,6 +54,7 @@ __all__ = [  # noqa: RUF022 - as a reader needs them: for quantizers, for execut
     "load_pretrained",
     "draw_samples",
     "Executor",
+    "Submission",
     "Needs",
     "Standing",
     "State",

@@ -38,16 +38,15 @@ def bar(title: str) -> Iterator[Progress]:
 def line(title: str, write: Callable[[str], None]) -> Iterator[Progress]:
     """Write one line when the work is done: what, how much, how long."""
     started = time.monotonic()
-    last = (0, "")
+    tokens = 0
 
     def progress(done: int, _total: int, unit: str) -> None:
-        nonlocal last
-        last = (done, unit)
+        nonlocal tokens
+        tokens = done if unit == "tokens" else tokens
 
     yield progress
     seconds = time.monotonic() - started
-    done, unit = last
-    rate = f", {done:,} {unit}, {done / seconds:,.0f}/s" if unit == "tokens" and seconds else ""
+    rate = f", {tokens:,} tokens, {tokens / seconds:,.0f}/s" if tokens and seconds else ""
     write(f"tenpak: {title}: {seconds:.1f} s{rate}")
 
 

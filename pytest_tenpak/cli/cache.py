@@ -14,6 +14,7 @@ from ..gate.shared_store import pull_entries, push_entries
 from ..plugin.options import cache_store, shared_store
 from ..spec import nearest
 from ..store import eviction
+from ..store.remote import SHARED
 from ..store.remote_manifest import RemoteEntry
 from ..store.store import Store
 from ..units import in_gib
@@ -110,12 +111,18 @@ def _run_on_store(arguments: argparse.Namespace, config: pytest.Config) -> int:
 
 def _listed(entries: Sequence[RemoteEntry], kind: str | None) -> list[str]:
     rows = [
-        [f"{one.kind}/{one.key}", in_gib(one.size), "" if one.length is not None else "not whole"]
+        [f"{one.kind}/{one.key}", in_gib(one.size), _state(one)]
         for one in entries
         if kind in (None, one.kind)
     ]
     rows.append(["total", in_gib(sum(one.size for one in entries if kind in (None, one.kind))), ""])
     return tabulate(rows, ("entry", "size", ""), disable_numparse=True).splitlines()
+
+
+def _state(entry: RemoteEntry) -> str:
+    if entry.length is not None:
+        return ""
+    return "not whole" if entry.kind in SHARED else "files that jobs read"
 
 
 def _table(store: Store, sizes: dict[str, int]) -> list[str]:

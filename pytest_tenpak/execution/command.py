@@ -13,22 +13,24 @@ import string
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO, NamedTuple
 
 from ..errors import SpecError, WorkerError
 from ..units import GIB
 from .executor import Needs, Standing, State
-from .order import REPLY, STARTED
+from .submission import Submission
 
 _FIELDS = ("argv", "gpus", "memory_gib", "name")
 _LAST = 600
-_MUST = "it has to run {argv} to its end, on a machine that sees the cache's folder and the interpreter"
+_MUST = (
+    "it has to run {argv} to its end, on a machine with the interpreter, and with the cache's folder "
+    "or --tenpak-transport=store"
+)
 
 
 class _Ticket(NamedTuple):
     process: subprocess.Popen[bytes]
-    folder: Path
+    job: Submission
     log: IO[bytes]
 
 
@@ -40,17 +42,17 @@ class CommandExecutor:
         self._words = parse_template(template)
         self._argv = [sys.executable, "-m", entry]
 
-    def submit(self, folder: Path, needs: Needs) -> _Ticket:
-        """Start the command for the job in ``folder``."""
+    def submit(self, job: Submission, needs: Needs) -> _Ticket:
+        """Start the command for a job."""
         values = {
             "gpus": f"{needs.gpus:g}",
             "memory_gib": f"{max(1, -(-needs.memory // GIB))}",
-            "name": folder.name,
+            "name": job.name,
         }
         command: list[str] = []
         for word in self._words:
-            command += [*self._argv, str(folder)] if word == "{argv}" else [word.format(**values)]
-        log = (folder / "command.txt").open("w+b")
+            command += [*self._argv, job.argument] if word == "{argv}" else [word.format(**values)]
+        log = (job.folder / "command.txt").open("w+b")
         try:
             process = subprocess.Popen(
                 command,
@@ -66,22 +68,21 @@ class CommandExecutor:
                 given=f"{shlex.join(command)}: {fault.strerror}",
                 remedy="correct --tenpak-command",
             ) from None
-        return _Ticket(process, folder, log)
+        return _Ticket(process, job, log)
 
     def poll(self, ticket: _Ticket, seconds: float) -> Standing:
         """Return where the job stands; a command that ends without a reply has lost it."""
         try:
             code = ticket.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            started = (ticket.folder / STARTED).exists()
-            return Standing(State.RUNNING if started else State.QUEUED)
+            return Standing(State.RUNNING if ticket.job.has_begun() else State.QUEUED)
         with ticket.log as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST))
             said = log.read().decode("utf-8", errors="replace").strip()
-        if (ticket.folder / REPLY).is_file():
+        if ticket.job.has_reply():
             return Standing(State.DONE)
         said = f": {said}" if said else ""
-        if (ticket.folder / STARTED).exists():
+        if ticket.job.has_begun():
             return Standing(State.LOST, f"the command ended with exit code {code}{said}")
         # A command that never came to the job is wrong itself: trying again would not help.
         never = f"the command ended with exit code {code} before the job had begun{said}"

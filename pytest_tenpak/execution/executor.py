@@ -16,6 +16,7 @@ from ..progress import Progress
 from ..store.store import Store
 from .jobs import AnyJob, GenerateJob, MeasureJob
 from .process import Bounds
+from .submission import Submission
 
 
 class Workers(Protocol):
@@ -84,13 +85,13 @@ class Standing(NamedTuple):
 class Executor(Protocol):
     """A place where jobs run: submit, poll, cancel.
 
-    A job is a folder of :mod:`.order`, which whoever runs it must see under the same path. It is run by
-    ``python -m pytest_tenpak.gate.on_node FOLDER``, or ``on_node.main(FOLDER)`` where Python runs already,
-    and ``done`` once the folder has a reply.
+    A job is run by ``python -m pytest_tenpak.gate.on_node ARGUMENT`` with the ``argument`` of its submission,
+    or by ``on_node.main(ARGUMENT)`` where Python runs already, which returns why the job cannot be begun, if
+    so. It is ``done`` once there is a reply.
     """
 
-    def submit(self, folder: Path, needs: Needs) -> Any:
-        """Begin the job in ``folder``, and return a ticket. Raises TenpakError where it can never run."""
+    def submit(self, job: Submission, needs: Needs) -> Any:
+        """Begin a job, and return a ticket. Raises TenpakError where it can never run."""
 
     def poll(self, ticket: Any, seconds: float) -> Standing:
         """Return where a job stands, after ``seconds`` at most where it is not done before."""

@@ -312,6 +312,27 @@ def sources(job: AnyJob) -> list[Path]:
     return [getattr(job, name) for name in ("file", "directory", "model") if hasattr(job, name)]
 
 
+def reads(job: AnyJob) -> list[Path]:
+    """Return all files and folders that a job reads: what another machine has to have."""
+    found = sources(job)
+    if isinstance(job, MeasureJob | BlameJob):
+        found += [job.text.documents, job.text.tokens, job.trace]
+        found += [job.reference] if job.reference else []
+    if isinstance(job, QuantizeJob) and job.calibration:
+        found.append(job.calibration)
+    place = None if isinstance(job, ConvertJob) else job.quantizer
+    if place and not place.is_ours and not place.is_installed:
+        found.append(Path(place.file))
+    return [*dict.fromkeys(found)]
+
+
+def writes(job: AnyJob) -> list[Path]:
+    """Return the folders to which a job adds files that its answer does not have."""
+    if isinstance(job, QuantizeJob | ConvertJob):
+        return [job.out]
+    return [job.trace] if isinstance(job, MeasureJob) else []
+
+
 def to_plain(job: AnyJob | LoadingJob | Text) -> dict[str, Any]:
     """Convert a job to plain values for JSON; ``from_dict`` of its class reads them back."""
     return {one.name: _plain(getattr(job, one.name)) for one in fields(job)}

@@ -14,13 +14,12 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from itertools import cycle
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UnavailableError, WorkerError
 from ..units import in_gib
 from .executor import Needs, Standing, State
-from .order import REPLY, STARTED
+from .submission import Submission
 
 #: How long a request that no node can meet waits for a cluster that grows.
 _PATIENCE_SECONDS = 30
@@ -33,7 +32,7 @@ _RAY_PATIENCE = ("RAY_gcs_rpc_server_reconnect_timeout_s", "600")
 
 class _Ticket(NamedTuple):
     task: Any
-    folder: Path
+    job: Submission
 
 
 class _Head:
@@ -61,12 +60,10 @@ class _Head:
         return since is not None and time.monotonic() - since > _GONE_SECONDS
 
 
-def do(entry: str, folder: str) -> str:
-    """Do the job of a folder by the module ``entry``, in a worker of Ray; return what is wrong, if any."""
-    if not Path(folder).is_dir():
-        return f"{socket.gethostname()} does not see {folder}"
-    importlib.import_module(entry).main(Path(folder))
-    return ""
+def do(entry: str, argument: str) -> str:
+    """Do a job by the module ``entry``, in a worker of Ray; return why it cannot be begun, if so."""
+    fault: str = importlib.import_module(entry).main(argument)
+    return fault
 
 
 class RayExecutor:
@@ -103,14 +100,14 @@ class RayExecutor:
         self._turns: dict[tuple[str, ...], cycle[str]] = {}
         self._do = ray.remote(max_retries=0)(do)
 
-    def submit(self, folder: Path, needs: Needs) -> _Ticket:
-        """Submit the job in ``folder`` as a task.
+    def submit(self, job: Submission, needs: Needs) -> _Ticket:
+        """Submit a job as a task.
 
         Raises UnavailableError where no node could ever run it, WorkerError where the cluster is gone.
         """
         self._require_head()
         self._require_possible(needs)
-        options: dict[str, Any] = {"num_cpus": 1, "name": f"tenpak {folder.name}"}
+        options: dict[str, Any] = {"num_cpus": 1, "name": f"tenpak {job.name}"}
         if needs.gpus:
             options["num_gpus"] = needs.gpus
         if needs.memory:
@@ -119,7 +116,7 @@ class RayExecutor:
             options["resources"] = dict(needs.resources)
         if needs.nodes:
             options["scheduling_strategy"] = self._on(needs.nodes)
-        return _Ticket(self._do.options(**options).remote(self._entry, str(folder)), folder)
+        return _Ticket(self._do.options(**options).remote(self._entry, job.argument), job)
 
     def _require_head(self) -> None:
         if self._head.is_gone:
@@ -179,8 +176,7 @@ class RayExecutor:
         done, _ = self._ray.wait([ticket.task], timeout=seconds)
         if not done:
             self._require_head()
-            started = (ticket.folder / STARTED).exists()
-            return Standing(State.RUNNING if started else State.QUEUED)
+            return Standing(State.RUNNING if ticket.job.has_begun() else State.QUEUED)
         try:
             fault = self._ray.get(ticket.task)
         except errors.OutOfMemoryError as error:
@@ -196,12 +192,13 @@ class RayExecutor:
             return Standing(State.FAILED, f"{type(error).__name__}: {str(error)[-600:]}")
         if fault:
             raise WorkerError(
-                "a node of the Ray cluster does not see the folder of the cache",
+                "a node of the Ray cluster cannot begin a job",
                 given=fault,
-                accepted="a folder that all nodes see under the same path",
-                remedy="set --tenpak-cache-dir to a folder on a file system that they share",
+                accepted="a cache that all nodes see under the same path, or a store that all can use",
+                remedy="set --tenpak-cache-dir to a folder on a file system that they share; "
+                "or let jobs travel: --tenpak-transport=store",
             )
-        return Standing(State.DONE if (ticket.folder / REPLY).is_file() else State.FAILED)
+        return Standing(State.DONE if ticket.job.has_reply() else State.FAILED)
 
     def cancel(self, ticket: _Ticket) -> None:
         """End the task and its process."""

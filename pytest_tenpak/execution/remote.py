@@ -6,7 +6,6 @@ trace: no retry can turn a red verdict green.
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,11 +16,11 @@ from ..errors import WorkerError, error_from_dict
 from ..progress import Progress
 from ..store.store import Store
 from .executor import Executor, Needs, Standing, State
-from .job_folder import pass_on_progress, read_answer
-from .jobs import AnyJob, ConvertJob, GenerateJob, MeasureJob, sources, to_plain
+from .jobs import AnyJob, ConvertJob, GenerateJob, MeasureJob, reads, sources, to_plain, writes
 from .memory import needed_bytes
-from .order import REPLY, Order
+from .order import Order
 from .process import Bounds
+from .submission import Post, Submission, SubmittedFolder
 
 #: How long one question to an executor may take, and so how late an end of the run is noticed.
 _POLL_SECONDS = 0.5
@@ -36,15 +35,22 @@ class RemoteWorkers:
     ``executor`` and ``needs`` are asked for when there is a job, since both may need the cluster.
     Memory that ``needs`` leaves open is asked for by the size of the job's model. A job that was lost with
     its machine is begun again, ``retries`` times at most; ``lost`` says what was, ``waits`` whether a job is
-    queued.
+    queued. ``post`` puts an order where other machines find it.
     """
 
-    def __init__(self, executor: Callable[[], Executor], needs: Callable[[], Needs], retries: int) -> None:
+    def __init__(
+        self,
+        executor: Callable[[], Executor],
+        needs: Callable[[], Needs],
+        retries: int,
+        post: Post = SubmittedFolder,
+    ) -> None:
         self.lost: list[str] = []
         self.waits = False
         self._executor = executor
         self._needs = needs
         self._retries = retries
+        self._post = post
         self._closed = threading.Event()
 
     def run(
@@ -62,7 +68,9 @@ class RemoteWorkers:
         self, store: Store, job: AnyJob, progress: Progress, bounds: Bounds, python: Path | None
     ) -> Mapping[str, Any]:
         """Do a job and return its answer; raises what the job raises, or WorkerError where it was lost."""
-        order = Order(job.kind, to_plain(job), store.root, bounds, python)
+        order = Order(
+            job.kind, to_plain(job), store.root, bounds, python, tuple(reads(job)), tuple(writes(job))
+        )
         needs = self._needs()
         return self.ask(order, replace(needs, memory=needs.memory or _memory(job)), progress)
 
@@ -76,12 +84,12 @@ class RemoteWorkers:
     def ask(self, order: Order, needs: Needs, progress: Progress) -> Mapping[str, Any]:
         """Have an order done; raises as :meth:`run_once` does."""
         for attempt in range(1 + self._retries):
-            folder = order.write()
+            submission = self._post(order, progress)
             try:
-                standing = self._follow(folder, needs, progress)
-                reply = read_answer(folder / REPLY)
+                standing = self._follow(submission, needs, progress)
+                reply = submission.reply(progress)
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                submission.discard()
             if reply is not None:
                 if "error" in reply:
                     raise error_from_dict(reply["error"])
@@ -98,17 +106,17 @@ class RemoteWorkers:
             else "raise --tenpak-retries, or use machines that stay",
         )
 
-    def _follow(self, folder: Path, needs: Needs, progress: Progress) -> Standing:
-        """Submit the job in a folder and pass its progress on until it has ended; cancel it with the run."""
+    def _follow(self, submission: Submission, needs: Needs, progress: Progress) -> Standing:
+        """Submit a job and pass its progress on until it has ended; cancel it with the run."""
         if self._closed.is_set():
             raise _stopped()
-        executor, read = self._executor(), 0
-        ticket = executor.submit(folder, needs)
+        executor = self._executor()
+        ticket = executor.submit(submission, needs)
         try:
             while True:
                 standing = executor.poll(ticket, _POLL_SECONDS)
                 self.waits = standing.state is State.QUEUED
-                read = pass_on_progress(folder, read, progress)
+                submission.pass_on(progress)
                 if standing.state not in (State.QUEUED, State.RUNNING):
                     return standing
                 if self._closed.is_set():

@@ -12,6 +12,7 @@ from typing import Any
 from ..execution.executor import Executor, Needs
 from ..execution.order import Order
 from ..execution.remote import RemoteWorkers
+from ..execution.submission import Post, SubmittedFolder
 from ..progress import ignore
 from ..store.store import Store
 from ..units import GIB
@@ -23,12 +24,23 @@ from .on_node import DEVICE
 class Cluster:
     """An executor with those of its nodes that have one device class, of which all figures are."""
 
-    def __init__(self, connect: Callable[[], Executor], store: Store, wanted: str, retries: int) -> None:
-        """``connect`` opens the executor at first use; ``wanted`` is the device as the option names it."""
+    def __init__(
+        self,
+        connect: Callable[[], Executor],
+        store: Store,
+        wanted: str,
+        retries: int,
+        post: Post = SubmittedFolder,
+    ) -> None:
+        """``connect`` opens the executor at first use; ``wanted`` is the device as the option names it.
+
+        ``post`` puts orders where the nodes find them.
+        """
         self._connect = connect
         self._store = store
         self._wanted = wanted
         self._retries = retries
+        self._post = post
         self._lock = Lock()
         self._executor: Executor | None = None
         self._found: dict[str, Device] = {}
@@ -42,7 +54,7 @@ class Cluster:
 
     def workers(self, case: Case | None = None) -> RemoteWorkers:
         """Return who does the jobs of a case, with one GPU where the device is one and it names none."""
-        return RemoteWorkers(self._connected, lambda: self._needs(case), self._retries)
+        return RemoteWorkers(self._connected, lambda: self._needs(case), self._retries, self._post)
 
     def _needs(self, case: Case | None) -> Needs:
         chosen = self._chosen()
@@ -93,7 +105,7 @@ class Cluster:
         # A node shows its GPUs only to a job that asks for one. One that has none says so when it is asked.
         wanted = self._wanted if gpus or self._wanted.startswith("cuda") else "cpu"
         needs = Needs(0.0 if wanted == "cpu" else min(gpus, 1.0), nodes=(node,) if node else ())
-        workers = RemoteWorkers(lambda: executor, lambda: needs, self._retries)
+        workers = RemoteWorkers(lambda: executor, lambda: needs, self._retries, self._post)
         answer: dict[str, Any] = dict(
             workers.ask(Order(DEVICE, {"wanted": wanted}, self._store.root), needs, ignore)
         )

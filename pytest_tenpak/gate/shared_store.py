@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from ..errors import SpecError, UnavailableError
 from ..evaluation.trace import Trace
+from ..execution.carried import CarriedSubmission
+from ..execution.carrier import Carrier
+from ..execution.submission import Post
 from ..progress import Progress
 from ..spec import nearest
 from ..store.asking import redacted
 from ..store.layout import ENTRY, MANIFEST
+from ..store.objects import Objects
 from ..store.remote import DOCUMENTS, SHARED, Remote
 from ..store.store import Store
 
@@ -37,7 +42,12 @@ def open_remote(
     writes: bool = True,
     show: Callable[[str], AbstractContextManager[Progress]] | None = None,
 ) -> Remote:
-    """Return the store at a URL; nothing is asked of it yet.
+    """Return the store at a URL, as :func:`open_objects` opens it."""
+    return Remote(open_objects(url), redacted(url), writes=writes, show=show)
+
+
+def open_objects(url: str) -> Objects:
+    """Return what is stored at a URL; nothing is asked of it yet.
 
     Raises SpecError for a URL that leads nowhere, UnavailableError where a library is missing.
     """
@@ -66,7 +76,23 @@ def open_remote(
         ) from None
     if not root.strip("/"):
         raise _nowhere("the store's URL names no bucket or folder", shown)
-    return Remote(files, root, shown, writes=writes, is_object_store=library is not None, show=show)
+    return Objects(files, root, is_object_store=library is not None)
+
+
+def carry_by(url: str, store: Store) -> Post:
+    """Return what sends orders, and the files of ``store`` that they name, to the store at a URL.
+
+    Raises SpecError for a URL with what may be secret in it: other machines see it among their processes.
+    """
+    if redacted(url) != url:
+        raise SpecError(
+            "jobs cannot travel by a store whose URL has a password, a query or a fragment",
+            given=redacted(url),
+            accepted="a plain URL",
+            remedy="leave credentials and options to the environment of its library, on every machine",
+            who="--tenpak-store",
+        )
+    return partial(CarriedSubmission, carrier=Carrier(open_objects(url), url), store=store, url=url)
 
 
 def _require_shared(url: str, shown: str) -> None:

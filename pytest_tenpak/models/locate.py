@@ -9,6 +9,10 @@ from pathlib import Path
 from ..errors import ModelError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
+#: Where the hub's cache has a commit of a repository.
+_SNAPSHOT = re.compile(r"/models--([\w.-]+)/snapshots/([0-9a-f]{40})$")
+#: Files of a model, besides its tokenizer's.
+_WANTED = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
 #: A tokenizer has at least one of these files.
 VOCABULARIES = (
     "tokenizer.json",
@@ -49,14 +53,22 @@ def locate_model(reference: str, root: Path) -> Path:
     return _download(reference, path)
 
 
+def own_copy(path: Path) -> Path | None:
+    """Return this machine's copy of what another one has from the hub at ``path``; None for other paths.
+
+    It is the same commit, downloaded unless it is here. Raises ModelError where that fails.
+    """
+    match = _SNAPSHOT.search(path.as_posix())
+    return _download(f"{match[1].replace('--', '/')}@{match[2]}", path) if match else None
+
+
 def _download(reference: str, tried: Path) -> Path:
     import huggingface_hub
 
     name, _, revision = reference.partition("@")
-    wanted = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"]
     try:
         folder = huggingface_hub.snapshot_download(
-            name, revision=revision or None, allow_patterns=[*wanted, *TOKENIZER_FILES]
+            name, revision=revision or None, allow_patterns=[*_WANTED, *TOKENIZER_FILES]
         )
     except Exception as fault:  # the hub client's errors have no common base
         raise ModelError(

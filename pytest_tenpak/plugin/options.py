@@ -236,6 +236,15 @@ RUN = tuple(
         ),
         (
             Option(
+                "transport",
+                str,
+                "folder",
+                "how jobs get to other machines: in the cache's folder, which they share, or by the store",
+                choices=("folder", "store"),
+            ),
+        ),
+        (
+            Option(
                 "retries",
                 int,
                 2,
@@ -360,6 +369,7 @@ _ABOUT: dict[str, tuple[str, Callable[[Any], bool], str]] = {
     "command": ("executor", "command".__eq__, "command"),
     "ray_address": ("executor", "ray".__eq__, "ray"),
     "retries": ("executor", "local".__ne__, "ray, or another but local"),
+    "transport": ("executor", "local".__ne__, "ray, or another but local"),
 }
 
 

@@ -18,13 +18,15 @@ from . import options
 
 if TYPE_CHECKING:
     from ..execution.executor import Executor
+    from ..execution.submission import Post
     from ..gate.ahead import Show
     from ..gate.places import Places
     from ..gate.run import Run
     from ..gate.session import GateSession
     from ..progress import Progress
+    from ..store.store import Store
 
-#: The module that does a job's folder on another machine.
+#: The module that does a job on another machine.
 _ENTRY = "pytest_tenpak.gate.on_node"
 #: Keys of the data that an xdist worker sends to the controller when it ends.
 USAGE_KEY = "tenpak_usage_error"
@@ -122,9 +124,30 @@ def _places(config: pytest.Config, run: Run, wanted: str) -> tuple[Run, Places]:
             device_of=lambda number, count: choose_device(wanted, run.store, number, count),
             showing=showing,
         )
-    cluster = Cluster(connect, run.store, wanted, retries)
+    cluster = Cluster(connect, run.store, wanted, retries, _post(config, run.store))
     run = replace(run, choose_device=cluster.device, workers=cluster.workers())
     return run, Elsewhere(run, cluster, jobs, showing)
+
+
+def _post(config: pytest.Config, store: Store) -> Post:
+    """Return what puts orders where other machines find them; raises SpecError."""
+    from ..execution.submission import SubmittedFolder
+
+    if options.read(config, "transport") == "folder":
+        return SubmittedFolder
+    from ..gate.shared_store import carry_by
+
+    url = options.read(config, "store")
+    if not url or options.read(config, "store_mode") != "write":
+        raise SpecError(
+            "jobs cannot travel by the store",
+            given="--tenpak-transport=store "
+            + ("with --tenpak-store-mode=read" if url else "without a store"),
+            accepted="a store that this machine and all that run jobs can read and write",
+            remedy="name it with --tenpak-store=URL",
+            who=options.source(config, "transport"),
+        )
+    return carry_by(url, store)
 
 
 def _executor(config: pytest.Config) -> Callable[[], Executor] | None:

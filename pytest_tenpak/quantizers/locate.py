@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,12 @@ class Place:
     module: str
     file: str
     qualname: str
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the file belongs to the packages of this interpreter."""
+        folders = {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")}
+        return any(Path(self.file).is_relative_to(folder) for folder in folders)
 
     @property
     def is_ours(self) -> bool:
@@ -51,10 +58,12 @@ def _import(place: Place) -> Any:
         found = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         found = None
-    if found is not None and found.origin and file and Path(found.origin).samefile(file):
+    # Where another machine has no such file, it may have the package that the file belongs to.
+    is_there = bool(file) and Path(file).is_file()
+    if found is not None and found.origin and file and (not is_there or Path(found.origin).samefile(file)):
         return importlib.import_module(name)
     spec = importlib.util.spec_from_file_location(f"tenpak_registered_{Path(file).stem}", file)
-    if spec is None or spec.loader is None:
+    if not is_there or spec is None or spec.loader is None:
         raise SpecError(
             f"the worker process cannot import {name}", given=file, accepted="an importable module"
         )

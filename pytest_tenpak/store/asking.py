@@ -10,8 +10,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 #: What logs requests, whose headers hold signatures and tokens.
@@ -50,7 +49,7 @@ def ask(call: Callable[[], _T], seconds: float) -> _T:
 
     In a thread, since not every library can be told to give up.
     """
-    with _silence():
+    with _SILENCE:
         try:
             return _bounded(call, seconds)
         except FileNotFoundError:
@@ -95,41 +94,43 @@ def _words(fault: Exception, seconds: float) -> str:
     return f"{os.strerror(number)} ({kind})" if number else f"it failed with {kind}"
 
 
-class _OthersMeanwhile:
-    """Matches every warning of a thread that is not the main one, while a request is made.
+class _Silence:
+    """Keeps libraries from logging requests, and their warnings from becoming errors of the suite.
 
-    It stands where a filter has the pattern of a message. To save and restore the filters, as
-    :class:`warnings.catch_warnings` does, in the thread of a gate would undo what a test does meanwhile.
+    While any request is made, in whatever thread: the first one silences, the last one restores.
+
+    It stands in the list of filters where a filter has the pattern of a message, and matches every warning of
+    a thread that is not the main one. To save and restore the filters, as :class:`warnings.catch_warnings`
+    does, in the thread of a gate would undo what a test does meanwhile.
     """
 
     def __init__(self) -> None:
-        self.asking = 0
+        self._asking = 0
+        self._lock = threading.Lock()
+        self._levels: dict[str, int] = {}
+        self._filter = ("ignore", self, Warning, None, 0)
 
     def match(self, _text: str) -> bool:
         """Return whether a library asks the store in this thread, as far as can be known."""
-        return self.asking > 0 and threading.current_thread() is not threading.main_thread()
+        return self._asking > 0 and threading.current_thread() is not threading.main_thread()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            filters: list[Any] = warnings.filters  # type: ignore[assignment]
+            if not filters or filters[0] is not self._filter:
+                filters.insert(0, self._filter)
+            if not self._asking:
+                self._levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+                for name in _LOGGERS:
+                    logging.getLogger(name).setLevel(logging.CRITICAL)
+            self._asking += 1
+
+    def __exit__(self, *_raised: object) -> None:
+        with self._lock:
+            self._asking -= 1
+            if not self._asking:
+                for name, level in self._levels.items():
+                    logging.getLogger(name).setLevel(level)
 
 
-_MEANWHILE = _OthersMeanwhile()
-_FILTER = ("ignore", _MEANWHILE, Warning, None, 0)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep libraries from logging requests, and their warnings from becoming errors of the suite.
-
-    One request at a time, made in a thread of its own.
-    """
-    before = {name: logging.getLogger(name).level for name in _LOGGERS}
-    filters: list[Any] = warnings.filters  # type: ignore[assignment]
-    if not filters or filters[0] is not _FILTER:
-        filters.insert(0, _FILTER)
-    _MEANWHILE.asking += 1
-    try:
-        for name in before:
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        yield
-    finally:
-        _MEANWHILE.asking -= 1
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
+_SILENCE = _Silence()

@@ -11,25 +11,20 @@ checked before anything is moved into the cache. What fails is refused, and made
 itself is an error: it is noted once, without the words of libraries, which may quote addresses and keys, and
 the local cache goes on alone.
 
-It is given a file system as fsspec defines them, and imports nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-import threading
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from pathlib import Path
 
-from .asking import UnusableError, ask
+from .asking import UnusableError
+from .objects import DamagedError, Objects
 from .remote_manifest import (
     MANIFEST_NAME,
-    FileRecord,
     Manifest,
     RemoteEntry,
     manifest_name,
@@ -45,18 +40,6 @@ DOCUMENTS = frozenset(("audits", "blames", "contents", "overlaps", "weights"))
 #: the devices, jobs and locks are of this machine alone.
 SHARED = DOCUMENTS | {"models", "checkpoints", "traces"}
 
-#: Without an answer for so long (seconds) the store counts as unreachable; sending a file may take longer,
-#: by its bytes, at the slowest rate (bytes in a second) that is waited for.
-_ANSWER_SECONDS = 20.0
-_SLOWEST = 1 << 18
-_CHUNK = 1 << 24
-
-_T = TypeVar("_T")
-
-
-class _DamagedError(Exception):
-    """What is in the store is not what it says: which file, and why."""
-
 
 @contextmanager
 def _show_nothing(_title: str) -> Iterator[Callable[[int, int, str], None]]:
@@ -66,31 +49,25 @@ def _show_nothing(_title: str) -> Iterator[Callable[[int, int, str], None]]:
 class Remote:
     """A store that machines share.
 
-    ``files`` is a file system of fsspec, ``root`` the folder in it, ``shown`` its address as it may be
-    printed. Without ``writes`` it is only read. In an ``is_object_store`` an object appears whole or not at
-    all; elsewhere files are written beside their place and renamed. ``show(title)`` displays a transfer.
+    ``shown`` is its address as it may be printed. Without ``writes`` it is only read. ``show(title)``
+    displays a transfer.
     """
 
     def __init__(
         self,
-        files: Any,
-        root: str,
+        objects: Objects,
         shown: str,
         *,
         writes: bool = True,
-        is_object_store: bool = False,
         show: Callable[[str], AbstractContextManager[Callable[[int, int, str], None]]] | None = None,
     ) -> None:
         self.shown = shown
         self._total = Tally()
-        self._files = files
-        self._root = root.rstrip("/")
+        self._objects = objects
         self._reads = True
         self._writes = writes
         self._looked = False
-        self._is_object_store = is_object_store
         self._show = show or _show_nothing
-        self._asking = threading.Lock()
         self._known: set[tuple[str, str, int]] = set()
         self._refused: dict[tuple[str, str], set[str]] = {}
 
@@ -129,9 +106,7 @@ class Remote:
             return False
         with self._tolerated(f"{kind}/{key}"):
             self._look()
-            if (kind, key, 0) not in self._known and self._ask(
-                lambda: self._files.exists(self._path(kind, key, manifest_name(0)))
-            ):
+            if (kind, key, 0) not in self._known and self._objects.exists(kind, key, manifest_name(0)):
                 self._known.add((kind, key, 0))
         return (kind, key, 0) in self._known
 
@@ -156,8 +131,7 @@ class Remote:
     def entries(self) -> list[RemoteEntry]:
         """List all entries, half-uploaded ones too; none where the store cannot be used."""
         with self._tolerated("the list of entries"), suppress(FileNotFoundError):
-            found = self._ask(lambda: self._files.find(self._root, detail=True), 30 * _ANSWER_SECONDS)
-            return remote_entries(self._root, found)
+            return remote_entries(*self._objects.find())
         return []
 
     def use_of(self, tally: Tally) -> StoreUse:
@@ -180,7 +154,7 @@ class Remote:
         """Find out, once, whether there is anything to read: without a push nothing else would tell."""
         if not self._writes and not self._looked:
             self._looked = True
-            self._ask(lambda: self._files.ls(self._root))
+            self._objects.require_folder()
 
     def _fetch(self, kind: str, key: str, folder: Path, longer_than: int | None) -> Manifest | None:
         counts = [0] if longer_than is None else self._counts(kind, key)
@@ -192,7 +166,7 @@ class Remote:
                 if found is not None:
                     self._download_all(kind, key, found, folder)
                 return found
-            except _DamagedError as damage:
+            except DamagedError as damage:
                 self._refuse(kind, key, count, str(damage))
                 for path in folder.iterdir():
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -200,30 +174,18 @@ class Remote:
 
     def _counts(self, kind: str, key: str) -> list[int]:
         """Return the lengths of a growing entry that there are manifests of, the longest first."""
-        names = map(MANIFEST_NAME.fullmatch, self._listed(kind, key))
+        names = map(MANIFEST_NAME.fullmatch, self._objects.listed(kind, key))
         return sorted((int(match[1]) for match in names if match), reverse=True)
 
-    def _listed(self, kind: str, key: str) -> dict[str, int]:
-        """Return the size in bytes of each object of an entry by name; empty where there is none."""
-
-        def ask() -> Any:
-            self._files.invalidate_cache()  # some file systems remember what a folder held
-            return self._files.ls(self._path(kind, key), detail=True)
-
-        with suppress(FileNotFoundError):
-            return {PurePosixPath(row["name"]).name: int(row["size"] or 0) for row in self._ask(ask)}
-        return {}
-
     def _read_manifest(self, kind: str, key: str, count: int) -> Manifest | None:
-        path = self._path(kind, key, manifest_name(count))
         try:
-            text = self._ask(lambda: self._files.cat_file(path))
+            text = self._objects.read(kind, key, manifest_name(count))
         except FileNotFoundError:
             return None
         try:
             return parse_manifest(text, kind, key, count)
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise _DamagedError("its manifest is damaged") from None
+            raise DamagedError("its manifest is damaged") from None
 
     def _download_all(self, kind: str, key: str, manifest: Manifest, folder: Path) -> None:
         if not manifest.files:
@@ -231,30 +193,9 @@ class Remote:
         done, total = 0, sum(record.size for record in manifest.files.values())
         with self._show(f"fetching {kind[:-1]} {key[:8]} from {self.shown}") as progress:
             for name, record in manifest.files.items():
-                for size in self._download(self._path(kind, key, record.sha256), name, record, folder):
+                for size in self._objects.download(folder / name, name, record, kind, key):
                     done += size
                     progress(done, total, "bytes")
-
-    def _download(self, path: str, name: str, record: FileRecord, folder: Path) -> Iterator[int]:
-        """Fetch one file, and yield the bytes of each piece; raises _DamagedError where it is another."""
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        sha, size = hashlib.sha256(), 0
-        try:
-            stream = self._ask(lambda: self._files.open(path, "rb"))
-            with target.open("xb") as out:
-                while size <= record.size and (piece := self._ask(lambda: stream.read(_CHUNK))):
-                    out.write(piece)
-                    sha.update(piece)
-                    size += len(piece)
-                    yield len(piece)
-            self._ask(stream.close)
-        except FileNotFoundError:
-            raise _DamagedError(f"its file {name} is missing") from None
-        if size != record.size:
-            raise _DamagedError(f"its file {name} has another size than its manifest says")
-        if sha.hexdigest() != record.sha256:
-            raise _DamagedError(f"its file {name} has another SHA-256 than its manifest says")
 
     def _refuse(self, kind: str, key: str, count: int, damage: str) -> None:
         """Note what is damaged, so that a push of this process replaces it."""
@@ -270,7 +211,7 @@ class Remote:
         except ValueError:
             return False
         refused = self._refused.get((kind, key), set())
-        listed = {name: size for name, size in self._listed(kind, key).items() if name not in refused}
+        listed = {name: size for name, size in self._objects.listed(kind, key).items() if name not in refused}
         counts = [int(match[1]) for match in map(MANIFEST_NAME.fullmatch, listed) if match]
         if counts and max(counts) >= manifest.count:
             return False
@@ -279,58 +220,16 @@ class Remote:
         ):
             for name, record in manifest.files.items():
                 if refused or listed.get(record.sha256) != record.size:
-                    self._upload(folder / name, self._path(kind, key, record.sha256), record.size)
-            self._write(self._path(kind, key, manifest_name(manifest.count)), text, anew=bool(refused))
+                    self._objects.upload(folder / name, record.size, kind, key, record.sha256)
+            self._objects.write(text, kind, key, manifest_name(manifest.count), anew=bool(refused))
         for name in refused - {manifest_name(manifest.count)}:
-            with suppress(
-                UnusableError, FileNotFoundError
-            ):  # who may not remove leaves it: readers refuse it
-                self._ask(lambda name=name: self._files.rm_file(self._path(kind, key, name)))  # type: ignore[misc]
+            # Who may not remove leaves it: readers refuse it.
+            with suppress(UnusableError, FileNotFoundError):
+                self._objects.remove(kind, key, name)
         self._refused.pop((kind, key), None)
         return True
 
-    def _upload(self, file: Path, path: str, size: int) -> None:
-        def send(to: str) -> None:
-            self._files.put_file(str(file), to)
-
-        self._placed(path, send, _ANSWER_SECONDS + size / _SLOWEST)
-
-    def _write(self, path: str, text: bytes, anew: bool) -> None:
-        """Write a manifest; the first of several machines keeps its own, unless it is ``anew``."""
-
-        def create(to: str) -> None:
-            try:
-                self._files.pipe_file(to, text, mode="overwrite" if anew else "create")
-            except FileExistsError:
-                pass  # another machine was first with the same
-            except (TypeError, NotImplementedError):  # a file system that cannot create exclusively
-                self._files.pipe_file(to, text)
-
-        self._placed(path, create, _ANSWER_SECONDS)
-
-    def _placed(self, path: str, send: Callable[[str], None], seconds: float) -> None:
-        """Write an object so that it appears whole: at once, or under another name that is then changed."""
-        if self._is_object_store:
-            self._ask(lambda: send(path), seconds)
-            return
-        part = f"{path}.{uuid.uuid4().hex[:8]}.part"
-
-        def work() -> None:
-            self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
-            try:
-                send(part)
-                self._files.mv(part, path)
-            except BaseException:
-                with suppress(Exception):
-                    self._files.rm_file(part)
-                raise
-
-        self._ask(work, seconds)
-
-    # ------------------------------------------------------------ asking
-
-    def _path(self, *parts: str) -> str:
-        return "/".join((self._root, *parts))
+    # ------------------------------------------------------------ faults
 
     @contextmanager
     def _tolerated(self, what: str, writing: bool = False) -> Iterator[None]:
@@ -354,8 +253,3 @@ class Remote:
         else:
             self._reads = False
             self._fault(f"the store {self.shown}: {fault}; the local cache goes on alone")
-
-    def _ask(self, call: Callable[[], _T], seconds: float = _ANSWER_SECONDS) -> _T:
-        """Return what a request gives, as :func:`~.asking.ask` does; one at a time, as that silences all."""
-        with self._asking:
-            return ask(call, seconds)

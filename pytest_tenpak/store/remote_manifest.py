@@ -69,7 +69,7 @@ def render_manifest(kind: str, manifest: Manifest) -> str:
         "count": manifest.count,
         "identity": manifest.identity,
         "facts": manifest.facts,
-        "files": {name: record._asdict() for name, record in manifest.files.items()},
+        "files": write_records(manifest.files),
     }
     return json.dumps({**plain, "digest": fingerprint(plain)}, indent=1, sort_keys=True, allow_nan=False)
 
@@ -77,23 +77,38 @@ def render_manifest(kind: str, manifest: Manifest) -> str:
 def parse_manifest(text: bytes, kind: str, key: str, count: int) -> Manifest:
     """Read a manifest; raises ValueError, KeyError or TypeError where it is not one of this kind and key."""
     plain = parse_json(text.decode())
-    files = {name: FileRecord(**row) for name, row in plain["files"].items()}
+    files = read_records(plain["files"])
     told = plain.pop("digest")
     is_whole = (
         plain["format"] == _FORMAT
         and told == fingerprint(plain)
         and (plain["kind"], plain["count"]) == (kind, count)
         and fingerprint(plain["identity"])[:32] == key
-        and all(map(_is_plain, files))
+    )
+    if not is_whole:
+        raise ValueError("not a whole manifest of this entry")
+    return Manifest(plain["identity"], dict(plain["facts"]), files, count)
+
+
+def write_records(files: Mapping[str, FileRecord]) -> dict[str, Any]:
+    """Return the plain form of records of files."""
+    return {name: record._asdict() for name, record in files.items()}
+
+
+def read_records(plain: Mapping[str, Any]) -> dict[str, FileRecord]:
+    """Read records of files; raises ValueError, KeyError or TypeError where one is none, or leads out."""
+    files = {name: FileRecord(**row) for name, row in plain.items()}
+    are_whole = (
+        all(map(_is_plain, files))
         and not files.keys() & {str(above) for name in files for above in PurePosixPath(name).parents}
         and all(
             type(one.size) is int and one.size >= 0 and _SHA256.fullmatch(one.sha256)
             for one in files.values()
         )
     )
-    if not is_whole:
-        raise ValueError("not a whole manifest of this entry")
-    return Manifest(plain["identity"], dict(plain["facts"]), files, count)
+    if not are_whole:
+        raise ValueError("not records of files of one folder")
+    return files
 
 
 def _is_plain(name: str) -> bool:

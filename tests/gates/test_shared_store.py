@@ -160,13 +160,14 @@ from pathlib import Path
 from pytest_tenpak.gate import shared_store
 from pytest_tenpak.store.store import Store
 remote = shared_store.open_remote(sys.argv[2])
-put, left = remote._files.put_file, int(sys.argv[3])
+files = remote._objects._files
+put, left = files.put_file, int(sys.argv[3])
 def put_some(*args):
     global left
     if not left: os.kill(os.getpid(), 9)
     left -= 1
     put(*args)
-remote._files.put_file = put_some
+files.put_file = put_some
 list(shared_store.push_entries(Store(Path(sys.argv[1]), remote=remote), ["checkpoints"]))
 """
     suite.store = f"s3://{BUCKET}"

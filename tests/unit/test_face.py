@@ -13,7 +13,7 @@ import pytest_tenpak
 PUBLIC = {
     *{"Quantizer", "Job", "Option", "QuantizeSpec", "Backend", "Model", "load_pretrained", "draw_samples"},
     *{"Summary", "Outcome", "Case", "Part", "Measurement", "Windows", "Ledger", "Past"},
-    *{"Executor", "Needs", "Standing", "State"},
+    *{"Executor", "Needs", "Standing", "State", "Submission"},
     *{"Verdict", "Check", "Status", "TenpakError", "SpecError", "UnavailableError"},
 }
 DOCUMENTS = [

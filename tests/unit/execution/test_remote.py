@@ -24,10 +24,10 @@ class Scripted:
         self.submitted: list[Path] = []
         self.cancelled: list[Path] = []
 
-    def submit(self, folder, needs):
-        self.submitted.append(folder)
+    def submit(self, job, needs):
+        self.submitted.append(job.folder)
         self.needs = needs
-        return folder
+        return job.folder
 
     def poll(self, ticket, seconds):  # noqa: ARG002
         way = self.ways.pop(0) if len(self.ways) > 1 else self.ways[0]
@@ -112,7 +112,16 @@ def test_a_stopped_run_cancels_what_runs_and_starts_nothing(order):
 
 def test_an_order_is_read_as_it_was_written(tmp_path):
     """Bounds, interpreter and versions too."""
-    order = Order("measure", {"budget": 3}, tmp_path, Bounds(5.0, 7), Path("/python"), {"torch": "2"})
+    order = Order(
+        "measure",
+        {"budget": 3},
+        tmp_path,
+        Bounds(5.0, 7),
+        Path("/python"),
+        reads=(tmp_path / "model",),
+        writes=(tmp_path / "trace",),
+        versions={"torch": "2"},
+    )
     assert Order.read(order.write()) == order
 
 

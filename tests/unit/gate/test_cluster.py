@@ -26,11 +26,11 @@ class Nodes:
     def nodes(self):
         return self.gpus
 
-    def submit(self, folder, needs):
-        self.asked.append((needs, Order.read(folder).job))
+    def submit(self, job, needs):
+        self.asked.append((needs, Order.read(job.folder).job))
         device = self.devices[needs.nodes[0]]
-        (folder / REPLY).write_text(json.dumps({"answer": asdict(device)}))
-        return folder
+        (job.folder / REPLY).write_text(json.dumps({"answer": asdict(device)}))
+        return job
 
     def poll(self, ticket, seconds):  # noqa: ARG002
         return Standing(State.DONE)

@@ -18,10 +18,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pytest_tenpak.store import remote
+from pytest_tenpak.store import objects
 from pytest_tenpak.store.asking import redacted
 from pytest_tenpak.store.digest import fingerprint
 from pytest_tenpak.store.layout import MANIFEST
+from pytest_tenpak.store.objects import Objects
 from pytest_tenpak.store.remote import Remote
 from pytest_tenpak.store.store import Store
 from pytest_tenpak.store.use import counting
@@ -51,7 +52,7 @@ class Machines:
         self.bucket = self.shared / "checkpoints" / KEY
 
     def machine(self, name: str, **how: bool) -> Store:
-        tier = Remote(fsspec.filesystem("file"), str(self.shared), "file:///shared", **how)
+        tier = Remote(Objects(fsspec.filesystem("file"), str(self.shared), False), "file:///shared", **how)
         return Store(self.root / name, remote=tier)
 
     @property
@@ -181,6 +182,7 @@ PUSHER = """
 import os, sys, time
 from pathlib import Path
 import fsspec
+from pytest_tenpak.store.objects import Objects
 from pytest_tenpak.store.remote import Remote
 from pytest_tenpak.store.store import Store
 from pytest_tenpak.store.use import counting
@@ -197,7 +199,7 @@ class Slow:
 def make(folder):
     for name in "abc": (folder / name).write_text(name + sys.argv[3])
     return {"by": sys.argv[3]}
-found = Store(Path(sys.argv[1]), remote=Remote(Slow(), sys.argv[2], "store")).directory("checkpoints", {"a": 1}, make)
+found = Store(Path(sys.argv[1]), remote=Remote(Objects(Slow(), sys.argv[2], False), "store")).directory("checkpoints", {"a": 1}, make)
 print("done", flush=True)
 """
 
@@ -372,10 +374,9 @@ SECRET = "https://user:hunter2@host/?sig=hunter3"
 def test_a_store_that_fails_is_noted_once_and_the_cache_goes_on(tmp_path, fault, words, monkeypatch):
     """Denied, unreachable, broken, silent: one note without a library's words, and not asked again."""
     if isinstance(fault, float):
-        monkeypatch.setattr(remote, "_ANSWER_SECONDS", 0.2)
-        monkeypatch.setattr(Remote._ask, "__defaults__", (0.2,))
+        monkeypatch.setattr(objects, "ANSWER_SECONDS", 0.2)
     files = Broken(fault)
-    store = Store(tmp_path, remote=Remote(files, "/nowhere", "s3://bucket"))
+    store = Store(tmp_path, remote=Remote(Objects(files, "/nowhere", False), "s3://bucket"))
     for n in range(3):
         assert store.directory("checkpoints", {"n": n}, make_one).fresh
         assert store.document("audits", {"n": n}, lambda: {"n": 1}) == {"n": 1}
@@ -390,7 +391,7 @@ def test_who_turns_out_not_to_be_allowed_to_write_goes_on_reading(machines):
     """A key without the right to write, in the mode that writes: said once."""
     machines.machine("one").directory("checkpoints", IDENTITY, make_one)
     denied = Broken(PermissionError("no"), "put_file", "pipe_file")
-    two = Store(machines.root / "two", remote=Remote(denied, str(machines.shared), "shared"))
+    two = Store(machines.root / "two", remote=Remote(Objects(denied, str(machines.shared), False), "shared"))
     two.directory("checkpoints", {"b": 1}, make_one)
     two.directory("checkpoints", {"c": 1}, make_one)
     assert not two.directory("checkpoints", IDENTITY, make_none).fresh
@@ -460,7 +461,7 @@ def test_a_request_in_a_thread_leaves_alone_the_warnings_that_a_test_catches(mac
     """A gate asks the store ahead of its test, while another test catches warnings: all of its own."""
     machines.machine("one").directory("checkpoints", IDENTITY, make_one)
     talking = Talking()
-    two = Store(machines.root / "two", remote=Remote(talking, str(machines.shared), "shared"))
+    two = Store(machines.root / "two", remote=Remote(Objects(talking, str(machines.shared), False), "shared"))
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(two.directory, "checkpoints", IDENTITY, make_none)
         assert talking.asked.wait(10)
@@ -501,10 +502,10 @@ def test_what_each_gate_takes_is_counted_for_it(machines):
 
 def test_a_store_that_two_gates_lose_at_once_is_said_once(tmp_path):
     """Both were asking when it went away."""
-    remote = Remote(Broken(ConnectionRefusedError("gone")), "/nowhere", "s3://bucket")
+    remote = Remote(Objects(Broken(ConnectionRefusedError("gone")), "/nowhere", False), "s3://bucket")
     for _ in range(2):
         with remote._tolerated("checkpoints/abc"):
-            remote._ask(remote._files.ls)
+            remote._objects.require_folder()
     assert len(remote.faults) == 1
 
 
