@@ -88,6 +88,14 @@ def install() -> None:
     subprocess.Popen = Popen  # type: ignore[misc]
 
 
+def cold(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which, and below which, everything is started as ever.
+
+    For what is killed by its process group: a forked process belongs to the host's.
+    """
+    return {name: value for name, value in environment.items() if name not in (JOBS, LONE_JOBS, PYTEST)}
+
+
 def _arguments(args: Any) -> list[str]:
     """Return the arguments of a Python like this one, none for another command."""
     if not isinstance(args, (list, tuple)) or not args or str(args[0]) != sys.executable:
