@@ -115,7 +115,7 @@ def comparing(task: Task) -> Run:
     scorer, trace = task.scorer(), _begin(task, task.folder / "reference")
     trace.save_head(scorer.head)
     trace.add(scorer.score(task.windows, observer=ReferenceRecorder(EXACT)))
-    observer = Comparer(trace, scorer.device)
+    observer = Comparer(trace, scorer.device, scorer.head)
     return lambda: _perplexity(scorer.score(task.windows, observer=observer))
 
 

@@ -17,8 +17,14 @@ from .transfer import Download, upload
 #: Bytes of the largest float32 logits tensor that is ever held. On a CPU each product with the head packs
 #: the whole head again, so few large chunks are faster than many small ones.
 _CHUNK_BYTES = 128 << 20
-#: Vocabularies above this are worked on in pieces of a chunk, of so many bytes: what is made beside logits
-#: (exponentials, products) is as large as a piece. Smaller ones have no need of it.
+#: On a CPU, half of that where an observer holds other logits beside ours, but so many rows in any case:
+#: packing the head takes as long as multiplying some 30 rows by it.
+_FEWEST_ROWS = 128
+#: What is made beside logits (exponentials, products) is as large as a piece of a chunk. On a CPU a piece is
+#: so small that it stays in the cache from one step to the next, and so large that threads, which wait for
+#: each other after each step, do so rarely. Elsewhere a chunk is one piece, so that a GPU is given few large
+#: steps, unless the vocabulary is large.
+_CPU_PIECE_BYTES = 8 << 20
 _LARGE_VOCABULARY, _PIECE_BYTES = 65536, 16 << 20
 #: Tokens in a batch, by device type, where the user sets no batch size.
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
@@ -201,16 +207,28 @@ class Scorer:
         targets = upload(wanted, self.device)
         states = self._hidden(ids) if self.head_is_all else self._model(input_ids=ids, use_cache=False).logits
         states = states[:, -targets.shape[1] :]
-        step = max(1, _CHUNK_BYTES // (4 * self.vocabulary * len(batch)))
+        parts = _split(states, self._positions_at_once(len(batch), observer))
         chunks: list[dict[str, Any]] = []
-        for start in range(0, states.shape[1], step):
-            part = states[:, start : start + step]
-            logits = (self.head(part) if self.head_is_all else part).float()
-            wants_all = observer is not None and observer.needs_predictions
-            nll, predicted = _nll(logits, targets[:, start : start + step], wants_all)
-            more = observer.observe(part, predicted, nll, start) if observer else {}
-            chunks.append({"nll": nll, **more})
+        start = 0
+        for part, wanted in zip(parts, targets.tensor_split(len(parts), dim=1), strict=True):
+            chunks.append(self._score_chunk(part, wanted, start, observer))
+            start += part.shape[1]
         return {name: torch.cat([chunk[name] for chunk in chunks], dim=1) for name in chunks[0]}
+
+    def _score_chunk(
+        self, states: Any, targets: Any, start: int, observer: Observer | None
+    ) -> dict[str, Any]:
+        """Return figures per token of some positions; their logits are gone before the next ones are made."""
+        logits = (self.head(states) if self.head_is_all else states).float()
+        nll, predicted = _nll(logits, targets, observer is not None and observer.needs_predictions)
+        more = observer.observe(states, predicted, nll, start) if observer else {}
+        return {"nll": nll, **more}
+
+    def _positions_at_once(self, windows: int, observer: Observer | None) -> int:
+        most = _CHUNK_BYTES
+        if observer is not None and observer.needs_predictions and self.device.type == "cpu":
+            most = min(most, max(most // 2, _FEWEST_ROWS * 4 * self.vocabulary))
+        return most // (4 * self.vocabulary * windows)
 
     @property
     def vocabulary(self) -> int:
@@ -223,27 +241,52 @@ class Scorer:
 def _nll(logits: Any, targets: Any, wants_all: bool) -> tuple[Any, Any]:
     """Return −ln softmax(logits)[target] of each position, and with ``wants_all`` all ln softmax(logits).
 
-    Without, everything is in place: no second tensor of this size is made. torch's own functions make one,
-    and on a CPU their sums over a large vocabulary are off by 1e-6 to 1e-5 nats, all to one side.
+    Everything is in place, but for the exponentials of a piece where the logits are still needed. torch's own
+    functions make a second tensor as large as the first, and on a CPU their sums over a large vocabulary are
+    off by 1e-6 to 1e-5 nats, all to one side.
     """
-    logits.sub_(logits.amax(dim=-1, keepdim=True))
-    own = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    import torch
+
     pieces = in_pieces(logits)
-    sums = [(piece.exp() if wants_all else piece.exp_()).sum(dim=-1) for piece in pieces]
-    total = joined(sums).log_()
-    return total - own, logits.sub_(total.unsqueeze(-1)) if wants_all else None
+    scratch = torch.empty_like(pieces[0]) if wants_all else None
+    found = []
+    for piece, wanted in zip(pieces, targets.tensor_split(len(pieces), dim=1), strict=True):
+        piece.sub_(piece.amax(dim=-1, keepdim=True))
+        own = piece.gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
+        exponentials = piece if scratch is None else scratch[:, : piece.shape[1]]
+        total = torch.exp(piece, out=exponentials).sum(dim=-1).log_()
+        found.append(total - own)
+        if wants_all:
+            piece.sub_(total.unsqueeze(-1))
+    return joined(found), logits if wants_all else None
 
 
 def in_pieces(logits: Any) -> Sequence[Any]:
-    """Return float32 rows (windows, positions, vocabulary) as views of some positions each.
+    """Return float32 rows (windows, positions, vocabulary) as views of some positions each, largest first.
 
-    All of them as one, unless the vocabulary is large.
+    Whatever is done row by row has the same figures in pieces, bit for bit: only products of matrices may
+    depend on how many rows there are. (A sum of one row alone is the exception: threads share it.)
     """
-    windows, _, vocabulary = logits.shape
-    if vocabulary <= _LARGE_VOCABULARY:
-        return (logits,)
-    pieces: Sequence[Any] = logits.split(max(1, _PIECE_BYTES // (4 * vocabulary * windows)), dim=1)
-    return pieces
+    windows, positions, vocabulary = logits.shape
+    row = 4 * vocabulary
+    if logits.device.type == "cpu":
+        return _split(logits, _CPU_PIECE_BYTES // (row * windows), 1 if windows > 1 else 2)
+    large = vocabulary > _LARGE_VOCABULARY
+    return _split(logits, _PIECE_BYTES // (row * windows) if large else positions)
+
+
+def _split(rows: Any, most: int, least: int = 1) -> Sequence[Any]:
+    """Return views of (windows, positions, …), as alike as can be, of at most ``most`` positions.
+
+    But never of less than ``least``, where there are as many.
+
+    Alike, so that none is left with few rows: the head's product of fewer than 16 rows takes another way
+    through the library, with other last digits, and as long as one of many rows.
+    """
+    positions = rows.shape[1]
+    count = min(-(-positions // max(1, most)), positions // least)
+    parts: Sequence[Any] = rows.tensor_split(max(1, count), dim=1)
+    return parts
 
 
 def joined(pieces: Sequence[Any]) -> Any:

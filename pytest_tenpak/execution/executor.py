@@ -91,10 +91,13 @@ class Executor(Protocol):
     """
 
     def submit(self, job: Submission, needs: Needs) -> Any:
-        """Begin a job, and return a ticket. Raises TenpakError where it can never run."""
+        """Begin a job, and return a ticket."""
 
     def poll(self, ticket: Any, seconds: float) -> Standing:
-        """Return where a job stands, after ``seconds`` at most where it is not done before."""
+        """Return where a job stands, after ``seconds`` at most where it is not done before.
+
+        Raises TenpakError where it can never run.
+        """
 
     def cancel(self, ticket: Any) -> None:
         """End a job, begun or not."""

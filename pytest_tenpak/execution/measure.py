@@ -228,7 +228,7 @@ def _observer(
         if trace.kind == divergence.EXACT:
             trace.save_head(scorer.head)
         return divergence.ReferenceRecorder(trace.kind)
-    return divergence.Comparer(reference, scorer.device) if reference else None
+    return divergence.Comparer(reference, scorer.device, scorer.head) if reference else None
 
 
 def _report(progress: Progress, before: int, total: int, done: int) -> None:

@@ -13,16 +13,15 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
 from itertools import cycle
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import UnavailableError, WorkerError
 from ..units import in_gib
 from .executor import Needs, Standing, State
 from .submission import Submission
 
-#: How long a request that no node can meet waits for a cluster that grows.
-_PATIENCE_SECONDS = 30
 _CONNECT_SECONDS = 10
 #: How often a head is asked for a sign of life, and after how much silence it counts as gone.
 _ASK_SECONDS, _GONE_SECONDS = 2, 40
@@ -30,9 +29,14 @@ _ASK_SECONDS, _GONE_SECONDS = 2, 40
 _RAY_PATIENCE = ("RAY_gcs_rpc_server_reconnect_timeout_s", "600")
 
 
-class _Ticket(NamedTuple):
+@dataclass
+class _Ticket:
     task: Any
     job: Submission
+    needs: Needs
+    since: float = field(default_factory=time.monotonic)
+    #: Whether a node was found that can run it.
+    is_possible: bool = False
 
 
 class _Head:
@@ -69,9 +73,10 @@ def do(entry: str, argument: str) -> str:
 class RayExecutor:
     """Submits jobs as tasks of a Ray cluster."""
 
-    def __init__(self, address: str, entry: str) -> None:
+    def __init__(self, address: str, entry: str, patience: float) -> None:
         """Connect to the cluster at ``address`` (``auto``, ``HOST:PORT``, ``ray://HOST:PORT``).
 
+        What no node can run waits ``patience`` seconds for one that can: a cluster may grow.
         Raises UnavailableError where Ray is not installed or there is no cluster.
         """
         os.environ.setdefault(*_RAY_PATIENCE)
@@ -84,6 +89,7 @@ class RayExecutor:
             ) from None
         self._ray = ray
         self._entry = entry
+        self._patience = patience
         self._began_here = not ray.is_initialized()
         try:
             if self._began_here:
@@ -101,12 +107,8 @@ class RayExecutor:
         self._do = ray.remote(max_retries=0)(do)
 
     def submit(self, job: Submission, needs: Needs) -> _Ticket:
-        """Submit a job as a task.
-
-        Raises UnavailableError where no node could ever run it, WorkerError where the cluster is gone.
-        """
+        """Submit a job as a task; raises WorkerError where the cluster is gone."""
         self._require_head()
-        self._require_possible(needs)
         options: dict[str, Any] = {"num_cpus": 1, "name": f"tenpak {job.name}"}
         if needs.gpus:
             options["num_gpus"] = needs.gpus
@@ -116,7 +118,7 @@ class RayExecutor:
             options["resources"] = dict(needs.resources)
         if needs.nodes:
             options["scheduling_strategy"] = self._on(needs.nodes)
-        return _Ticket(self._do.options(**options).remote(self._entry, job.argument), job)
+        return _Ticket(self._do.options(**options).remote(self._entry, job.argument), job, needs)
 
     def _require_head(self) -> None:
         if self._head.is_gone:
@@ -134,25 +136,27 @@ class RayExecutor:
         node = next((node for _ in nodes if (node := next(turns)) in alive), nodes[0])
         return strategies.NodeAffinitySchedulingStrategy(node, soft=False)
 
-    def _require_possible(self, needs: Needs) -> None:
+    def _require_possible(self, ticket: _Ticket) -> None:
+        """Raise UnavailableError where no node can run a job that has waited long enough for one.
+
+        The job is queued meanwhile: that is what an autoscaler adds nodes for.
+        """
+        needs = ticket.needs
         wanted = {"CPU": 1.0, "GPU": needs.gpus, "memory": float(needs.memory), **needs.resources}
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while True:
-            rows = [
-                node["Resources"]
-                for node in self._alive()
-                if not needs.nodes or node["NodeID"] in needs.nodes
-            ]
-            if any(all(row.get(name, 0) >= count for name, count in wanted.items()) for row in rows):
-                return
-            if time.monotonic() > deadline:
-                break
-            time.sleep(1)
+        rows = [
+            node["Resources"] for node in self._alive() if not needs.nodes or node["NodeID"] in needs.nodes
+        ]
+        ticket.is_possible = any(
+            all(row.get(name, 0) >= count for name, count in wanted.items()) for row in rows
+        )
+        if ticket.is_possible or time.monotonic() - ticket.since < self._patience:
+            return
         raise UnavailableError(
             "no node of the Ray cluster can run this job",
-            given=f"it needs {_words(wanted)}",
+            given=f"it needs {_words(wanted)}, and has waited for {self._patience:.0f} s",
             accepted="; ".join(sorted({_words(row) for row in rows})) or "no node is alive",
-            remedy="lower gpus=, memory= or resources= in the marker, or add a node that has them",
+            remedy="lower gpus=, memory= or resources= in the marker, or add a node that has them; "
+            "where an autoscaler adds it, raise --tenpak-ray-wait",
         )
 
     def _alive(self) -> list[dict[str, Any]]:
@@ -171,11 +175,16 @@ class RayExecutor:
         return [node for node in answer.result() if node["Alive"]]
 
     def poll(self, ticket: _Ticket, seconds: float) -> Standing:
-        """Return where the task stands; raises WorkerError where the cluster is gone."""
+        """Return where the task stands.
+
+        Raises UnavailableError where no node could ever run it, WorkerError where the cluster is gone.
+        """
         errors = self._ray.exceptions
         done, _ = self._ray.wait([ticket.task], timeout=seconds)
         if not done:
             self._require_head()
+            if not ticket.is_possible:
+                self._require_possible(ticket)
             return Standing(State.RUNNING if ticket.job.has_begun() else State.QUEUED)
         try:
             fault = self._ray.get(ticket.task)

@@ -93,9 +93,11 @@ class Cluster:
 
     def _ask_all(self, executor: Executor) -> dict[str, Device]:
         """Return the device of each node, or of the one that a job lands on where nodes cannot be chosen."""
-        nodes = executor.nodes() or {"": float(self._wanted.startswith("cuda"))}
+        nodes = executor.nodes()
         if self._wanted.startswith("cuda"):
-            nodes = {node: gpus for node, gpus in nodes.items() if gpus} or nodes
+            nodes = {node: gpus for node, gpus in nodes.items() if gpus}
+        # Where there is none, it is left to the cluster to find one, or to add it.
+        nodes = nodes or {"": float(self._wanted.startswith("cuda"))}
         with ThreadPoolExecutor(len(nodes)) as pool:
             return dict(
                 zip(nodes, pool.map(partial(self._ask, executor), nodes, nodes.values()), strict=True)

@@ -231,6 +231,16 @@ RUN = tuple(
             "ADDRESS",
         ),
         (
+            Option(
+                "ray_wait",
+                float,
+                30.0,
+                "seconds that a job which no node can run waits for the cluster to grow",
+                minimum=0.0,
+            ),
+            "SECONDS",
+        ),
+        (
             Option("command", str, "", "the command that runs a job, where {argv} is what it has to run"),
             "COMMAND",
         ),
@@ -368,6 +378,7 @@ _ABOUT: dict[str, tuple[str, Callable[[Any], bool], str]] = {
     "store_mode": ("store", bool, "URL"),
     "command": ("executor", "command".__eq__, "command"),
     "ray_address": ("executor", "ray".__eq__, "ray"),
+    "ray_wait": ("executor", "ray".__eq__, "ray"),
     "retries": ("executor", "local".__ne__, "ray, or another but local"),
     "transport": ("executor", "local".__ne__, "ray, or another but local"),
 }

@@ -156,8 +156,9 @@ def _executor(config: pytest.Config) -> Callable[[], Executor] | None:
     from ..execution.ray import RayExecutor
 
     template, address = options.read(config, "command"), options.read(config, "ray_address")
+    patience = options.read(config, "ray_wait")
     known: dict[str, Callable[[pytest.Config], Executor]] = {
-        "ray": lambda _: RayExecutor(address, _ENTRY),
+        "ray": lambda _: RayExecutor(address, _ENTRY, patience),
         "command": lambda _: CommandExecutor(template, _ENTRY),
     }
     config.hook.pytest_tenpak_register_executors(register=known.__setitem__)

@@ -1,14 +1,19 @@
 """Gates on a real Ray cluster: three nodes of this machine, each with one CPU."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from processes import gone
 from projects import LEAN
+from s3 import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -212,6 +217,52 @@ def test_a_job_that_takes_too_much_memory_is_one_failed_case(on_ray):
     result.stdout.fnmatch_lines(["*quantize took * GiB of memory, more than 0.90 GiB, and was stopped*"])
 
 
+def test_a_cluster_without_nodes_grows_for_the_first_job(project, tmp_path):
+    """Ray's own autoscaler adds a node that runs jobs, on this machine: the run waits, and its gates pass."""
+    pytest.importorskip("ray")
+    place = Path(tempfile.mkdtemp(prefix="ray-"))  # sockets have short names
+    address = f"127.0.0.1:{free_port()}"
+    node = {"node_config": {}, "min_workers": 0}
+    small = {"CPU": 1, "object_store_memory": 80 << 20}
+    lists = "initialization_commands setup_commands head_setup_commands worker_setup_commands rsync_exclude"
+    lists += " head_start_ray_commands worker_start_ray_commands cluster_synced_files rsync_filter"
+    config = {
+        "cluster_name": "growing",
+        "max_workers": 1,
+        "idle_timeout_minutes": 5,
+        "upscaling_speed": 1,
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": address,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "auth": {"ssh_user": "nobody"},
+        "docker": {},
+        "file_mounts": {},
+        "file_mounts_sync_continuously": False,
+        **{name: [] for name in lists.split()},
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": {**node, "resources": {"CPU": 0}, "max_workers": 0},
+            "small": {**node, "resources": small, "max_workers": 1},
+        },
+    }
+    (place / "config.json").write_text(json.dumps(config))
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--num-cpus=0"]
+    command += [f"--port={address.partition(':')[2]}", f"--autoscaling-config={place / 'config.json'}"]
+    command += ["--include-dashboard=false", f"--object-store-memory={80 << 20}", f"--temp-dir={place}"]
+    project.ini(**{**project.settings, "cache_dir": tmp_path / "cache", "executor": "ray"})
+    project.test("@pytest.mark.quantize(method='int4', max_tokens=640)\ndef test_it(quantized): pass")
+    environment = {**os.environ, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+    try:
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+        project.run(f"--tenpak-ray-address={address}", "--tenpak-ray-wait=120").assert_outcomes(passed=1)
+    finally:
+        subprocess.run(["pkill", "-f", str(place)], check=False)
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def test_an_impossible_request_says_what_the_cluster_has(on_ray):
     """In place of waiting for ever; a request that one node can meet runs there."""
     project, address = on_ray
@@ -224,10 +275,14 @@ def test_an_impossible_request_says_what_the_cluster_has(on_ray):
         def test_possible(quantized): pass
         """
     )
-    result = project.run(address)
+    result = project.run(address, "--tenpak-ray-wait=3")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
-        ["*no node of the Ray cluster can run this job*", "*8 GPU*", "*accepted:*1 CPU*1 fast_disk*"]
+        [
+            "*no node of the Ray cluster can run this job*",
+            "*8 GPU, *has waited for 3 s*",
+            "*accepted:*1 CPU*1 fast_disk*",
+        ]
     )
 
 

@@ -54,7 +54,7 @@ def run(
     trace = begin(folder, windows, kind)
     observer: Any = None
     if beside is not None:
-        observer = divergence.Comparer(beside, scorer.device)
+        observer = divergence.Comparer(beside, scorer.device, scorer.head)
     elif kind:
         observer = divergence.ReferenceRecorder(kind)
         if kind == divergence.EXACT:

@@ -40,22 +40,22 @@ def test_ray_accepts_the_launchers_file():
     util.validate_config(util.prepare_config(launched()))
 
 
-def test_the_launchers_head_does_no_jobs_and_one_node_is_always_there():
-    """Otherwise a run would find the head's class, or no node at all."""
+def test_the_launchers_head_does_no_jobs_and_nodes_come_with_them():
+    """Otherwise a run would find the head's class, or cost money while nobody runs anything."""
     types = launched()["available_node_types"]
     head = types.pop(launched()["head_node_type"])
     assert head["resources"]["CPU"] == 0
-    assert all(node["min_workers"] >= 1 for node in types.values())
+    assert all(node["min_workers"] == 0 < node["max_workers"] for node in types.values())
 
 
 def test_kuberays_file_is_a_cluster_of_one_image():
-    """With GPUs in every group of workers, the first of which is always there, and none for the head."""
+    """With GPUs in every group of workers, which come with the jobs, and none for the head."""
     claim, cluster = on_kubernetes()
     assert (claim["kind"], claim["spec"]["accessModes"]) == ("PersistentVolumeClaim", ["ReadWriteMany"])
     assert (cluster["apiVersion"], cluster["kind"]) == ("ray.io/v1", "RayCluster")
     assert cluster["spec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     for group in cluster["spec"]["workerGroupSpecs"]:
-        assert 1 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        assert group["minReplicas"] == group["replicas"] == 0 < group["maxReplicas"]
     head, *workers = (container for pod in pods() for container in pod["containers"])
     assert {head["image"]} == {worker["image"] for worker in workers}
     assert "nvidia.com/gpu" not in head["resources"]["limits"]
@@ -82,5 +82,7 @@ def test_the_files_name_the_pages_cache(name):
     assert f"(../examples/ray/{name})" in page
     assert CACHE in re.findall(r"--tenpak-executor=ray --tenpak-cache-dir=(\S+)", page)
     assert set(re.findall(r"--tenpak-cache-dir=([^\s']+)", text)) == {CACHE}
+    # Nodes come with the jobs: the run has to know which, and to wait.
+    assert "--tenpak-device=cuda --tenpak-ray-wait=" in text
     if name == "cluster.yaml":
         assert any(command.endswith(":/ /shared") for command in launched()["setup_commands"])

@@ -13,6 +13,7 @@ from pytest_tenpak.evaluation import divergence, perplexity
 from pytest_tenpak.evaluation.divergence import EXACT, LOWER_BOUND, kind_of
 from pytest_tenpak.evaluation.perplexity import Scorer
 from pytest_tenpak.evaluation.protocol import Protocol
+from pytest_tenpak.evaluation.trace import Plan, Trace
 
 #: A letter that the text has none of, and the two special tokens: no target is one of them.
 NEVER = [letter("Z"), 256, 257]
@@ -315,24 +316,77 @@ def test_what_is_no_number_does_not_become_one(value, may_ask):
     assert torch.isfinite(kld[8:]).all()
 
 
-def test_a_large_vocabulary_is_worked_on_in_pieces_with_the_same_figures(monkeypatch):
-    """Pieces bound what is made beside the logits, and each position's figures are those of the whole chunk."""
+def head_of(weight: torch.Tensor) -> torch.nn.Linear:
+    """An output head without bias."""
+    head = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    head.weight.data = weight
+    return head
+
+
+def comparer_of(folder, weight: torch.Tensor, own=None) -> divergence.Comparer:
+    """What compares with a reference that has this head."""
+    trace = Trace(folder)
+    trace.begin(Plan("", [], [], EXACT), {})
+    trace.save_head(head_of(weight))
+    return divergence.Comparer(trace, torch.device("cpu"), own)
+
+
+@pytest.mark.parametrize("windows", [1, 2, 5])
+@pytest.mark.parametrize("vocabulary", [1031, 49_153, 100_003])
+def test_pieces_have_the_figures_of_the_whole_chunk(tmp_path, monkeypatch, vocabulary, windows):
+    """Bit for bit, by one thread and by two, also where rows do not end where the processor's words do."""
     generator = torch.Generator().manual_seed(0)
-    states, head = torch.randn(2, 60, 8, generator=generator), torch.randn(70_000, 8, generator=generator)
-    ours = states @ head.T + torch.randn(2, 60, 70_000, generator=generator)
-    targets = torch.randint(70_000, (2, 60), generator=generator)
-    assert len(perplexity.in_pieces(ours)) > 1
-    assert all(piece.nbytes <= perplexity._PIECE_BYTES for piece in perplexity.in_pieces(ours))
+    states = torch.randn(windows, 11, 8, generator=generator)
+    weight = torch.randn(vocabulary, 8, generator=generator)
+    ours = states @ weight.T + torch.randn(windows, 11, vocabulary, generator=generator)
+    targets = torch.randint(vocabulary, (windows, 11), generator=generator)
+    comparer = comparer_of(tmp_path, weight)
 
-    def figures():
-        comparer = divergence.Comparer.__new__(divergence.Comparer)
-        comparer._head = head, None
+    def figures(size):
+        monkeypatch.setattr(perplexity, "_CPU_PIECE_BYTES", size)
         nll, predicted = perplexity._nll(ours.clone(), targets, True)
-        kld, agrees = comparer._exactly({"states": states}, predicted)
-        return nll, kld, agrees
+        alone, _ = perplexity._nll(ours.clone(), targets, False)
+        return nll, alone, *comparer._exactly({"states": states}, predicted)
 
-    in_pieces = figures()
-    monkeypatch.setattr(perplexity, "_LARGE_VOCABULARY", 1 << 20)
-    assert len(perplexity.in_pieces(ours)) == 1
-    assert all(torch.equal(*pair) for pair in zip(in_pieces, figures(), strict=True))
-    assert torch.equal(perplexity._nll(ours.clone(), targets, False)[0], in_pieces[0])
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            whole, pieces = figures(1 << 30), figures(4 * vocabulary)
+            assert all(torch.equal(*pair) for pair in zip(whole, pieces, strict=True))
+            assert torch.equal(whole[0], whole[1])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_pieces_are_small_and_hold_more_than_one_row():
+    """What is made beside logits stays in the cache; and threads share no row, which would change its sum."""
+    for shape in ((1, 255, 49_152), (4, 85, 49_152), (1, 64, 262_144), (1, 7, 600_000), (2, 1, 600_000)):
+        pieces = perplexity.in_pieces(torch.empty(shape, device="cpu"))
+        rows = [piece.shape[0] * piece.shape[1] for piece in pieces]
+        assert sum(rows) == shape[0] * shape[1]
+        assert rows[0] == max(rows)
+        assert min(rows) > 1
+        assert pieces[0].nbytes <= 8 << 20
+
+
+def test_a_head_that_is_the_references_own_is_held_once(tmp_path):
+    """Where no method touched it; another one, or one that is quantized, is not taken for the reference's."""
+    weight = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    same, other, double = head_of(weight.clone()), head_of(weight.clone()), head_of(weight.double())
+    other.weight.data[39, 7] += 1e-6
+    assert comparer_of(tmp_path, weight, same)._head[0].data_ptr() == same.weight.data_ptr()
+    for head in (other, double, torch.nn.Identity(), None):
+        comparer = comparer_of(tmp_path, weight, head)
+        assert torch.equal(comparer._head[0], weight)
+        assert comparer._head[0].data_ptr() != getattr(head, "weight", weight).data_ptr()
+
+
+def test_the_likeliest_token_is_the_first_of_equal_ones_and_what_is_no_number():
+    """As torch's own search has it, whatever the strides."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(6, (3, 40, 50), generator=generator).float()
+    rows[0, 5, 7] = rows[1, 6, 49] = torch.nan
+    rows[2, 7] = -torch.inf
+    for view in (rows, rows[:, 3:9], rows[1:, ::2]):
+        assert torch.equal(divergence._likeliest(view), view.argmax(-1))

@@ -28,7 +28,7 @@ class Nodes:
 
     def submit(self, job, needs):
         self.asked.append((needs, Order.read(job.folder).job))
-        device = self.devices[needs.nodes[0]]
+        device = self.devices[needs.nodes[0] if needs.nodes else ""]
         (job.folder / REPLY).write_text(json.dumps({"answer": asdict(device)}))
         return job
 
@@ -83,8 +83,10 @@ def test_a_cpu_that_is_asked_for_is_used_beside_gpus(tmp_path):
 
 
 def test_a_gpu_that_no_node_has_is_asked_for_all_the_same(tmp_path):
-    """So that the node says what it lacks: a run that wants a GPU is not measured on a CPU in silence."""
-    executor = Nodes({"a": AVX2})
-    cluster(tmp_path, executor, "cuda").device()
+    """Of the cluster, which may add a node: a run that wants a GPU is not measured on a CPU in silence."""
+    executor = Nodes({"a": AVX2, "": GPU}, {"": 0.0})
+    found = cluster(tmp_path, executor, "cuda")
+    assert found.device() == GPU
     ((needs, job),) = executor.asked
-    assert (needs.gpus, job) == (0, {"wanted": "cuda"})
+    assert (needs.gpus, needs.nodes, job) == (1, (), {"wanted": "cuda"})
+    assert found._needs(None).nodes == ()

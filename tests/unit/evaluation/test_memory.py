@@ -1,0 +1,51 @@
+"""How much memory the evaluator takes beyond the weights, where a vocabulary is large."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import byte_tokenizer, random_model
+
+from pytest_tenpak.evaluation.divergence import EXACT, Comparer, ReferenceRecorder
+from pytest_tenpak.evaluation.perplexity import Scorer
+from pytest_tenpak.evaluation.protocol import Protocol
+from pytest_tenpak.evaluation.trace import Plan, Trace
+from pytest_tenpak.execution.memory import own_bytes
+
+VOCABULARY, MIB = 1 << 17, 1 << 20
+TOKENS = byte_tokenizer()("O, she doth teach the torches to burn bright! " * 30)["input_ids"]
+WINDOWS = Protocol.resolve("gptq", 256, None, 256).windows(len(TOKENS))[:4]
+_PEAK = Path("/proc/self/clear_refs")
+
+
+def peak(scorer: Scorer, observer=None) -> int:
+    """Bytes beyond what is resident once all that a first run loads is there, and no observer's memory."""
+    scorer.score(WINDOWS[:1])
+    _PEAK.write_text("5", encoding="ascii")  # the kernel's high-water mark begins anew
+    before = own_bytes("VmRSS")
+    scorer.score(WINDOWS, observer=observer)
+    return own_bytes("VmHWM") - before
+
+
+@pytest.mark.skipif(not _PEAK.exists(), reason="only Linux lets the peak of a process begin anew")
+@pytest.mark.parametrize("same_head", [True, False])
+def test_the_logits_of_a_large_vocabulary_are_never_held_whole(tmp_path, same_head):
+    """131,072 logits a token: 510 MiB for four windows at once, twice as much with a reference's beside them.
+
+    Without a reference a chunk of 128 MiB is held, with one two of 64, and three quarters of it for all the
+    rest: the reference's head among it, of 32 MiB, where it is another one.
+    """
+    model = random_model("llama", tie_word_embeddings=False)
+    head = torch.nn.Linear(64, VOCABULARY, bias=False)
+    torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
+    model.set_output_embeddings(head)
+    scorer = Scorer(model, TOKENS)
+    assert scorer.head_is_all
+    whole = 4 * VOCABULARY * sum(window.scored for window in WINDOWS)
+    trace = Trace(tmp_path)
+    trace.begin(Plan("", [window.scored for window in WINDOWS], [0] * len(WINDOWS), EXACT), {})
+    trace.save_head(head)
+    trace.add(scorer.score(WINDOWS, observer=ReferenceRecorder(EXACT)))
+    observer = Comparer(trace, scorer.device, head if same_head else None)
+    found = peak(scorer), peak(scorer, observer)
+    assert max(found) < 1.75 * 128 * MIB < whole / 2
