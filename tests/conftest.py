@@ -6,12 +6,15 @@ import gc
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import warm_start
 from places import ROOT, SUPPORT, TESTS
 from projects import ONE_THREAD, Archived, Project
 
+from pytest_tenpak.execution.process import _environment
 from pytest_tenpak.store.store import Store
 
 #: What CI systems and xdist set, and what would change how pytest or the gate behaves.
@@ -37,8 +40,8 @@ def pytest_collection():
 
 
 def pytest_collection_modifyitems(items):
-    """Gates first, some of which take ten seconds: at the end no worker of xdist waits for another's."""
-    items.sort(key=lambda item: TESTS / "gates" not in item.path.parents)
+    """Units last: some other tests take ten seconds, and at the end no worker of xdist waits for another's."""
+    items.sort(key=lambda item: TESTS / "unit" in item.path.parents)
 
 
 @pytest.fixture(autouse=True)
@@ -60,9 +63,38 @@ def _imported_once():
         sys.modules.setdefault(name, module)
 
 
+@pytest.fixture(scope="session")
+def host_of_jobs() -> Iterator[str]:
+    """A process that has imported what jobs start with: see :mod:`warm_host`."""
+    with warm_start.host(warm_start.JOBS, _environment(None)) as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def host_of_pytest() -> Iterator[str]:
+    """A process that has imported what a run starts with: see :mod:`warm_host`."""
+    plain = {name: value for name, value in os.environ.items() if name not in AMBIENT}
+    with warm_start.host(warm_start.PYTEST, plain) as name:
+        yield name
+
+
 @pytest.fixture
-def pytester(pytester, _imported_once):
-    """Pytest's own, which tells what there is to keep before it forgets."""
+def warm_jobs(host_of_jobs, monkeypatch) -> None:
+    """Templates are forked from what has their imports."""
+    monkeypatch.setenv(warm_start.JOBS, host_of_jobs)
+    monkeypatch.setattr(subprocess, "Popen", warm_start.Popen)
+
+
+@pytest.fixture
+def warm(host_of_pytest, host_of_jobs, warm_jobs, monkeypatch) -> None:
+    """Pytest, xdist's workers, templates and all jobs are forked from what has their imports."""
+    monkeypatch.setenv(warm_start.PYTEST, host_of_pytest)
+    monkeypatch.setenv(warm_start.LONE_JOBS, host_of_jobs)
+
+
+@pytest.fixture
+def pytester(pytester, _imported_once, warm):
+    """Pytest's own, which starts runs fast, and tells what there is to keep before it forgets."""
     yield pytester
     _imported_once.update(
         {name: module for name, module in sys.modules.items() if name.partition(".")[0] in HEAVY}
@@ -77,11 +109,15 @@ def shared_cache(tmp_path_factory) -> Path:
 
 
 def _train(folder: Path, steps: int, length: int) -> dict[str, str]:
-    # In a process of its own: pytester forgets modules that were first imported beside it, and torch
-    # cannot be imported twice.
+    """Here, where the tests have imported torch already; else in a process of its own.
+
+    Pytester forgets modules that were first imported beside it, and torch cannot be imported twice.
+    """
+    if "tiny" in sys.modules:
+        sys.modules["tiny"].save_trained_llama(folder, steps, length)
+        return {}
     code = f"import tiny, pathlib; tiny.save_trained_llama(pathlib.Path({str(folder)!r}), {steps}, {length})"
-    environment = {**os.environ, **ONE_THREAD}
-    subprocess.run([sys.executable, "-c", code], cwd=SUPPORT, env=environment, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=SUPPORT, check=True)
     return {}
 
 

@@ -2,10 +2,11 @@
 
 import json
 import shutil
-import sys
 
 import pytest
 from safetensors.torch import load_file, save_file
+
+from pytest_tenpak.cli.main import main
 
 GATE = "@pytest.mark.quantize(checkpoint='ck'{})\ndef test_it(): pass\n"
 
@@ -132,26 +133,31 @@ def test_one_expert_in_many_is_seen(project, tmp_path):
     result.stdout.fnmatch_lines([f"*{name}: * weights differ by more than any rounding*"])
 
 
-def test_the_command_audits_two_directories(project, checkpoint):
+def test_the_command_audits_two_directories(project, checkpoint, capsys):
     """Without pytest's tests: 0 for healthy ones, 1 with what is wrong, 4 for a mistake."""
 
     def run(*given):
-        return project.pytester.run(sys.executable, "-m", "pytest_tenpak", "audit", project.model, *given)
+        capsys.readouterr()
+        code = main(["audit", str(project.model), *given])
+        printed = capsys.readouterr()
+        return (
+            code,
+            pytest.LineMatcher(printed.out.splitlines()),
+            pytest.LineMatcher(printed.err.splitlines()),
+        )
 
-    result = run("ck")
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(
-        ["✓ weights vs the model's", "* tensors as the model's", "✓ files vs the model's"]
-    )
+    code, out, _ = run("ck")
+    assert code == 0
+    out.fnmatch_lines(["✓ weights vs the model's", "* tensors as the model's", "✓ files vs the model's"])
     (checkpoint / "config.json").write_text(
         (checkpoint / "config.json")
         .read_text()
         .replace('"max_position_embeddings": 256', '"max_position_embeddings": 64')
     )
     change(checkpoint, lambda tensors: tensors["model.norm.weight"].mul_(1.01))
-    result = run("ck")
-    assert result.ret == 1
-    result.stdout.fnmatch_lines(
+    code, out, _ = run("ck")
+    assert code == 1
+    out.fnmatch_lines(
         [
             "✗ weights vs the model's",
             "*model.norm.weight: *",
@@ -159,9 +165,9 @@ def test_the_command_audits_two_directories(project, checkpoint):
             "*config.max_position_embeddings 256 → 64*",
         ]
     )
-    assert run("ck", "--may-differ", "model.norm", "config.*").ret == 0
-    assert run("nowhere").ret == 4
+    assert run("ck", "--may-differ", "model.norm", "config.*")[0] == 0
+    assert run("nowhere")[0] == 4
     (checkpoint / "generation_config.json").write_text("{")
-    result = run("ck")
-    assert result.ret == 4
-    result.stderr.fnmatch_lines(["*generation_config.json is not valid JSON*"])
+    code, _, err = run("ck")
+    assert code == 4
+    err.fnmatch_lines(["*generation_config.json is not valid JSON*"])

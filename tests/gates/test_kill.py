@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from places import SUPPORT
 from projects import LEAN
+from warm_start import cold
 
 from pytest_tenpak.baselines.entry import Baseline
 
@@ -93,7 +94,7 @@ def test_killing_an_updating_run_leaves_every_baseline_whole(project):
         command += ["--tenpak-accept=turn", f"--tenpak-context={(32, 64)[turn % 2]}"]
         command += ["-n", "2"] if turn % 4 > 1 else []
         process = subprocess.Popen(
-            command, cwd=project.path, stdout=subprocess.DEVNULL, start_new_session=True, env=dict(os.environ)
+            command, cwd=project.path, stdout=subprocess.DEVNULL, start_new_session=True, env=cold(os.environ)
         )
         time.sleep(moments.uniform(0.8, 4.0))
         os.killpg(process.pid, signal.SIGKILL)

@@ -118,6 +118,7 @@ def digest(modules: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(code).encode()).hexdigest()
 
 
+@cache
 def code_of(text: str) -> str:
     """A module's text without comments, docstrings and white space."""
     lines = text.splitlines(keepends=True)

@@ -14,5 +14,5 @@ def gone(pids: list[int], seconds: float) -> bool:
         living = [pid for pid in pids if psutil.pid_exists(pid)]
         if all(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in living):
             return True
-        time.sleep(0.1)
+        time.sleep(0.02)
     return False

@@ -60,6 +60,7 @@ def test_clipping_never_costs_and_counts_what_is_important(sym):
 
 def test_groups_and_nothing_else_are_the_floor():
     """What the gate rounds to nearest in memory, up to scales in float16."""
+    torch.manual_seed(0)  # of other weights one may be so near the middle that the scales decide
     model = torch.nn.Sequential(torch.nn.Linear(40, 6, bias=False))
     rows = model[0].weight.detach().clone()
     round_to_nearest(model, ["0"], 4, 16)

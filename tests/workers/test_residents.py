@@ -12,9 +12,10 @@ import psutil
 import pytest
 import tiny
 import torch
+from places import SUPPORT
 
 from pytest_tenpak.errors import SpecError, WorkerError
-from pytest_tenpak.execution import residents
+from pytest_tenpak.execution import process, residents
 from pytest_tenpak.execution.jobs import GenerateJob, to_plain
 from pytest_tenpak.execution.load import loading_key
 from pytest_tenpak.execution.process import Bounds
@@ -95,6 +96,7 @@ class Asker:
 @pytest.fixture
 def asker(tmp_path, models, monkeypatch):
     monkeypatch.setattr(GenerateJob, "may_be_forked", True)
+    monkeypatch.setattr(process, "_POLL_SECONDS", 0.01)
     found = Asker(tmp_path, models)
     yield found
     found.residents.close()
@@ -176,6 +178,9 @@ def test_another_file_is_another_model(asker, tmp_path):
 PARENT = """
 import json, sys, time
 from pathlib import Path
+sys.path.append(sys.argv[4])
+import warm_start
+warm_start.install()
 from pytest_tenpak.execution.jobs import GenerateJob
 from pytest_tenpak.execution.process import Bounds
 from pytest_tenpak.execution.residents import Residents
@@ -200,12 +205,12 @@ def test_a_killed_pytest_takes_along_what_stays(asker, kind):
         str(asker.store.root),
         json.dumps(to_plain(asker.job("one"))),
         kind,
+        str(SUPPORT),
     ]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     worker = psutil.Process(int(parent.stdout.readline()))
-    left = {worker, *worker.parents()} - {*psutil.Process().parents(), psutil.Process()}
-    left.discard(psutil.Process(parent.pid))
+    left = [worker, worker.parent()] if kind == "forked" else [worker]
     parent.kill()
     parent.wait()
     assert psutil.wait_procs(left, timeout=5)[1] == []

@@ -15,6 +15,7 @@ import pytest
 from processes import gone
 
 from pytest_tenpak.errors import TenpakError, UnavailableError, WorkerError
+from pytest_tenpak.execution import process
 from pytest_tenpak.execution.jobs import QuantizeJob, to_plain
 from pytest_tenpak.execution.process import Bounds, _ending, run_job
 from pytest_tenpak.progress import ignore
@@ -58,6 +59,13 @@ class JobRunner:
     @property
     def logs(self) -> list[Path]:
         return list((self.store.root / "jobs").glob("*/log.txt"))
+
+
+@pytest.fixture(autouse=True)
+def _watched_closely(monkeypatch):
+    """What ends, and what takes too much, is seen at once."""
+    monkeypatch.setattr(process, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(process, "_MEMORY_POLL_SECONDS", 0.05)
 
 
 @pytest.fixture(params=[False, True], ids=["interpreter", "forked"])
@@ -133,8 +141,8 @@ def test_a_log_of_megabytes_is_quoted_by_its_end(runner):
 
 def test_the_time_limit(runner):
     """A hang ends at its limit, which the error names."""
-    with pytest.raises(WorkerError, match="ran longer than 0.5 s and was stopped") as caught:
-        runner.run("time.sleep(600)", Bounds(timeout=0.5))
+    with pytest.raises(WorkerError, match="ran longer than 0.2 s and was stopped") as caught:
+        runner.run("time.sleep(600)", Bounds(timeout=0.2))
     assert "--tenpak-timeout" in str(caught.value)
 
 
@@ -160,7 +168,7 @@ def test_memory_that_processes_share_is_counted_once(interpreter):
             if os.fork() == 0:
                 time.sleep(3)
                 os._exit(0)
-        time.sleep(2)
+        time.sleep(0.5)
         """
     assert interpreter.run(body, Bounds(memory=400 << 20))["peak_bytes"] > 150 << 20
 
