@@ -6,15 +6,16 @@ import pytest
 import torch
 from tiny import byte_tokenizer, random_model
 
+from pytest_tenpak.evaluation import perplexity
 from pytest_tenpak.evaluation.divergence import EXACT, Comparer, ReferenceRecorder
 from pytest_tenpak.evaluation.perplexity import Scorer
 from pytest_tenpak.evaluation.protocol import Protocol
 from pytest_tenpak.evaluation.trace import Plan, Trace
 from pytest_tenpak.execution.memory import own_bytes
 
-VOCABULARY, MIB = 1 << 17, 1 << 20
+VOCABULARY, CHUNK = 1 << 17, 64 << 20
 TOKENS = byte_tokenizer()("O, she doth teach the torches to burn bright! " * 30)["input_ids"]
-WINDOWS = Protocol.resolve("gptq", 256, None, 256).windows(len(TOKENS))[:4]
+WINDOWS = Protocol.resolve("gptq", 256, None, 256).windows(len(TOKENS))[:2]
 _PEAK = Path("/proc/self/clear_refs")
 
 
@@ -29,12 +30,14 @@ def peak(scorer: Scorer, observer=None) -> int:
 
 @pytest.mark.skipif(not _PEAK.exists(), reason="only Linux lets the peak of a process begin anew")
 @pytest.mark.parametrize("same_head", [True, False])
-def test_the_logits_of_a_large_vocabulary_are_never_held_whole(tmp_path, same_head):
-    """131,072 logits a token: 510 MiB for four windows at once, twice as much with a reference's beside them.
+def test_the_logits_of_a_large_vocabulary_are_never_held_whole(tmp_path, same_head, monkeypatch):
+    """131,072 logits a token: 255 MiB for two windows at once, twice as much with a reference's beside them.
 
-    Without a reference a chunk of 128 MiB is held, with one two of 64, and three quarters of it for all the
-    rest: the reference's head among it, of 32 MiB, where it is another one.
+    Without a reference a chunk is held, here of 64 MiB, with one two of them (of fewest rows), and three
+    quarters of one for all the rest: the reference's head among it, of 32 MiB, where it is another one.
     """
+    monkeypatch.setattr(perplexity, "_CHUNK_BYTES", CHUNK)
+    monkeypatch.setattr(perplexity, "_FEWEST_ROWS", CHUNK // 2 // (4 * VOCABULARY))
     model = random_model("llama", tie_word_embeddings=False)
     head = torch.nn.Linear(64, VOCABULARY, bias=False)
     torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
@@ -48,4 +51,4 @@ def test_the_logits_of_a_large_vocabulary_are_never_held_whole(tmp_path, same_he
     trace.add(scorer.score(WINDOWS, observer=ReferenceRecorder(EXACT)))
     observer = Comparer(trace, scorer.device, head if same_head else None)
     found = peak(scorer), peak(scorer, observer)
-    assert max(found) < 1.75 * 128 * MIB < whole / 2
+    assert max(found) < 1.75 * CHUNK < whole / 2
