@@ -7,18 +7,22 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import warm_start
 from places import ROOT, SUPPORT, TESTS
-from projects import ONE_THREAD, Archived, Project
+from projects import LEAN, ONE_THREAD, Archived, Project
 
 from pytest_tenpak.execution.process import _environment
 from pytest_tenpak.store.store import Store
 
 #: What CI systems and xdist set, and what would change how pytest or the gate behaves.
 AMBIENT = ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS", "COLUMNS")
+
+#: Set to start every process as users do, which takes twice as long.
+COLD = "TENPAK_TESTS_COLD" in os.environ
 
 #: Libraries that register what they have with a runtime, which can be done once in a process.
 HEAVY = ("torch", "transformers", "bitsandbytes", "torchao", "torchvision")
@@ -66,7 +70,7 @@ def _imported_once():
 @pytest.fixture(scope="session")
 def host_of_jobs() -> Iterator[str]:
     """A process that has imported what jobs start with: see :mod:`warm_host`."""
-    with warm_start.host(warm_start.JOBS, _environment(None)) as name:
+    with nullcontext("") if COLD else warm_start.host(warm_start.JOBS, _environment(None)) as name:
         yield name
 
 
@@ -74,7 +78,7 @@ def host_of_jobs() -> Iterator[str]:
 def host_of_pytest() -> Iterator[str]:
     """A process that has imported what a run starts with: see :mod:`warm_host`."""
     plain = {name: value for name, value in os.environ.items() if name not in AMBIENT}
-    with warm_start.host(warm_start.PYTEST, plain) as name:
+    with nullcontext("") if COLD else warm_start.host(warm_start.PYTEST, plain, *LEAN) as name:
         yield name
 
 

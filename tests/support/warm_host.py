@@ -43,10 +43,6 @@ def _import_for_jobs() -> None:
 def _import_for_pytest() -> None:
     """Collect a gate, which imports what a run starts with, in pytest's own way: asserts are rewritten."""
     import pytest
-    import xdist.dsession
-    import xdist.remote
-    import xdist.workermanage  # noqa: F401
-    from projects import LEAN
 
     path = [*sys.path]
     with tempfile.TemporaryDirectory() as folder:
@@ -54,12 +50,18 @@ def _import_for_pytest() -> None:
         file.write_text("import pytest\n@pytest.mark.quantize(method='fp16')\ndef test_it(): pass\n")
         Path(folder, "pytest.ini").write_text(f"[pytest]\ntenpak_cache_dir = {folder}\n")
         os.chdir(folder)
-        code = pytest.main(["-qq", "--collect-only", *LEAN])
+        code = pytest.main(["-qq", "--collect-only", *sys.argv[3:]])
         os.chdir("/")
     assert code == 0
+    # Not before: what is imported already cannot be rewritten, of which pytest warns.
+    import xdist.dsession
+    import xdist.remote
+    import xdist.workermanage  # noqa: F401
+
+    # What that run knew of marks, which a run of others must not.
+    vars(pytest.mark).update(_config=None, _markers=set())
     sys.path[:] = path
-    for name in ("test_warm_host", "projects", "places"):
-        sys.modules.pop(name, None)
+    sys.modules.pop("test_warm_host", None)
 
 
 class _Host:

@@ -164,15 +164,18 @@ def _number(connection: socket.socket) -> int:
 
 
 @contextmanager
-def host(kind: str, environment: Mapping[str, str]) -> Iterator[str]:
-    """Start a host with an environment; give what the variable :data:`JOBS` or :data:`PYTEST` is set to."""
+def host(kind: str, environment: Mapping[str, str], *arguments: str) -> Iterator[str]:
+    """Start a host with an environment; give what the variable :data:`JOBS` or :data:`PYTEST` is set to.
+
+    ``arguments`` are those of the run that a host for pytest makes to import what runs import.
+    """
     name, support = f"tenpak-{uuid.uuid4().hex}", Path(__file__).parent
     path = os.pathsep.join(filter(None, [str(support), environment.get("PYTHONPATH")]))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"\0{name}")
         listener.listen(16)
         started = _Python(
-            [sys.executable, str(support / "warm_host.py"), str(listener.fileno()), kind],
+            [sys.executable, str(support / "warm_host.py"), str(listener.fileno()), kind, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             pass_fds=[listener.fileno()],
