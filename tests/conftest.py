@@ -25,7 +25,7 @@ AMBIENT = ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "PYTEST_XDIST_WORKER", "PYTES
 COLD = "TENPAK_TESTS_COLD" in os.environ
 
 #: Libraries that register what they have with a runtime, which can be done once in a process.
-HEAVY = ("torch", "transformers", "bitsandbytes", "torchao", "torchvision", "ray", "grpc")
+HEAVY = ("torch", "transformers", "bitsandbytes", "torchao", "torchvision", "ray", "grpc", "google")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     for _name, _value in ONE_THREAD.items():

@@ -157,6 +157,8 @@ def _run(arguments: list[str], own_path: list[str]) -> None:
     kind, what, *rest = arguments
     first = [] if os.environ.get("PYTHONSAFEPATH") else [str(Path.cwd()) if kind == "-m" else ""]
     sys.path[:] = [*first, *_entries(os.environ), *own_path]
+    if "xdist.plugin" in sys.modules:  # which keeps a copy for its workers when it is imported
+        sys.modules["xdist.plugin"]._sys_path[:] = sys.path
     sys.argv[:] = [kind, *rest]
     if kind == "-m":
         runpy.run_module(what, run_name="__main__", alter_sys=True)
