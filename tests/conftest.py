@@ -106,6 +106,12 @@ def pytester(pytester, _imported_once, warm):
 
 
 @pytest.fixture(scope="session")
+def cluster_utils():
+    """Ray's clusters on one machine: imported before a test begins, after which pytester would forget it."""
+    return pytest.importorskip("ray.cluster_utils")
+
+
+@pytest.fixture(scope="session")
 def shared_cache(tmp_path_factory) -> Path:
     """One cache for the whole run: a checkpoint that one test made, the next one finds."""
     root = tmp_path_factory.getbasetemp()

@@ -9,6 +9,7 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
+from ..errors import WorkerError
 from ..execution.executor import Executor, Needs
 from ..execution.order import Order
 from ..execution.remote import RemoteWorkers
@@ -99,16 +100,28 @@ class Cluster:
         # Where there is none, it is left to the cluster to find one, or to add it.
         nodes = nodes or {"": float(self._wanted.startswith("cuda"))}
         with ThreadPoolExecutor(len(nodes)) as pool:
-            return dict(
-                zip(nodes, pool.map(partial(self._ask, executor), nodes, nodes.values()), strict=True)
+            devices = pool.map(partial(self._ask, executor), nodes, nodes.values())
+            found = {node: device for node, device in zip(nodes, devices, strict=True) if device}
+        if not found:
+            raise WorkerError(
+                "the cluster has lost every node that was asked for its device",
+                given=f"{len(nodes)} of {len(nodes)}",
+                remedy="look why they ended, and run again",
             )
+        return found
 
-    def _ask(self, executor: Executor, node: str, gpus: float) -> Device:
+    def _ask(self, executor: Executor, node: str, gpus: float) -> Device | None:
+        """Return a node's device; None where the cluster has lost it since it was listed."""
         # A node shows its GPUs only to a job that asks for one. One that has none says so when it is asked.
         wanted = self._wanted if gpus or self._wanted.startswith("cuda") else "cpu"
         needs = Needs(0.0 if wanted == "cpu" else min(gpus, 1.0), nodes=(node,) if node else ())
         workers = RemoteWorkers(lambda: executor, lambda: needs, self._retries, self._post)
-        answer: dict[str, Any] = dict(
-            workers.ask(Order(DEVICE, {"wanted": wanted}, self._store.root), needs, ignore)
-        )
+        try:
+            answer: dict[str, Any] = dict(
+                workers.ask(Order(DEVICE, {"wanted": wanted}, self._store.root), needs, ignore)
+            )
+        except WorkerError:
+            if node and node not in executor.nodes():
+                return None
+            raise
         return Device(**{**answer, "others": tuple(answer["others"])})

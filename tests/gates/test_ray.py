@@ -73,9 +73,8 @@ def patient(count):
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(cluster_utils):
     """Three nodes; one more can be added and killed."""
-    cluster_utils = pytest.importorskip("ray.cluster_utils")
     node = {"num_cpus": 1, "object_store_memory": 80 << 20}
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     cluster.add_node(**node)
@@ -175,9 +174,8 @@ def test_a_head_without_a_cpu_for_jobs_is_not_asked(on_ray, cluster):
     result.assert_outcomes(passed=1)
 
 
-def test_a_cluster_that_goes_away_is_said_within_a_minute(project, tmp_path):
+def test_a_cluster_that_goes_away_is_said_within_a_minute(project, cluster_utils, tmp_path):
     """Its head killed in the middle: each gate says so, and the run ends with its report."""
-    cluster_utils = pytest.importorskip("ray.cluster_utils")
     node = {"num_cpus": 1, "object_store_memory": 80 << 20}
     doomed = cluster_utils.Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     project.ini(**{**project.settings, "cache_dir": tmp_path / "cache", "executor": "ray"})
@@ -217,9 +215,9 @@ def test_a_job_that_takes_too_much_memory_is_one_failed_case(on_ray):
     result.stdout.fnmatch_lines(["*quantize took * GiB of memory, more than 0.90 GiB, and was stopped*"])
 
 
+@pytest.mark.usefixtures("cluster_utils")
 def test_a_cluster_without_nodes_grows_for_the_first_job(project, tmp_path):
     """Ray's own autoscaler adds a node that runs jobs, on this machine: the run waits, and its gates pass."""
-    pytest.importorskip("ray")
     place = Path(tempfile.mkdtemp(prefix="ray-"))  # sockets have short names
     address = f"127.0.0.1:{free_port()}"
     node = {"node_config": {}, "min_workers": 0}

@@ -172,9 +172,10 @@ def test_a_model_of_the_hub_is_each_machines_own(project, hide, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_a_ray_cluster_that_sees_no_file_of_the_driver(project, hide, s3, tmp_path, monkeypatch):
+def test_a_ray_cluster_that_sees_no_file_of_the_driver(
+    project, cluster_utils, hide, s3, tmp_path, monkeypatch
+):
     """The driver is a client, with cache, model and suite where no node looks; its gates pass all the same."""
-    cluster_utils = pytest.importorskip("ray.cluster_utils")
     monkeypatch.setenv("TENPAK_CACHE_DIR", str(tmp_path / "node"))
     own = tmp_path / "own"
     own.mkdir()

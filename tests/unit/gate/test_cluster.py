@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
+from pytest_tenpak.errors import WorkerError
 from pytest_tenpak.execution.executor import Standing, State
 from pytest_tenpak.execution.order import REPLY, Order
 from pytest_tenpak.gate.cluster import Cluster
@@ -61,6 +62,24 @@ def test_most_nodes_decide_where_classes_differ(tmp_path):
     assert found._needs(None).nodes == ("a", "c")
     assert len(executor.asked) == 3
     assert found.classes == {"cpu-avx2": 1, "cpu-avx512": 2}
+
+
+def test_a_node_that_dies_while_it_is_asked_is_left_out(tmp_path):
+    """It was listed, since nobody had missed it yet; without any other the run cannot begin, and says so."""
+
+    class Dying(Nodes):
+        def submit(self, job, needs):
+            if needs.nodes == ("b",):
+                self.gpus.pop("b", None)
+                return None
+            return super().submit(job, needs)
+
+        def poll(self, ticket, seconds):
+            return super().poll(ticket, seconds) if ticket else Standing(State.LOST, "no such node")
+
+    assert cluster(tmp_path, Dying({"a": AVX2, "b": AVX512})).device() == AVX2
+    with pytest.raises(WorkerError, match="lost every node"):
+        cluster(tmp_path, Dying({"b": AVX512})).device()
 
 
 @pytest.mark.parametrize("wanted", ["auto", "cuda"])
