@@ -1,85 +1,13 @@
 """Jobs on machines that share no file system with pytest: what they need travels through a store."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from projects import LEAN, ONE_THREAD
-from s3 import SECRETS, client, environment, free_port, s3_server, wait_for_port
-
-BUCKET = "tenpak"
-GATES = """
-    @pytest.mark.quantize(method="int4", group_size=32, max_tokens=640)
-    def test_int4(quantized): pass
-
-    @pytest.mark.quantize(method="copied", max_tokens=640)
-    def test_asks(quantized):
-        assert isinstance(quantized.generate("To be", max_new_tokens=2), str)
-
-    @pytest.mark.quantize(method="broken", max_tokens=640)
-    def test_broken(quantized): pass
-"""
-
-METHODS = """
-import shutil
-from pytest_tenpak import Quantizer
-
-class Copied(Quantizer):
-    method = "copied"
-    def quantize(self, job):
-        for path in job.model.iterdir():
-            shutil.copy(path, job.out)
-
-class Broken(Quantizer):
-    method = "broken"
-    def quantize(self, job):
-        raise ValueError(f"no config.json of mine in {job.model}")
-
-def pytest_tenpak_register_quantizers(register):
-    register(Copied)
-    register(Broken)
-"""
-
-#: Runs a command where the folders that come first, up to "--", are empty.
-HIDING = """#!/bin/sh
-hidden=""
-while [ "$1" != "--" ]; do hidden="$hidden $1"; shift; done
-shift
-exec unshare --mount sh -c 'for folder in '"$hidden"'; do mount -t tmpfs tmpfs "$folder" || exit; done
-    cd / && exec "$@"' sh "$@"
-"""
-
-
-@pytest.fixture(scope="module")
-def hide(tmp_path_factory):
-    """The words of a command line that hides folders from the command after ``--``."""
-    script = tmp_path_factory.mktemp("hiding") / "hiding"
-    script.write_text(HIDING)
-    script.chmod(0o755)
-    empty = tmp_path_factory.mktemp("empty")
-    if subprocess.run([script, empty, "--", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("mounting in a namespace is not permitted")
-    return str(script)
-
-
-@pytest.fixture
-def s3(tmp_path, monkeypatch):
-    """An empty bucket, and an environment with the keys to it."""
-    with s3_server(tmp_path / "requests.log") as endpoint:
-        for name, value in environment(endpoint).items():
-            monkeypatch.setenv(name, value)
-        bucket = client(endpoint)
-        bucket.create_bucket(Bucket=BUCKET)
-        yield bucket
-
-
-def keys(s3) -> set[str]:
-    return {row["Key"] for row in s3.list_objects_v2(Bucket=BUCKET).get("Contents", [])}
+from elsewhere import BUCKET, GATES, METHODS, keys
+from s3 import SECRETS
 
 
 def outcomes(path: Path) -> dict:
@@ -169,45 +97,6 @@ def test_a_model_of_the_hub_is_each_machines_own(project, hide, tmp_path, monkey
     local = f"--tenpak-cache-dir={tmp_path / 'third'}", "--tenpak-json=local.json"
     project.run(*local, "--tenpak-baseline-dir=local").assert_outcomes(passed=1)
     same(*(outcomes(project.path / f"{name}.json") for name in ("local", "remote")))
-
-
-@pytest.mark.slow
-def test_a_ray_cluster_that_sees_no_file_of_the_driver(
-    project, cluster_utils, hide, s3, tmp_path, monkeypatch
-):
-    """The driver is a client, with cache, model and suite where no node looks; its gates pass all the same."""
-    monkeypatch.setenv("TENPAK_CACHE_DIR", str(tmp_path / "node"))
-    own = tmp_path / "own"
-    own.mkdir()
-    project.test(GATES)
-    project.pytester.makeconftest(METHODS)
-    node = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    port = free_port()
-    head = {**node, "include_dashboard": False, "ray_client_server_port": port}
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
-    try:
-        wait_for_port(port)
-        run = " ".join(
-            (
-                f"cp -r {project.settings['model']} {own}/model && cp -r {project.path} {own}/suite",
-                f"&& cd {own}/suite && exec {sys.executable} -m pytest {' '.join(LEAN)} -k 'int4 or asks'",
-                f"-o tenpak_model={own}/model -o tenpak_cache_dir={own}/cache --tenpak-executor=ray",
-                f"--tenpak-ray-address=ray://127.0.0.1:{port} --tenpak-transport=store",
-                f"--tenpak-store=s3://{BUCKET}/gates",
-            )
-        )
-        ran = subprocess.run(
-            [hide, str(own), "--", "sh", "-c", run],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, **ONE_THREAD},
-        )
-    finally:
-        cluster.shutdown()
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "2 passed" in ran.stdout
-    assert not [key for key in keys(s3) if "/jobs/" in key]
 
 
 def test_a_machine_without_keys_to_the_store_is_an_error_and_no_endless_wait(project, s3, tmp_path):

@@ -25,7 +25,7 @@ class Nodes:
         self.asked = []
 
     def nodes(self):
-        return self.gpus
+        return dict(self.gpus)
 
     def submit(self, job, needs):
         self.asked.append((needs, Order.read(job.folder).job))
