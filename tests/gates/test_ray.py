@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from elsewhere import BUCKET, METHODS, keys
 from elsewhere import GATES as ANYWHERE
+from elsewhere import METHODS
 from processes import gone
 from projects import LEAN, ONE_THREAD
-from s3 import free_port, wait_for_port
+from s3 import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -76,18 +76,15 @@ def patient(count):
 
 @pytest.fixture(scope="module")
 def cluster(cluster_utils, tmp_path_factory):
-    """Three nodes; one more can be added and killed. Clients find it at ``client_address``."""
+    """Three nodes; one more can be added and killed."""
     node = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    port = free_port()
-    head = {**node, "include_dashboard": False, "ray_client_server_port": port}
+    head = {**node, "include_dashboard": False}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TENPAK_CACHE_DIR", str(tmp_path_factory.mktemp("nodes")))
         cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
         cluster.add_node(**node)
         cluster.add_node(**node, resources={"fast_disk": 1})
         cluster.wait_for_nodes()
-    wait_for_port(port)
-    cluster.client_address = f"ray://127.0.0.1:{port}"
     yield cluster
     cluster.shutdown()
 
@@ -223,9 +220,9 @@ def test_a_job_that_takes_too_much_memory_is_one_failed_case(on_ray):
     result.stdout.fnmatch_lines(["*quantize took * GiB of memory, more than 0.90 GiB, and was stopped*"])
 
 
-def test_a_cluster_that_sees_no_file_of_the_driver(project, cluster, hide, s3, tmp_path):
-    """The driver is a client, with cache, model and suite where no node looks; its gates pass all the same."""
-    own = tmp_path / "own"
+def test_a_cluster_that_sees_no_file_of_the_driver(project, cluster, hide, tmp_path):
+    """The driver has cache, model and suite where no node looks; its gates pass all the same."""
+    own, bucket = tmp_path / "own", tmp_path / "bucket"
     own.mkdir()
     project.test(ANYWHERE)
     project.pytester.makeconftest(METHODS)
@@ -234,8 +231,8 @@ def test_a_cluster_that_sees_no_file_of_the_driver(project, cluster, hide, s3, t
             f"cp -r {project.settings['model']} {own}/model && cp -r {project.path} {own}/suite",
             f"&& cd {own}/suite && exec {sys.executable} -m pytest {' '.join(LEAN)} -k 'int4 or asks'",
             f"-o tenpak_model={own}/model -o tenpak_cache_dir={own}/cache --tenpak-executor=ray",
-            f"--tenpak-ray-address={cluster.client_address} --tenpak-transport=store",
-            f"--tenpak-store=s3://{BUCKET}/gates",
+            f"--tenpak-ray-address={cluster.address} --tenpak-transport=store",
+            f"--tenpak-store={bucket.as_uri()}",
         )
     )
     command = [hide, str(own), "--", "sh", "-c", run]
@@ -243,7 +240,7 @@ def test_a_cluster_that_sees_no_file_of_the_driver(project, cluster, hide, s3, t
     ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "2 passed" in ran.stdout
-    assert not [key for key in keys(s3) if "/jobs/" in key]
+    assert not list((bucket / "jobs").iterdir())
 
 
 @pytest.mark.usefixtures("cluster_utils")
