@@ -3,6 +3,7 @@ in one command where the archived ones have an interpreter.
 """
 
 import json
+import os
 import subprocess
 import sys
 
@@ -232,7 +233,8 @@ def test_awq_is_kept_from_float32_where_its_search_would_ruin_the_weights(fluent
     """GPTQModel copies by converting, which in float32 on CPU copies nothing; if that is mended, this tells."""
     ran = subprocess.run(
         [sys.executable, "-c", FLOAT32, str(fluent), str(tmp_path)],
-        cwd=SUPPORT,
+        cwd=tmp_path,  # where the library leaves its logs
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,
     )
