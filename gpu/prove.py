@@ -23,7 +23,7 @@ from tables import document
 
 PIECE = Path(__file__).resolve().parents[1]
 #: A CI's variables would make gates fail for want of a baseline, and pip must not look for a network.
-_UNSET = ("CI", "BUILD_NUMBER", "PYTEST_ADDOPTS")
+_UNSET = ("CI", "BUILD_NUMBER", "PYTEST_ADDOPTS", "PYTHONDONTWRITEBYTECODE")
 
 
 def parse() -> argparse.Namespace:
@@ -87,9 +87,12 @@ def environment(setup: Setup) -> dict[str, str]:
         "PYTHONPATH": str(setup.site),
         "PATH": f"{setup.site / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
         "XDG_CACHE_HOME": str(setup.cache),
+        # Without bytecode each of some twenty processes compiles torch and transformers for ten seconds and more.
+        "PYTHONPYCACHEPREFIX": str(setup.work / "bytecode"),
         "PYTHONUNBUFFERED": "1",
         "PIP_NO_INDEX": "1",
         "HF_HUB_OFFLINE": "1",
+        "TENPAK_TESTS_COLD": "1",
         "TOKENIZERS_PARALLELISM": "false",
         # GPTQModel packs codes in Python in place of compiling an extension first.
         "GPTQMODEL_DISABLE_PACK_EXT": "1",
