@@ -87,7 +87,7 @@ def environment(setup: Setup) -> dict[str, str]:
         "PYTHONPATH": str(setup.site),
         "PATH": f"{setup.site / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
         "XDG_CACHE_HOME": str(setup.cache),
-        # Without bytecode each of some twenty processes compiles torch and transformers for ten seconds and more.
+        # Without it each of some twenty processes compiles torch and transformers for ten seconds and more.
         "PYTHONPYCACHEPREFIX": str(setup.work / "bytecode"),
         "PYTHONUNBUFFERED": "1",
         "PIP_NO_INDEX": "1",
