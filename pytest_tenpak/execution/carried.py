@@ -53,6 +53,8 @@ class CarriedSubmission:
         self._asked = 0.0
         self._latest: list[Any] | None = None
         self._has_begun = False
+        #: What was read when it was first asked for.
+        self._reply: str | None = None
         self.folder = order.write()
         self.name = self.folder.name
         try:
@@ -87,7 +89,8 @@ class CarriedSubmission:
         """Return whether there is a reply."""
         self._asked = 0.0  # the job has ended, and so it is known for certain whether it had begun
         self._listen()
-        return self._carrier.read_message(self.name, REPLY) is not None
+        self._reply = self._carrier.read_message(self.name, REPLY)
+        return self._reply is not None
 
     def pass_on(self, progress: Progress) -> None:
         """Pass on what came of its progress since the last time."""
@@ -112,7 +115,7 @@ class CarriedSubmission:
 
     def reply(self, progress: Progress) -> dict[str, Any] | None:
         """Return ``answer`` or ``error``, with what the job made in its place; None without a reply."""
-        text = self._carrier.read_message(self.name, REPLY)
+        text = self._reply or self._carrier.read_message(self.name, REPLY)
         if text is None:
             return None
         try:
@@ -206,9 +209,10 @@ class Arrival:
                 folder = self._folder / "files" / str(number)
                 folder = folder if row["is_file"] else folder / Path(path).name
                 folder.mkdir(parents=True)
-                for name in row["files"]:
+                bundle = _bundle_of(row)
+                for name in bundle.files:
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                    (folder / name).symlink_to(self._object(_bundle_of(row), name))
+                    (folder / name).symlink_to(self._object(bundle, name))
                 self._places[path] = folder / Path(path).name if row["is_file"] else folder
         return replace(Order.from_dict(self._plain).with_paths(self._places), root=self._store.root)
 

@@ -68,20 +68,18 @@ class Carrier:
 
         Raises UnavailableError. A damaged file is removed from the store, so that it is sent again.
         """
-        done, total = 0, sum(record.size for record in bundle.files.values())
-        for name, record in bundle.files.items():
-            try:
-                with self._required("read"):
-                    for size in self._objects.download(folder / name, name, record, bundle.kind, bundle.key):
-                        progress(done := done + size, total, "bytes")
-            except DamagedError as damage:
-                with suppress(FileNotFoundError, UnusableError):
-                    self._objects.remove(bundle.kind, bundle.key, record.sha256)
-                raise UnavailableError(
-                    "a file that travels through the store did not arrive as it was sent",
-                    given=f"{self._shown}/{bundle.kind}/{bundle.key}: {damage}",
-                    remedy="run again: what was damaged has been removed there, and is sent or made anew",
-                ) from None
+        kind, key, files = bundle
+        try:
+            with self._required("read"):
+                self._objects.download(files, folder, progress, kind, key)
+        except DamagedError as damage:
+            with suppress(FileNotFoundError, UnusableError):
+                self._objects.remove(kind, key, damage.name)
+            raise UnavailableError(
+                "a file that travels through the store did not arrive as it was sent",
+                given=f"{self._shown}/{kind}/{key}: {damage}",
+                remedy="run again: what was damaged has been removed there, and is sent or made anew",
+            ) from None
 
     def write_message(self, job: str, name: str, text: str) -> None:
         """Write a message about a job. Raises UnavailableError."""

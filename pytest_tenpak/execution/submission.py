@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from ..progress import Progress, ignore
+from ..progress import Progress
 from .job_folder import pass_on_progress, read_answer
 from .order import REPLY, STARTED, Order
 
@@ -46,7 +46,7 @@ Post: TypeAlias = Callable[[Order, Progress], Submission]
 class SubmittedFolder:
     """A job in a folder of the cache, which machines see under the same path, with all that it names."""
 
-    def __init__(self, order: Order, progress: Progress = ignore) -> None:  # noqa: ARG002
+    def __init__(self, order: Order, progress: Progress) -> None:  # noqa: ARG002
         self.folder = order.write()
         self.name = self.folder.name
         self.argument = str(self.folder)
@@ -64,7 +64,7 @@ class SubmittedFolder:
         """Pass on what came of its progress since the last time."""
         self._read = pass_on_progress(self.folder, self._read, progress)
 
-    def reply(self, progress: Progress = ignore) -> dict[str, Any] | None:  # noqa: ARG002
+    def reply(self, progress: Progress) -> dict[str, Any] | None:  # noqa: ARG002
         """Return ``answer`` or ``error``; None where there is no whole reply."""
         return read_answer(self.folder / REPLY)
 

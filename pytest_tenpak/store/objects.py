@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -27,7 +27,11 @@ _T = TypeVar("_T")
 
 
 class DamagedError(Exception):
-    """What is in the store is not what it says: which file, and why."""
+    """What is in the store is not what it says: which file, and why; ``name`` is that of its object."""
+
+    def __init__(self, words: str, name: str = "") -> None:
+        super().__init__(words)
+        self.name = name
 
 
 class Objects:
@@ -96,11 +100,22 @@ class Objects:
 
         self._placed(self._path(*parts), send, ANSWER_SECONDS + size / _SLOWEST)
 
-    def download(self, target: Path, name: str, record: FileRecord, *parts: str) -> Iterator[int]:
-        """Fetch the object that ``record`` names to a new file, and yield the bytes of each piece.
+    def download(
+        self,
+        files: Mapping[str, FileRecord],
+        folder: Path,
+        progress: Callable[[int, int, str], None],
+        *parts: str,
+    ) -> None:
+        """Fetch objects to new files of a folder; raises DamagedError where one is missing or another."""
+        done, total = 0, sum(record.size for record in files.values())
+        for name, record in files.items():
+            for size in self._pieces(folder / name, name, record, *parts):
+                done += size
+                progress(done, total, "bytes")
 
-        Raises DamagedError, which calls the file ``name``, where it is missing or another.
-        """
+    def _pieces(self, target: Path, name: str, record: FileRecord, *parts: str) -> Iterator[int]:
+        """Fetch one object, and yield the bytes of each piece."""
         target.parent.mkdir(parents=True, exist_ok=True)
         sha, size, path = hashlib.sha256(), 0, self._path(*parts, record.sha256)
         try:
@@ -113,11 +128,11 @@ class Objects:
                     yield len(piece)
             ask(stream.close, ANSWER_SECONDS)
         except FileNotFoundError:
-            raise DamagedError(f"its file {name} is missing") from None
+            raise DamagedError(f"its file {name} is missing", record.sha256) from None
         if size != record.size:
-            raise DamagedError(f"its file {name} has another size than it should have")
+            raise DamagedError(f"its file {name} has another size than it should have", record.sha256)
         if sha.hexdigest() != record.sha256:
-            raise DamagedError(f"its file {name} has another SHA-256 than it should have")
+            raise DamagedError(f"its file {name} has another SHA-256 than it should have", record.sha256)
 
     def _placed(self, path: str, send: Callable[[str], None], seconds: float) -> None:
         """Write an object so that it appears whole: at once, or under another name that is then changed."""

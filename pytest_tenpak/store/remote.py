@@ -189,12 +189,8 @@ class Remote:
     def _download_all(self, kind: str, key: str, manifest: Manifest, folder: Path) -> None:
         if not manifest.files:
             return
-        done, total = 0, sum(record.size for record in manifest.files.values())
         with self._show(f"fetching {kind[:-1]} {key[:8]} from {self.shown}") as progress:
-            for name, record in manifest.files.items():
-                for size in self._objects.download(folder / name, name, record, kind, key):
-                    done += size
-                    progress(done, total, "bytes")
+            self._objects.download(manifest.files, folder, progress, kind, key)
 
     def _refuse(self, kind: str, key: str, count: int, damage: str) -> None:
         """Note what is damaged, so that a push of this process replaces it."""
