@@ -11,11 +11,11 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ..errors import TenpakError
+from ..machines.device import Device
 from ..quantizers.base import Backend, Quantizer
 from ..quantizers.interpreters import installed_versions
 from ..store.eviction import sizes
 from ..units import in_gib
-from .device import Device
 from .inputs import missing_libraries
 from .run import Run
 

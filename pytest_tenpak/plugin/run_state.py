@@ -19,15 +19,15 @@ from . import options
 if TYPE_CHECKING:
     from ..execution.executor import Executor
     from ..execution.submission import Post
-    from ..gate.ahead import Show
-    from ..gate.places import Places
     from ..gate.run import Run
-    from ..gate.session import GateSession
     from ..progress import Progress
+    from ..session.ahead import Show
+    from ..session.places import Places
+    from ..session.session import GateSession
     from ..store.store import Store
 
 #: The module that does a job on another machine.
-_ENTRY = "pytest_tenpak.gate.on_node"
+_ENTRY = "pytest_tenpak.machines.on_node"
 #: Keys of the data that an xdist worker sends to the controller when it ends.
 USAGE_KEY = "tenpak_usage_error"
 EXPECTED_KEY = "tenpak_expected"
@@ -45,13 +45,13 @@ def open_session(config: pytest.Config) -> GateSession:
         return config.stash[session_key]
     from ..execution.process import Bounds
     from ..execution.residents import Residents
-    from ..gate.device import choose_device, parse_device
     from ..gate.run import Run
-    from ..gate.session import GateSession
+    from ..machines.device import choose_device, parse_device
     from ..metrics.intervals import Rule
     from ..quantizers.interpreters import Interpreters
     from ..quantizers.placement import DISK
     from ..quantizers.registry import Registry
+    from ..session.session import GateSession
     from ..units import GIB
 
     options.require_effective(config)
@@ -107,9 +107,9 @@ def open_session(config: pytest.Config) -> GateSession:
 
 def _places(config: pytest.Config, run: Run, wanted: str) -> tuple[Run, Places]:
     """Return where cases are evaluated, with the run as it is there."""
-    from ..gate.cluster import Cluster
-    from ..gate.device import choose_device, count_devices
-    from ..gate.places import Elsewhere, Here
+    from ..machines.device import choose_device, count_devices
+    from ..session.cluster import Cluster
+    from ..session.places import Elsewhere, Here
 
     jobs, retries = options.read(config, "jobs"), options.read(config, "retries")
     connect = _executor(config)
@@ -135,7 +135,7 @@ def _post(config: pytest.Config, store: Store) -> Post:
 
     if options.read(config, "transport") == "folder":
         return SubmittedFolder
-    from ..gate.shared_store import carry_by
+    from ..machines.shared_store import carry_by
 
     url = options.read(config, "store")
     if not url or options.read(config, "store_mode") != "write":
