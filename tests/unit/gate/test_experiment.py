@@ -81,8 +81,10 @@ def keys(experiment, monkeypatch):
 
 def with_version(monkeypatch, name: str, version: str) -> None:
     """Make one distribution look as if another version of it were installed."""
-    installed = interpreters.version
-    monkeypatch.setattr(interpreters, "version", lambda asked: version if asked == name else installed(asked))
+    installed = interpreters._version
+    monkeypatch.setattr(
+        interpreters, "_version", lambda asked: version if asked == name else installed(asked)
+    )
 
 
 def test_a_release_of_the_plugin_makes_nothing_anew(keys, monkeypatch):
