@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -83,19 +84,20 @@ class Import(NamedTuple):
 
 
 @cache
-def modules() -> dict[str, ast.Module]:
-    """Every module by its dotted name below the package; packages by their own."""
-    found = {}
-    for path in SOURCE.rglob("*.py"):
-        parts = path.relative_to(SOURCE).with_suffix("").parts
-        found[".".join(parts)] = ast.parse(path.read_text(encoding="utf-8"))
-    return found
+def modules() -> dict[str, Path]:
+    """The file of every module by its dotted name below the package; packages by their own."""
+    return {".".join(path.relative_to(SOURCE).with_suffix("").parts): path for path in SOURCE.rglob("*.py")}
+
+
+def parsed(path: Path) -> ast.Module:
+    """The syntax of a file, which nobody keeps: those of all files are half a million objects."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 @cache
 def imports_of() -> dict[str, list[Import]]:
     """Every import of the package's modules, by the module that imports."""
-    return {name: list(_imports(name, tree)) for name, tree in modules().items()}
+    return {name: list(_imports(name, parsed(path))) for name, path in modules().items()}
 
 
 def imports() -> list[Import]:
@@ -217,8 +219,9 @@ def test_a_job_in_another_interpreter_needs_nothing_but_the_standard_library():
 
 def test_faces_of_packages_import_nothing():
     """Importing one module of a package costs that module, and not its neighbours."""
-    for name, tree in modules().items():
+    for name, path in modules().items():
         if name.endswith(".__init__"):
+            tree = parsed(path)
             assert not [node for node in tree.body if isinstance(node, ast.Import)], name
             found = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
             assert found <= {"typing"}, name
@@ -239,7 +242,7 @@ def texts_with_imports() -> Iterator[tuple[str, str, str]]:
     for path in sorted(
         f for folder in ("tests", "benchmarks", "examples") for f in (ROOT / folder).rglob("*.py")
     ):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 for module, names in IN_TEXT.findall(node.value):
                     for name in names.split(","):
