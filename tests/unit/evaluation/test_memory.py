@@ -33,8 +33,8 @@ def peak(scorer: Scorer, observer=None) -> int:
 def test_the_logits_of_a_large_vocabulary_are_never_held_whole(tmp_path, monkeypatch):
     """131,072 logits a token: 255 MiB for two windows at once, twice as much with a reference's beside them.
 
-    Without a reference a chunk is held, here of 64 MiB, with one two halves (chunks of fewest rows), and nine
-    tenths of one for all the rest: the reference's head among it, of 32 MiB, where it is another one.
+    Without a reference a chunk is held, here of 64 MiB, with one two halves (chunks of fewest rows), and three
+    quarters of one for all the rest; beside them the reference's head, where it is another one.
     """
     monkeypatch.setattr(perplexity, "_CHUNK_BYTES", CHUNK)
     monkeypatch.setattr(perplexity, "_FEWEST_ROWS", CHUNK // 2 // (4 * VOCABULARY))
@@ -53,4 +53,5 @@ def test_the_logits_of_a_large_vocabulary_are_never_held_whole(tmp_path, monkeyp
     found = {"none": peak(scorer)} | {
         name: peak(scorer, Comparer(trace, scorer.device, one)) for name, one in heads.items()
     }
-    assert max(found.values()) < 1.9 * CHUNK < whole / 2, found
+    found["another"] -= head.weight.nbytes
+    assert max(found.values()) < 1.75 * CHUNK < whole / 2, found
