@@ -26,7 +26,7 @@ from false_alarms import ONE, train
 from ray.cluster_utils import Cluster
 from tabulate import tabulate
 
-from pytest_tenpak.gate.places import MOST
+from pytest_tenpak.session.places import MOST
 
 #: Where the kernel's reserve for shared memory is small, this still holds what tasks return: a word each.
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}

@@ -23,7 +23,7 @@ from pytest_tenpak.evaluation.corpus import CALIBRATION, DEFAULT, load_corpus
 from pytest_tenpak.evaluation.perplexity import measure_windows
 from pytest_tenpak.evaluation.protocol import Protocol
 from pytest_tenpak.evaluation.tokenize import tokenize
-from pytest_tenpak.gate.cpu_class import cpu_class
+from pytest_tenpak.machines.cpu_class import cpu_class
 from pytest_tenpak.models.convert import convert_gguf, copy_tokenizer
 from pytest_tenpak.models.locate import locate_model
 from pytest_tenpak.progress import ignore

@@ -30,7 +30,7 @@ import subject
 from tabulate import tabulate
 
 from pytest_tenpak.evaluation.corpus import load_corpus
-from pytest_tenpak.gate.cpu_class import cpu_class
+from pytest_tenpak.machines.cpu_class import cpu_class
 
 SUPPORT = Path(__file__).resolve().parents[1] / "tests" / "support"
 

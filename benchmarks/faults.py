@@ -25,12 +25,11 @@ from safetensors.torch import load_file, save_file
 from pytest_tenpak.evaluation.corpus import CALIBRATION, DEFAULT, load_corpus
 from pytest_tenpak.execution.process import Bounds
 from pytest_tenpak.gate.case import Case
-from pytest_tenpak.gate.device import choose_device
 from pytest_tenpak.gate.marker import read_marker
 from pytest_tenpak.gate.outcome import Outcome
 from pytest_tenpak.gate.pipeline import evaluate
 from pytest_tenpak.gate.run import Run
-from pytest_tenpak.gate.write_baseline import write_baseline
+from pytest_tenpak.machines.device import choose_device
 from pytest_tenpak.metrics.intervals import Rule, perplexity
 from pytest_tenpak.models.convert import convert_gguf, copy_tokenizer
 from pytest_tenpak.models.locate import locate_model
@@ -38,6 +37,7 @@ from pytest_tenpak.progress import ignore
 from pytest_tenpak.quantizers.base import Job
 from pytest_tenpak.quantizers.interpreters import Interpreters
 from pytest_tenpak.quantizers.registry import Registry
+from pytest_tenpak.session.write_baseline import write_baseline
 from pytest_tenpak.spec import QuantizeSpec
 from pytest_tenpak.store.store import Store
 from pytest_tenpak.verdict.update import Request

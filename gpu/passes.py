@@ -3,6 +3,7 @@
 All score the same passages: a prefix token, then ``context`` tokens that are all scored. Rounds are
 interleaved in an order that rotates, and ratios are taken within a round. Memory is the peak of what torch
 allocates beyond the weights. Waits are the calls at which the host waited for the GPU, as torch reports them.
+What the time goes into is torch's profile of one more run of each method.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing import Any
 from measured import Text, arguments, random_llama, read_text, windows_of
 
 ROUNDS = 5
+#: How many operations of each method are listed.
+BUSIEST = 10
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,15 @@ def evaluator(task: Task, chunk: int = 0) -> Run:
     """The gate's evaluator, with logits of ``chunk`` bytes at a time where that is given."""
     from pytest_tenpak.evaluation import perplexity
 
-    scorer, own = task.scorer(), perplexity._CHUNK_BYTES
+    scorer, own = task.scorer(), dict(perplexity._CHUNK_BYTES)
+    sizes = dict.fromkeys(own, chunk) if chunk else own
 
     def run() -> float:
-        perplexity._CHUNK_BYTES = chunk or own
+        perplexity._CHUNK_BYTES.update(sizes)
         try:
             return _perplexity(scorer.score(task.windows))
         finally:
-            perplexity._CHUNK_BYTES = own
+            perplexity._CHUNK_BYTES.update(own)
 
     return run
 
@@ -154,7 +158,7 @@ def lm_eval(task: Task) -> Run:
 METHODS: dict[str, Callable[[Task], Run]] = {
     "bare forward pass": bare,
     "pytest-tenpak": evaluator,
-    "pytest-tenpak, chunks of 512 MiB": lambda task: evaluator(task, 512 << 20),
+    "pytest-tenpak, chunks of 1 GiB": lambda task: evaluator(task, 1 << 30),
     "pytest-tenpak, recording a reference": recording,
     "pytest-tenpak, exact KL divergence": comparing,
     "transformers' loss, window by window": transformers_loop,
@@ -249,6 +253,21 @@ def _watching() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
+def busiest(task: Task, run: Run) -> list[dict[str, Any]]:
+    """Return name, calls and seconds of what takes longest: a GPU's kernels, or torch's operations."""
+    from torch.profiler import ProfilerActivity, profile
+
+    place = "device" if task.on_gpu else "cpu"
+    with profile(activities=[ProfilerActivity.CUDA if task.on_gpu else ProfilerActivity.CPU]) as found:
+        run()
+        _finish(task)
+    own = f"self_{place}_time_total"
+    rows = sorted(found.key_averages(), key=lambda row: getattr(row, own), reverse=True)
+    return [
+        {"name": row.key, "calls": row.count, "seconds": getattr(row, own) / 1e6} for row in rows[:BUSIEST]
+    ]
+
+
 def measure(task: Task, count: int) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Return a row of figures for each method; and why others could not be run."""
     ready, missing = prepare(task)
@@ -267,6 +286,8 @@ def measure(task: Task, count: int) -> tuple[list[dict[str, Any]], dict[str, str
                 "highest": max(ratios),
                 "peak_bytes": peak(task, run),
                 "waits": waits(task, run),
+                "seconds": statistics.median(seconds[name]),
+                "busiest": busiest(task, run),
                 "perplexity": None if math.isnan(figures[name]) else figures[name],
             }
         )

@@ -110,6 +110,22 @@ def _evaluator(steps: Mapping[str, Any]) -> list[str]:
         f"{figures['windows']} × {figures['context']} tokens; ratios are medians of those within a round.",
         table(headers, rows),
         *missing,
+        *_busiest(figures["rows"]),
+    ]
+
+
+def _busiest(methods: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where the time of the fastest and of ours goes: operations by their share of a run's seconds."""
+    return [
+        table(
+            [method["name"], "calls", "of its time"],
+            [
+                [row["name"][:90], f"{row['calls']}", f"{row['seconds'] / method['seconds']:.1%}"]
+                for row in method["busiest"]
+            ],
+        )
+        for method in methods
+        if method["busiest"] and method["name"].startswith(("bare", "pytest-tenpak"))
     ]
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from ..errors import SpecError
-from ..gate.accept import Acceptance, accept
 from ..gate.outcome import Outcome
 from ..metrics.intervals import DEFAULT_RULE
 from ..plugin import options
 from ..reports.escaping import short_name, visible
 from ..reports.run_document import read_document
 from ..reports.wording import note_words
+from ..session.accept import Acceptance, accept
 from ..spec import nearest
 from ..verdict.update import UPDATES, Lack, Request
 

@@ -10,7 +10,7 @@ import pytest
 from tabulate import tabulate
 
 from ..errors import SpecError
-from ..gate.shared_store import pull_entries, push_entries
+from ..machines.shared_store import pull_entries, push_entries
 from ..plugin.options import cache_store, shared_store
 from ..spec import nearest
 from ..store import eviction

@@ -17,12 +17,12 @@ import pytest
 from .. import progress
 from ..errors import ModelError, ReportError, SpecError
 from ..gate.arguments import ARGUMENTS
-from ..gate.candidates import Question
 from ..gate.marker import require_methods
-from ..gate.recommend import Watch, recommend
 from ..plugin import options
 from ..plugin.run_state import open_session
 from ..progress import Progress
+from ..recommend.candidates import Question
+from ..recommend.search import Watch, recommend
 from ..reports.escaping import visible_lines
 from ..reports.recommendation import answer_lines, found_words, stage_words
 from ..spec import Option

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MeasurementError
-from .perplexity import in_pieces, joined
+from .predictions import LOG_OF_ZERO, divergence
 from .transfer import upload
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ MODES = ("auto", "exact", "top-k")
 TOP_K = 64
 #: The largest output head that is saved with the reference's states, unless ``exact`` is requested.
 _HEAD_BYTES = 1 << 30
-#: Stands for the logarithm of 0, so that 0 · ln 0 is 0 and not NaN.
-_LOG_OF_ZERO = -1e4
 
 
 def kind_of(scorer: Scorer, mode: str) -> str:
@@ -95,13 +93,21 @@ class Comparer:
         self._reference = reference
         self._device = device
         self._head = _shared(reference.head(device), head) if reference.kind == EXACT else None
+        self._batch = 0, 0
         self._recorded: dict[str, Any] = {}
         self._room: Any = None
 
     def begin(self, first: int, count: int) -> None:
-        """Read what was recorded of the reference on a batch's windows."""
+        """Note which windows come; what was recorded of the reference on them is read when it is needed.
+
+        A GPU has the whole batch to run by then, and does not wait for the disk.
+        """
+        self._batch, self._recorded = (first, count), {}
+
+    def _read(self) -> dict[str, Any]:
+        first, count = self._batch
         names = ("nll", "states") if self._head else ("nll", "top_ids", "top_log_probabilities")
-        self._recorded = {
+        return {
             name: upload(self._reference.read(name, first, count), self._device).unflatten(0, (count, -1))
             for name in names
         }
@@ -109,25 +115,17 @@ class Comparer:
     def observe(self, states: Any, log_probabilities: Any, nll: Any, start: int) -> dict[str, Any]:  # noqa: ARG002
         """Return divergence (nats), whether the most likely tokens differ, squared probability difference."""
         positions = slice(start, start + nll.shape[1])
+        self._recorded = self._recorded or self._read()
         recorded = {name: row[:, positions] for name, row in self._recorded.items()}
-        compare = self._exactly if self._head else self._by_top
-        kld, agrees = compare(recorded, log_probabilities)
+        if self._head:
+            kld, agrees = divergence(self._logits(recorded["states"]), log_probabilities)
+        else:
+            kld, agrees = _by_top(recorded, log_probabilities)
         squared_dp = ((-nll).exp() - (-recorded["nll"]).exp()) ** 2
         return {"kld": kld.clamp(min=0), "disagreement": (~agrees).float(), "squared_dp": squared_dp}
 
-    def _exactly(self, recorded: dict[str, Any], ours: Any) -> tuple[Any, Any]:
-        import torch
-
-        theirs = self._logits(recorded["states"])
-        may_ask = ours.device.type == "cpu"
-        pairs = list(zip(in_pieces(theirs), in_pieces(ours), strict=True))
-        scratch = torch.empty_like(pairs[0][0])
-        found = [exactly(*pair, may_ask=may_ask, scratch=scratch[:, : pair[0].shape[1]]) for pair in pairs]
-        kld, agrees = zip(*found, strict=True)
-        return joined(kld), joined(agrees)
-
     def _logits(self, states: Any) -> Any:
-        """Return the reference's logits, float32 (windows, positions, vocabulary), valid until the next call.
+        """Return the reference's logits (windows, positions, vocabulary), valid until the next call.
 
         On a CPU they are written where the last ones were: memory that is new for each chunk has to be
         cleared by the kernel first.
@@ -137,7 +135,7 @@ class Comparer:
 
         weight, bias = self._head  # type: ignore[misc]
         if states.device.type != "cpu" or states.dtype != torch.float32 or bias is not None:
-            return linear(states, weight, bias).float()
+            return linear(states, weight, bias)
         rows = states.shape[0] * states.shape[1]
         if self._room is None or len(self._room) < rows:
             self._room = None  # given back before there is another one
@@ -145,14 +143,15 @@ class Comparer:
         product = torch.mm(states.flatten(0, 1), weight.T, out=self._room[:rows])
         return product.view(*states.shape[:2], -1)
 
-    def _by_top(self, recorded: dict[str, Any], ours: Any) -> tuple[Any, Any]:
-        ids, theirs = recorded["top_ids"].long(), recorded["top_log_probabilities"].clamp(min=_LOG_OF_ZERO)
-        agrees = ours.argmax(-1) == ids[..., 0]
-        ours = ours.gather(2, ids).clamp(min=_LOG_OF_ZERO)
-        listed = (theirs.exp() * (theirs - ours)).sum(-1)
-        # The rest is small: its sums are in double, since rounding errors could be as large.
-        tail, our_tail = ((1 - row.double().exp().sum(-1)).clamp(min=1e-12) for row in (theirs, ours))
-        return (listed + tail * (tail.log() - our_tail.log())).float(), agrees
+
+def _by_top(recorded: dict[str, Any], ours: Any) -> tuple[Any, Any]:
+    ids, theirs = recorded["top_ids"].long(), recorded["top_log_probabilities"].clamp(min=LOG_OF_ZERO)
+    agrees = ours.argmax(-1) == ids[..., 0]
+    ours = ours.gather(2, ids).clamp(min=LOG_OF_ZERO)
+    listed = (theirs.exp() * (theirs - ours)).sum(-1)
+    # The rest is small: its sums are in double, since rounding errors could be as large.
+    tail, our_tail = ((1 - row.double().exp().sum(-1)).clamp(min=1e-12) for row in (theirs, ours))
+    return (listed + tail * (tail.log() - our_tail.log())).float(), agrees
 
 
 def _shared(saved: tuple[Any, Any], head: Any) -> tuple[Any, Any]:
@@ -165,41 +164,3 @@ def _shared(saved: tuple[Any, Any], head: Any) -> tuple[Any, Any]:
         return saved
     alike = (own.shape, own.dtype, own.device) == (weight.shape, weight.dtype, weight.device)
     return (own.detach(), bias) if alike and torch.equal(own, weight) else saved
-
-
-def exactly(theirs: Any, ours: Any, *, may_ask: bool, scratch: Any = None) -> tuple[Any, Any]:
-    """Return divergence, and whether the most likely tokens agree, of each position; changes its arguments.
-
-    ``theirs`` are the reference's logits, ``ours`` log-probabilities, float32 (…, vocabulary); ``scratch`` is
-    overwritten, of the same shape. Logarithms of 0 are rare, and cost two more passes over the vocabulary. On
-    a CPU they are looked for. Without ``may_ask`` they are replaced whether there are any or not: a GPU would
-    have to finish before it answers.
-    """
-    import torch
-
-    agrees = _likeliest(ours) == _likeliest(theirs)
-    # With e = exp(theirs − max) and its sum s, p is e / s: Σ p·(ln p − ln q) needs one exponential and
-    # one product over the vocabulary, which are most of the cost of a comparison.
-    weights = torch.exp(theirs.sub_(theirs.amax(dim=-1, keepdim=True)), out=scratch)
-    total = weights.sum(dim=-1, keepdim=True)
-    difference = theirs.sub_(total.log()).sub_(ours)
-    if not may_ask:
-        # A token's own NaN is in its weights too, and stays.
-        difference.nan_to_num_(nan=0.0, posinf=-_LOG_OF_ZERO, neginf=_LOG_OF_ZERO)
-    kld = difference.mul_(weights).sum(dim=-1) / total[..., 0]
-    if may_ask and not bool(torch.isfinite(kld).all()):
-        theirs = (weights / total).log_().clamp_(min=_LOG_OF_ZERO)
-        kld = theirs.sub_(ours.clamp_(min=_LOG_OF_ZERO)).mul_(weights).sum(dim=-1) / total[..., 0]
-    return kld, agrees
-
-
-def _likeliest(rows: Any) -> Any:
-    """Return the number of the largest of each row, of equal ones the first.
-
-    numpy's search is ten times as fast as torch's on a CPU, with the same answer.
-    """
-    import torch
-
-    if rows.device.type != "cpu":
-        return rows.argmax(dim=-1)
-    return torch.from_numpy(rows.numpy().argmax(axis=-1))

@@ -11,21 +11,16 @@ from ..models.decoder import removed_after
 from ..models.dispatched import device_of, input_device
 from ..progress import Progress, ignore
 from ..store.digest import fingerprint
+from .predictions import score, split
 from .protocol import Window
-from .transfer import Download, upload
+from .transfer import Download, Landing, upload
 
-#: Bytes of the largest float32 logits tensor that is ever held. On a CPU each product with the head packs
-#: the whole head again, so few large chunks are faster than many small ones.
-_CHUNK_BYTES = 128 << 20
+#: Bytes of the largest float32 logits tensor that is ever held, by device type. For each product with the
+#: head a CPU packs all of it again, a GPU reads it again: few large chunks are faster than many small ones.
+_CHUNK_BYTES = {"cpu": 128 << 20, "cuda": 256 << 20}
 #: On a CPU, half of that where an observer holds other logits beside ours, but so many rows in any case:
 #: packing the head takes as long as multiplying some 30 rows by it.
 _FEWEST_ROWS = 128
-#: What is made beside logits (exponentials, products) is as large as a piece of a chunk. On a CPU a piece is
-#: so small that it stays in the cache from one step to the next, and so large that threads, which wait for
-#: each other after each step, do so rarely. Elsewhere a chunk is one piece, so that a GPU is given few large
-#: steps, unless the vocabulary is large.
-_CPU_PIECE_BYTES = 8 << 20
-_LARGE_VOCABULARY, _PIECE_BYTES = 65536, 16 << 20
 #: Tokens in a batch, by device type, where the user sets no batch size.
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 
@@ -131,6 +126,7 @@ class Scorer:
         import torch
 
         size = self._windows_at_once(windows)
+        landing = Landing(sum(window.scored for window in windows))
         batches: list[Download] = []
         pending = list(windows)
         done = 0
@@ -139,7 +135,7 @@ class Scorer:
                 batch = next(_batches(pending, size))
                 try:
                     number = first + len(windows) - len(pending)
-                    batches.append(Download(self._score(batch, number, observer)))
+                    batches.append(landing.begin(self._score(batch, number, observer)))
                 except torch.OutOfMemoryError:
                     if len(batch) == 1:
                         raise
@@ -152,7 +148,7 @@ class Scorer:
                 done += sum(window.scored for window in batch)
                 if progress:
                     progress(done)
-            return _joined([batch.wait() for batch in batches])
+            return Block(_sums([batch.wait() for batch in batches]), landing.rows)
 
     def _windows_at_once(self, windows: Sequence[Window]) -> int:
         # LLM.int8() chooses its outlier columns per batch: a window among others has other figures than
@@ -207,7 +203,7 @@ class Scorer:
         targets = upload(wanted, self.device)
         states = self._hidden(ids) if self.head_is_all else self._model(input_ids=ids, use_cache=False).logits
         states = states[:, -targets.shape[1] :]
-        parts = _split(states, self._positions_at_once(len(batch), observer))
+        parts = split(states, self._positions_at_once(len(batch), observer))
         chunks: list[dict[str, Any]] = []
         start = 0
         for part, wanted in zip(parts, targets.tensor_split(len(parts), dim=1), strict=True):
@@ -219,13 +215,13 @@ class Scorer:
         self, states: Any, targets: Any, start: int, observer: Observer | None
     ) -> dict[str, Any]:
         """Return figures per token of some positions; their logits are gone before the next ones are made."""
-        logits = (self.head(states) if self.head_is_all else states).float()
-        nll, predicted = _nll(logits, targets, observer is not None and observer.needs_predictions)
+        wants_all = observer is not None and observer.needs_predictions
+        nll, predicted = score(self.head(states) if self.head_is_all else states, targets, wants_all)
         more = observer.observe(states, predicted, nll, start) if observer else {}
         return {"nll": nll, **more}
 
     def _positions_at_once(self, windows: int, observer: Observer | None) -> int:
-        most = _CHUNK_BYTES
+        most = _CHUNK_BYTES.get(self.device.type, _CHUNK_BYTES["cpu"])
         if observer is not None and observer.needs_predictions and self.device.type == "cpu":
             most = min(most, max(most // 2, _FEWEST_ROWS * 4 * self.vocabulary))
         return most // (4 * self.vocabulary * windows)
@@ -236,64 +232,6 @@ class Scorer:
         return int(
             getattr(self.head, "out_features", None) or self._model.config.get_text_config().vocab_size
         )
-
-
-def _nll(logits: Any, targets: Any, wants_all: bool) -> tuple[Any, Any]:
-    """Return −ln softmax(logits)[target] of each position, and with ``wants_all`` all ln softmax(logits).
-
-    Everything is in place, but for the exponentials of a piece where the logits are still needed. torch's own
-    functions make a second tensor as large as the first, and on a CPU their sums over a large vocabulary are
-    off by 1e-6 to 1e-5 nats, all to one side.
-    """
-    import torch
-
-    pieces = in_pieces(logits)
-    scratch = torch.empty_like(pieces[0]) if wants_all else None
-    found = []
-    for piece, wanted in zip(pieces, targets.tensor_split(len(pieces), dim=1), strict=True):
-        piece.sub_(piece.amax(dim=-1, keepdim=True))
-        own = piece.gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
-        exponentials = piece if scratch is None else scratch[:, : piece.shape[1]]
-        total = torch.exp(piece, out=exponentials).sum(dim=-1).log_()
-        found.append(total - own)
-        if wants_all:
-            piece.sub_(total.unsqueeze(-1))
-    return joined(found), logits if wants_all else None
-
-
-def in_pieces(logits: Any) -> Sequence[Any]:
-    """Return float32 rows (windows, positions, vocabulary) as views of some positions each, largest first.
-
-    Whatever is done row by row has the same figures in pieces, bit for bit: only products of matrices may
-    depend on how many rows there are. (A sum of one row alone is the exception: threads share it.)
-    """
-    windows, positions, vocabulary = logits.shape
-    row = 4 * vocabulary
-    if logits.device.type == "cpu":
-        return _split(logits, _CPU_PIECE_BYTES // (row * windows), 1 if windows > 1 else 2)
-    large = vocabulary > _LARGE_VOCABULARY
-    return _split(logits, _PIECE_BYTES // (row * windows) if large else positions)
-
-
-def _split(rows: Any, most: int, least: int = 1) -> Sequence[Any]:
-    """Return views of (windows, positions, …), as alike as can be, of at most ``most`` positions.
-
-    But never of less than ``least``, where there are as many.
-
-    Alike, so that none is left with few rows: the head's product of fewer than 16 rows takes another way
-    through the library, with other last digits, and as long as one of many rows.
-    """
-    positions = rows.shape[1]
-    count = min(-(-positions // max(1, most)), positions // least)
-    parts: Sequence[Any] = rows.tensor_split(max(1, count), dim=1)
-    return parts
-
-
-def joined(pieces: Sequence[Any]) -> Any:
-    """Return figures of pieces, each (windows, positions), as one."""
-    import torch
-
-    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), dim=1)
 
 
 def _longest(windows: Sequence[Window]) -> int:
@@ -308,8 +246,8 @@ def _batches(windows: Sequence[Window], size: int) -> Iterator[list[Window]]:
             yield group[start : start + size]
 
 
-def _joined(batches: Sequence[Mapping[str, Any]]) -> Block:
-    """Join batches, each (windows, positions, …), into sums by window and one long row of tokens."""
+def _sums(batches: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return sums by window of figures by token, each (windows, positions, …), of consecutive batches."""
     import torch
 
     sums: dict[str, list[Any]] = {"tokens": [], "lost": []}
@@ -321,5 +259,4 @@ def _joined(batches: Sequence[Mapping[str, Any]]) -> Block:
         for name in summed:
             figures = torch.where(finite, batch[name].double(), 0.0)
             sums.setdefault(name, []).extend(figures.sum(dim=1).tolist())
-    by_token = {name: torch.cat([batch[name].flatten(0, 1) for batch in batches]) for name in batches[0]}
-    return Block(sums, by_token)
+    return sums

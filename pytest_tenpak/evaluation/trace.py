@@ -184,7 +184,8 @@ class Trace:
         """Return a figure of all scored tokens of ``count`` windows from ``first`` on, as a torch tensor."""
         import torch
 
-        return torch.cat(list(self._rows(name, first, first + count, "pt")))
+        rows = list(self._rows(name, first, first + count, "pt"))
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
 
     def _rows(self, name: str, first: int, stop: int, framework: str) -> Any:
         from safetensors import safe_open

@@ -85,9 +85,9 @@ class Standing(NamedTuple):
 class Executor(Protocol):
     """A place where jobs run: submit, poll, cancel.
 
-    A job is run by ``python -m pytest_tenpak.gate.on_node ARGUMENT`` with the ``argument`` of its submission,
-    or by ``on_node.main(ARGUMENT)`` where Python runs already, which returns why the job cannot be begun, if
-    so. It is ``done`` once there is a reply.
+    A job is run by ``python -m pytest_tenpak.machines.on_node ARGUMENT`` with the ``argument`` of its
+    submission, or by ``on_node.main(ARGUMENT)`` where Python runs already, which returns why the job cannot
+    be begun, if so. It is ``done`` once there is a reply.
     """
 
     def submit(self, job: Submission, needs: Needs) -> Any:

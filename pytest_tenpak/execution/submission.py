@@ -15,7 +15,7 @@ from .order import REPLY, STARTED, Order
 class Submission(Protocol):
     """One attempt at a job.
 
-    ``argument`` is what ``python -m pytest_tenpak.gate.on_node`` is given on the machine that runs it,
+    ``argument`` is what ``python -m pytest_tenpak.machines.on_node`` is given on the machine that runs it,
     ``name`` names it among others, and ``folder`` is on this machine, for logs.
     """
 

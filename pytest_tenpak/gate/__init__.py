@@ -1,1 +1,1 @@
-"""One case from marker to outcome, and one run of cases. Neither imports pytest nor torch."""
+"""One case, from marker to outcome. Neither pytest nor torch is imported."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from tabulate import tabulate
 
 from ..errors import TenpakError
+from ..machines.device import Device
 from ..quantizers.base import Backend, Quantizer
 from ..quantizers.interpreters import installed_versions
 from ..store.eviction import sizes
 from ..units import in_gib
-from .device import Device
 from .inputs import missing_libraries
 from .run import Run
 
@@ -27,6 +31,7 @@ def diagnose(run: Run) -> list[str]:
         versions,
         f"device: {_device(run)}",
         f"cache: {run.store.root} ({shown})",
+        *_bytecode(),
         "",
         *tabulate(rows, _HEADERS, disable_numparse=True).splitlines(),
     ]
@@ -38,6 +43,22 @@ def _device(run: Run) -> str:
     except TenpakError as error:
         return f"{error.problem}: {error.remedy}" if error.remedy else error.problem
     return device.torch_name if device.name == device.torch_name else f"{device.torch_name}, {device.name}"
+
+
+def _bytecode() -> Iterator[str]:
+    """A line where every process compiles torch anew, which takes longer than most gates on a GPU."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return
+    compiled = Path(importlib.util.cache_from_source(found.origin))
+    folder = next(one for one in compiled.parents if one.is_dir())
+    if compiled.is_file() or (not sys.dont_write_bytecode and os.access(folder, os.W_OK)):
+        return
+    if sys.dont_write_bytecode:
+        why, remedy = "PYTHONDONTWRITEBYTECODE is set", "unset it, or run python -m compileall there once"
+    else:
+        why, remedy = f"{folder} is not writable", "set PYTHONPYCACHEPREFIX to a folder that is, and stays"
+    yield f"bytecode: none of torch, and none is kept ({why}): every process compiles it again; {remedy}"
 
 
 def _rows(run: Run, quantizer: Quantizer) -> Iterator[list[str]]:

@@ -15,6 +15,7 @@ from ..evaluation.kept_texts import save_documents
 from ..evaluation.protocol import Protocol
 from ..evaluation.trace import TRACE_VERSION
 from ..execution.jobs import QuantizeJob, Rounding, Text
+from ..machines.device import Device
 from ..metrics.measurement import METRICS_VERSION
 from ..models.files import files_to_load
 from ..models.ledger import LEDGER_VERSION, Contents, read_contents
@@ -26,7 +27,6 @@ from ..quantizers.locate import locate
 from ..quantizers.registry import loading_backend
 from ..quantizers.rounding import GROUP, ROUNDING_VERSION
 from .case import Case
-from .device import Device
 from .run import Run
 
 #: The distribution of this package. Its version is not in cache keys, since a release by itself changes no

@@ -11,6 +11,7 @@ from ..evaluation.corpus import Corpus, load_corpus
 from ..evaluation.overlap import OVERLAP_VERSION, overlap
 from ..evaluation.protocol import Protocol
 from ..execution.jobs import ConvertJob
+from ..machines.device import Device
 from ..models.convert import CONVERSION_VERSION
 from ..models.locate import locate_model
 from ..models.model import Model, describe_model
@@ -20,7 +21,6 @@ from ..quantizers.interpreters import installed_versions
 from ..quantizers.locate import locate
 from ..quantizers.registry import loading_backend
 from .case import Case
-from .device import Device
 from .experiment import Experiment, Subject
 from .run import Run
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ..errors import GuessingError
 from ..evaluation.trace import Trace
 from ..execution.jobs import MeasureJob
+from ..machines.shared_store import measured
 from ..metrics.measurement import Coverage, Layers, Measurement, Provenance, Windows
 from ..models.config import computing_fields
 from ..models.ledger import Contents
@@ -18,7 +19,6 @@ from ..quantizers.locate import locate
 from ..verdict.compare import rounding_criterion
 from ..verdict.criteria import FIRST_SECTION, Criterion, first_decisive_look, limit_of
 from .experiment import Experiment, Subject
-from .shared_store import measured
 
 #: How many times the NLL of a case's best text another text may have.
 _APART = 3

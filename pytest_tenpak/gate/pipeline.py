@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from ..baselines.entry import Baseline, Entry
 from ..errors import InvalidError, TenpakError, UnavailableError, file_error
+from ..machines.device import Device
 from ..metrics.audit import Audit
 from ..metrics.measurement import Measurement, Noise
 from ..quantizers.base import Quantizer
@@ -21,7 +22,6 @@ from ..verdict.update import decide
 from .auditing import start_audit
 from .blaming import find_culprits
 from .case import Case
-from .device import Device
 from .experiment import Subject
 from .inputs import find_source, measure_overlap, refuse_incomplete, set_up
 from .judging import comparison_of, judge

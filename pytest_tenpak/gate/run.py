@@ -12,6 +12,7 @@ from ..execution.executor import Workers
 from ..execution.jobs import AnyJob, GenerateJob, MeasureJob
 from ..execution.process import Bounds
 from ..execution.residents import Residents
+from ..machines.device import Device
 from ..metrics.intervals import Rule
 from ..progress import Progress
 from ..quantizers.base import Quantizer
@@ -21,7 +22,6 @@ from ..quantizers.registry import Registry
 from ..spec import QuantizeSpec
 from ..store.store import Store
 from ..verdict.update import Request
-from .device import Device
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from .run_state import EXPECTED_KEY, UNUSED_KEY, USAGE_KEY, note_unused, open_se
 if TYPE_CHECKING:
     from ..gate.case import Case
     from ..gate.outcome import Outcome
+    from ..gate.run import Run
     from .fixture import Quantized
 
 MARKERS = ("quantize", "tenpak_quantize")
@@ -145,8 +146,6 @@ def _selected(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.It
 
 def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
     """Build the case of every marked item; return what is wrong with markers and options."""
-    from ..gate.marker import read_marker
-
     problems: list[str] = []
     names: dict[str, str] = {}
     files: dict[str, Path] = {}
@@ -158,17 +157,7 @@ def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
     for item in items:
         nodeid = item.stash.get(_nodeid, item.nodeid)
         try:
-            marker = _marker_of(item)
-            file, line = _place(item, marker)
-            case = read_marker(
-                marker.args,
-                marker.kwargs,
-                registry=session.run.registry,
-                defaults=defaults,
-                nodeid=nodeid,
-                file=file,
-                line=line,
-            )
+            case = _case_of(item, nodeid, session.run, defaults)
         except TenpakError as error:
             problems.append(str(error.asked_by(nodeid)))
             continue
@@ -176,11 +165,7 @@ def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
             problems.append(_same_id(nodeid, files[nodeid], item.path))
         if names.setdefault(case.name, nodeid) != nodeid:
             problems.append(f"{nodeid}: the baseline {case.name!r} is already used by {names[case.name]}")
-        item.stash[_case] = case
-        fixtures = getattr(item, "fixturenames", None)
-        if fixtures is not None and "quantized" not in fixtures:
-            # A marked test is gated whether or not it asks for the fixture.
-            item.fixturenames = [*fixtures, "quantized"]  # type: ignore[attr-defined]
+        _gate(item, case)
         session.expected.add(nodeid)
     if not problems:
         try:
@@ -191,6 +176,31 @@ def _build_cases(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
     if output is not None:
         output[EXPECTED_KEY] = sorted(session.expected)
     return problems
+
+
+def _case_of(item: pytest.Item, nodeid: str, run: Run, defaults: Mapping[str, Any]) -> Case:
+    """Return the case that an item's marker describes; raises TenpakError."""
+    from ..gate.marker import read_marker
+
+    marker = _marker_of(item)
+    file, line = _place(item, marker)
+    return read_marker(
+        marker.args,
+        marker.kwargs,
+        registry=run.registry,
+        defaults=defaults,
+        nodeid=nodeid,
+        file=file,
+        line=line,
+    )
+
+
+def _gate(item: pytest.Item, case: Case) -> None:
+    """Have an item gated, whether or not its test asks for the fixture."""
+    item.stash[_case] = case
+    fixtures = getattr(item, "fixturenames", None)
+    if fixtures is not None and "quantized" not in fixtures:
+        item.fixturenames = [*fixtures, "quantized"]  # type: ignore[attr-defined]
 
 
 def _same_id(nodeid: str, one: Path, other: Path) -> str:

@@ -479,7 +479,7 @@ def shared_store(
     url = url or read(config, "store")
     if not url:
         return None
-    from ..gate.shared_store import open_remote
+    from ..machines.shared_store import open_remote
 
     try:
         return open_remote(url, writes=read(config, "store_mode") == "write", show=show)

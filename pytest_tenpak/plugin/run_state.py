@@ -19,15 +19,17 @@ from . import options
 if TYPE_CHECKING:
     from ..execution.executor import Executor
     from ..execution.submission import Post
-    from ..gate.ahead import Show
-    from ..gate.places import Places
     from ..gate.run import Run
-    from ..gate.session import GateSession
+    from ..machines.device import Device
     from ..progress import Progress
+    from ..quantizers.registry import Registry
+    from ..session.ahead import Show
+    from ..session.places import Places
+    from ..session.session import GateSession
     from ..store.store import Store
 
 #: The module that does a job on another machine.
-_ENTRY = "pytest_tenpak.gate.on_node"
+_ENTRY = "pytest_tenpak.machines.on_node"
 #: Keys of the data that an xdist worker sends to the controller when it ends.
 USAGE_KEY = "tenpak_usage_error"
 EXPECTED_KEY = "tenpak_expected"
@@ -41,47 +43,39 @@ unused_key: pytest.StashKey[tuple[str, ...]] = pytest.StashKey()
 
 def open_session(config: pytest.Config) -> GateSession:
     """Return the run's gate session, made when the first gate is collected."""
-    if session_key in config.stash:
-        return config.stash[session_key]
+    if session_key not in config.stash:
+        from ..session.session import GateSession
+
+        options.require_effective(config)
+        session = config.stash[session_key] = GateSession(*_places(config, _run(config)))
+        session.unused = config.stash.get(unused_key, ())
+    return config.stash[session_key]
+
+
+def _run(config: pytest.Config) -> Run:
+    """Return the run as the options describe it, on this machine; raises TenpakError."""
     from ..execution.process import Bounds
     from ..execution.residents import Residents
-    from ..gate.device import choose_device, parse_device
     from ..gate.run import Run
-    from ..gate.session import GateSession
     from ..metrics.intervals import Rule
-    from ..quantizers.interpreters import Interpreters
     from ..quantizers.placement import DISK
-    from ..quantizers.registry import Registry
     from ..units import GIB
 
-    options.require_effective(config)
-    interpreters = Interpreters(options.read(config, "python"))
-    registry = Registry(interpreters=interpreters)
-    config.hook.pytest_tenpak_register_quantizers(register=registry.register)
-    registry.require_interpreters_known()
-    in_ci = bool(os.environ.get("CI") or os.environ.get("BUILD_NUMBER"))
+    registry = _registry(config)
     remote = options.shared_store(config, show=lambda title: _show_progress(config, title))
     store = options.cache_store(config, remote)
     request, reasons = options.request(config)
-    wanted = options.read(config, "device")
-    try:
-        parse_device(wanted)
-    except SpecError as error:
-        raise error.asked_by(options.source(config, "device")) from None
-    number = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    worker = int(number) if number.isdigit() else 0
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT") or 1)
     offload = options.read(config, "offload")
-    run = Run(
+    return Run(
         root=config.rootpath,
         store=store,
         registry=registry,
         baselines=options.baseline_folder(config),
-        choose_device=cache(lambda: choose_device(wanted, store, worker, workers)),
+        choose_device=_device_of_worker(config, store),
         request=request,
         reasons=reasons,
         compare_across_devices=options.read(config, "baseline_device") == "any",
-        in_ci=in_ci,
+        in_ci=bool(os.environ.get("CI") or os.environ.get("BUILD_NUMBER")),
         skip_unavailable=options.read(config, "unavailable") == "skip",
         batch_size=options.read(config, "batch_size"),
         rule=Rule(options.read(config, "alpha"), options.read(config, "fixed")),
@@ -95,23 +89,50 @@ def open_session(config: pytest.Config) -> GateSession:
             int(options.read(config, "memory") * GIB),
             counts_files=offload != DISK,
         ),
-        interpreters=interpreters,
+        interpreters=registry.interpreters,
         show_progress=lambda title: _show_progress(config, title),
-        workers=Residents(shared=workers > 1),
+        workers=Residents(shared=_worker()[1] > 1),
         offload=offload,
     )
-    session = config.stash[session_key] = GateSession(*_places(config, run, wanted))
-    session.unused = config.stash.get(unused_key, ())
-    return session
 
 
-def _places(config: pytest.Config, run: Run, wanted: str) -> tuple[Run, Places]:
+def _registry(config: pytest.Config) -> Registry:
+    """Return the methods of this package and of all plugins, each with the interpreter that it runs in."""
+    from ..quantizers.interpreters import Interpreters
+    from ..quantizers.registry import Registry
+
+    registry = Registry(interpreters=Interpreters(options.read(config, "python")))
+    config.hook.pytest_tenpak_register_quantizers(register=registry.register)
+    registry.require_interpreters_known()
+    return registry
+
+
+def _worker() -> tuple[int, int]:
+    """Return the number of this worker of xdist, from 0 on, and how many there are."""
+    number = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return int(number) if number.isdigit() else 0, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT") or 1)
+
+
+def _device_of_worker(config: pytest.Config, store: Store) -> Callable[[], Device]:
+    """Return what finds the device of this worker, once it is needed; raises SpecError for a wrong name."""
+    from ..machines.device import choose_device, parse_device
+
+    wanted = options.read(config, "device")
+    try:
+        parse_device(wanted)
+    except SpecError as error:
+        raise error.asked_by(options.source(config, "device")) from None
+    return cache(lambda: choose_device(wanted, store, *_worker()))
+
+
+def _places(config: pytest.Config, run: Run) -> tuple[Run, Places]:
     """Return where cases are evaluated, with the run as it is there."""
-    from ..gate.cluster import Cluster
-    from ..gate.device import choose_device, count_devices
-    from ..gate.places import Elsewhere, Here
+    from ..machines.device import choose_device, count_devices
+    from ..session.cluster import Cluster
+    from ..session.places import Elsewhere, Here
 
     jobs, retries = options.read(config, "jobs"), options.read(config, "retries")
+    wanted = options.read(config, "device")
     connect = _executor(config)
 
     def showing() -> AbstractContextManager[Show]:
@@ -135,7 +156,7 @@ def _post(config: pytest.Config, store: Store) -> Post:
 
     if options.read(config, "transport") == "folder":
         return SubmittedFolder
-    from ..gate.shared_store import carry_by
+    from ..machines.shared_store import carry_by
 
     url = options.read(config, "store")
     if not url or options.read(config, "store_mode") != "write":

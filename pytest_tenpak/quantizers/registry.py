@@ -30,7 +30,8 @@ class Registry:
         self, quantizers: Iterable[type[Quantizer]] = _OURS, interpreters: Interpreters | None = None
     ) -> None:
         self._quantizers: dict[str, type[Quantizer]] = {}
-        self._interpreters = interpreters or Interpreters({})
+        #: Where their backends are installed.
+        self.interpreters = interpreters or Interpreters({})
         for quantizer in quantizers:
             self.register(quantizer)
 
@@ -74,7 +75,7 @@ class Registry:
     def require_interpreters_known(self) -> None:
         """Raise SpecError where an interpreter was named for an unknown backend."""
         known = {backend.name for method in self for backend in self[method].choices()}
-        for name in self._interpreters.unknown_backends(known):
+        for name in self.interpreters.unknown_backends(known):
             raise SpecError(
                 f"an interpreter is named for {name!r}, which no method uses{nearest(name, known)}",
                 accepted=", ".join(sorted(known)),
@@ -106,7 +107,7 @@ class Registry:
         """Return the first backend whose libraries are installed; the preferred one when none is."""
         for backend in quantizer.backends:
             with suppress(UnavailableError):  # the interpreter that was named does not exist
-                if self._interpreters.versions(backend.name, *backend.requires).keys() >= {*backend.requires}:
+                if self.interpreters.versions(backend.name, *backend.requires).keys() >= {*backend.requires}:
                     return backend.name
         return quantizer.backends[0].name
 

@@ -1,5 +1,6 @@
 """`tenpak doctor`: what is installed, what can run here, and why not."""
 
+import os
 import subprocess
 import sys
 
@@ -42,6 +43,26 @@ def test_the_doctor_asks_the_interpreter_that_was_named(project, tmp_path):
     lines.fnmatch_lines(
         ["gptq *auto-gptq *no *the interpreter */none does not exist*", "nf4 *bitsandbytes *yes*"]
     )
+
+
+def test_an_environment_without_bytecode_is_said(project, tmp_path):
+    """Where nothing was compiled and nothing is kept; not where bytecode is there, or will be."""
+
+    def said(**variables) -> bool:
+        ran = subprocess.run(
+            [sys.executable, "-m", "pytest_tenpak", "doctor"],
+            cwd=project.path,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **variables},
+            capture_output=True,
+            text=True,
+        )
+        assert "cache: " in ran.stdout
+        return "bytecode: none of torch, and none is kept (PYTHONDONTWRITEBYTECODE is set)" in ran.stdout
+
+    elsewhere = {"PYTHONPYCACHEPREFIX": str(tmp_path / "bytecode")}
+    assert said(**elsewhere, PYTHONDONTWRITEBYTECODE="1")
+    assert not said(**elsewhere)
+    assert not said()
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from made_up import measured, outcome
 from pytest_tenpak.store.store import Store
-from pytest_tenpak.gate.write_baseline import write_baseline
+from pytest_tenpak.session.write_baseline import write_baseline
 from pytest_tenpak.verdict.update import Update
 
 folder, store, moments = Path(sys.argv[2]), Store(Path(sys.argv[3])), random.Random(1)

@@ -157,7 +157,7 @@ def test_an_upload_cut_in_the_middle_leaves_nothing_that_looks_whole(project, bu
     cut = """
 import os, sys
 from pathlib import Path
-from pytest_tenpak.gate import shared_store
+from pytest_tenpak.machines import shared_store
 from pytest_tenpak.store.store import Store
 remote = shared_store.open_remote(sys.argv[2])
 files = remote._objects._files

@@ -34,6 +34,7 @@ MEASURING = (
             "decoder_layers",
             "divergence",
             "perplexity",
+            "predictions",
             "protocol",
             "tokenize",
             "trace",

@@ -15,7 +15,7 @@ import pytest
 from places import ROOT, SUPPORT
 
 from pytest_tenpak.evaluation.corpus import load_corpus
-from pytest_tenpak.gate.cpu_class import cpu_class
+from pytest_tenpak.machines.cpu_class import cpu_class
 
 #: Products this small are ten times slower on two threads than on one where others use the machine too.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}

@@ -34,16 +34,19 @@ RULES: dict[str, set[str]] = {
     "execution": {*GROUND, "store", "metrics", "models", "quantizers", "evaluation", "verdict.criteria"},
 }
 RULES["execution"].add("diagnosis.shipped")
+RULES["machines"] = {*GROUND, "store", "metrics", "models", "quantizers", "evaluation", "execution"}
 RULES["gate"] = {*RULES, "verdict"}
+RULES["session"] = {*RULES, "gate"} - {"quantizers", "evaluation", "diagnosis"}
+RULES["recommend"] = {*RULES, "gate"} - {"machines", "session", "evaluation", "diagnosis"}
 RULES["reports"] = {"errors", "store", "metrics", "baselines", "verdict", "gate.outcome", "gate.summary"}
-RULES["plugin"] = {*RULES, "reports"}
+RULES["plugin"] = {*RULES, "reports"} - {"recommend"}
 RULES["cli"] = {*RULES, "plugin"} - {"execution", "quantizers", "evaluation"}
 RULES["__main__"] = {"cli.main"}
 #: Of these, ``plugin`` has one module each that may import them.
 ONE_DOOR = {
     "execution": "plugin.run_state",
     "quantizers.registry": "plugin.run_state",
-    "gate.device": "plugin.run_state",
+    "machines.device": "plugin.run_state",
     "quantizers.loading": "plugin.fixture",
 }
 HEAVY = {"torch", "transformers", "bitsandbytes", "datasets", "accelerate"}
@@ -68,7 +71,7 @@ SUBPROCESS = {
     "execution.template",
     "execution.memory",
     "quantizers.interpreters",
-    "gate.device",
+    "machines.device",
     "baselines.git",
 }
 

@@ -60,7 +60,9 @@ def quantize(job: Job) -> None:
         _leave_out_clipping()
     total = len(decoder_layers(wrapped.model))
     wrapped.subset_callback = _watch(job.progress, total)
-    packing = {"backend": "awq_torch"} if job.spec.method == "awq" and job.device == "cpu" else {}
+    # Codes of AWQ are packed alike by all kernels. On a GPU the default is one that is compiled first, for a
+    # minute, by a compiler that has to be there.
+    packing = {"backend": "awq_torch"} if job.spec.method == "awq" else {}
     # In their own order: the backend's default, sorting by length, leaves the order of equal lengths open.
     wrapped.quantize(samples, batch_size=1, calibration_sort=None, **packing)
     job.progress(total, total, "layers")

@@ -9,7 +9,7 @@ from tiny import VOCABULARY, random_model
 from traces import SIDE_BY_SIDE, TOKENS, letter, run
 
 from pytest_tenpak.errors import MeasurementError
-from pytest_tenpak.evaluation import divergence, perplexity
+from pytest_tenpak.evaluation import divergence, perplexity, predictions
 from pytest_tenpak.evaluation.divergence import EXACT, LOWER_BOUND, kind_of
 from pytest_tenpak.evaluation.perplexity import Scorer
 from pytest_tenpak.evaluation.protocol import Protocol
@@ -35,7 +35,7 @@ def with_bias(model, bias: torch.Tensor):
     return model.eval()
 
 
-def predictions(model, windows, bos=None) -> list[tuple[np.ndarray, np.ndarray]]:
+def predicted(model, windows, bos=None) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each window (log-probabilities, targets) of its scored positions, by the model's own logits."""
     found = []
     for start, stop, first in windows:
@@ -54,7 +54,7 @@ def predictions(model, windows, bos=None) -> list[tuple[np.ndarray, np.ndarray]]
 def by_definition(reference, checkpoint, windows, bos=None) -> dict[str, list[float]]:
     """KLD, disagreement and squared differences, summed over each window."""
     sums: dict[str, list[float]] = {"kld": [], "disagreement": [], "squared_dp": []}
-    pairs = zip(predictions(reference, windows, bos), predictions(checkpoint, windows, bos), strict=True)
+    pairs = zip(predicted(reference, windows, bos), predicted(checkpoint, windows, bos), strict=True)
     for (log_p, targets), (log_q, _) in pairs:
         p, q = np.exp(log_p), np.exp(log_q)
         with np.errstate(invalid="ignore"):
@@ -117,7 +117,7 @@ def test_windows_stretches_and_batches_do_not_show(tmp_path, protocol, bos):
 def test_chunks_of_positions_do_not_show(tmp_path, monkeypatch):
     """However few positions a chunk holds, each is compared with its own counterpart."""
     reference, checkpoint = sharp("llama", 0), sharp("llama", 1)
-    monkeypatch.setattr(perplexity, "_CHUNK_BYTES", 4 * VOCABULARY * 7)
+    monkeypatch.setitem(perplexity._CHUNK_BYTES, "cpu", 4 * VOCABULARY * 7)
     _, trace = compared(tmp_path, reference, checkpoint, batch_size=3)
     agree(trace.windows(0), by_definition(reference, checkpoint, SIDE_BY_SIDE))
 
@@ -143,7 +143,7 @@ def test_top_tokens_agree_with_their_own_definition(tmp_path):
     """The reference's most likely tokens one by one, and all others as one class."""
     reference, checkpoint = sharp("llama", 4), sharp("llama", 5)
     _, trace = compared(tmp_path, reference, checkpoint, mode="top-k")
-    pairs = zip(predictions(reference, SIDE_BY_SIDE), predictions(checkpoint, SIDE_BY_SIDE), strict=True)
+    pairs = zip(predicted(reference, SIDE_BY_SIDE), predicted(checkpoint, SIDE_BY_SIDE), strict=True)
     expected = []
     for (log_p, _), (log_q, _) in pairs:
         top = np.argsort(-log_p, axis=1)[:, : divergence.TOP_K]
@@ -263,7 +263,7 @@ def test_what_only_the_checkpoint_rules_out_is_dear_but_a_number(tmp_path, mode,
     _, trace = compared(tmp_path, reference, checkpoint, mode=mode)
     windows = trace.windows(0)
     assert windows.nonfinite == 0
-    probabilities = [np.exp(log_p[:, NEVER]).sum() for log_p, _ in predictions(reference, SIDE_BY_SIDE)]
+    probabilities = [np.exp(log_p[:, NEVER]).sum() for log_p, _ in predicted(reference, SIDE_BY_SIDE)]
     assert all(kld > 5000 * p for kld, p in zip(windows.kld, probabilities, strict=True))
     assert all(np.isfinite(windows.kld))
 
@@ -283,37 +283,54 @@ def test_a_target_that_is_ruled_out_is_lost_not_averaged(tmp_path):
     assert all(np.isfinite([*windows.kld, *windows.nll, *windows.squared_dp]))
 
 
+#: What a CPU computes in pieces, and what a GPU computes at once, without asking for a value.
+WAYS = [predictions._divergence_in_pieces, predictions._divergence_at_once]
+
+
 def logits_of(seed: int, *nothing: int) -> torch.Tensor:
-    """Random logits of 50 positions, some tokens ruled out."""
-    logits = 6 * torch.randn(50, VOCABULARY, generator=torch.Generator().manual_seed(seed))
-    logits[:, list(nothing)] = -torch.inf
+    """Random logits of 2 × 25 positions, some tokens ruled out."""
+    logits = 6 * torch.randn(2, 25, VOCABULARY, generator=torch.Generator().manual_seed(seed))
+    logits[..., list(nothing)] = -torch.inf
     return logits
 
 
 @pytest.mark.parametrize("theirs", [(), (3, 4)], ids=["all", "reference rules out"])
 @pytest.mark.parametrize("ours", [(), (3,)], ids=["all", "checkpoint rules out"])
-def test_what_a_gpu_computes_without_asking_is_what_a_cpu_looks_for(theirs, ours):
-    """Bit for bit where nothing is ruled out, and where that is the same; else as dear, to 1e-3."""
-    given = [(logits_of(0, *theirs), logits_of(1, *ours).log_softmax(-1)) for _ in range(2)]
-    (asked, agrees), (blind, agrees_too) = (
-        divergence.exactly(*pair, may_ask=may_ask) for pair, may_ask in zip(given, (True, False), strict=True)
+def test_what_a_gpu_computes_is_what_a_cpu_does(theirs, ours):
+    """To float32's last digits where nothing is ruled out, and where that is the same; else as dear, to 1e-3."""
+    (kld, agrees), (other_kld, other_agrees) = (
+        way(logits_of(0, *theirs), (logits_of(0) + logits_of(1, *ours)).log_softmax(-1)) for way in WAYS
     )
-    assert torch.equal(agrees, agrees_too)
-    assert torch.isfinite(blind).all()
-    if not (theirs or ours):
-        assert torch.equal(asked, blind)
-    assert torch.allclose(asked, blind, rtol=1e-3)
+    assert torch.equal(agrees, other_agrees)
+    assert 0 < int(agrees.sum()) < agrees.numel()
+    assert torch.allclose(kld, other_kld, rtol=1e-3 if theirs or ours else 2e-6)
+    assert torch.isfinite(other_kld).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_log_probabilities_of_a_gpu_are_float32(dtype):
+    """Whatever the type of the logits: the softmax's sum is not rounded to 16 bits."""
+    logits = logits_of(0).to(dtype)
+    targets = torch.arange(50).view(2, 25) % VOCABULARY
+    ways = [
+        predictions._score_in_place(logits.float(), targets, True),
+        predictions._score_at_once(logits, targets, True),
+    ]
+    for in_place, at_once in zip(*ways, strict=True):
+        assert at_once.dtype == torch.float32
+        assert torch.allclose(at_once, in_place, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-@pytest.mark.parametrize("may_ask", [True, False])
-def test_what_is_no_number_does_not_become_one(value, may_ask):
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_no_number_does_not_become_one(value, way):
     """A reference whose logits overflowed at a position has no divergence there."""
     theirs = logits_of(0)
-    theirs[7, 11] = value
-    kld, _ = divergence.exactly(theirs, logits_of(1).log_softmax(-1), may_ask=may_ask)
-    assert not torch.isfinite(kld[7])
-    assert torch.isfinite(kld[8:]).all()
+    theirs[0, 7, 11] = value
+    kld, _ = way(theirs, logits_of(1).log_softmax(-1))
+    assert not torch.isfinite(kld[0, 7])
+    assert torch.isfinite(kld[0, 8:]).all()
+    assert torch.isfinite(kld[1]).all()
 
 
 def head_of(weight: torch.Tensor) -> torch.nn.Linear:
@@ -343,10 +360,10 @@ def test_pieces_have_the_figures_of_the_whole_chunk(tmp_path, monkeypatch, vocab
     comparer = comparer_of(tmp_path, weight)
 
     def figures(size):
-        monkeypatch.setattr(perplexity, "_CPU_PIECE_BYTES", size)
-        nll, predicted = perplexity._nll(ours.clone(), targets, True)
-        alone, _ = perplexity._nll(ours.clone(), targets, False)
-        return nll, alone, *comparer._exactly({"states": states}, predicted)
+        monkeypatch.setattr(predictions, "_PIECE_BYTES", size)
+        nll, predicted = predictions.score(ours.clone(), targets, True)
+        alone, _ = predictions.score(ours.clone(), targets, False)
+        return nll, alone, *predictions.divergence(comparer._logits(states), predicted)
 
     threads = torch.get_num_threads()
     try:
@@ -362,7 +379,7 @@ def test_pieces_have_the_figures_of_the_whole_chunk(tmp_path, monkeypatch, vocab
 def test_pieces_are_small_and_hold_more_than_one_row():
     """What is made beside logits stays in the cache; and threads share no row, which would change its sum."""
     for shape in ((1, 255, 49_152), (4, 85, 49_152), (1, 64, 262_144), (1, 7, 600_000), (2, 1, 600_000)):
-        pieces = perplexity.in_pieces(torch.empty(shape, device="cpu"))
+        pieces = predictions.in_pieces(torch.empty(shape, device="cpu"))
         rows = [piece.shape[0] * piece.shape[1] for piece in pieces]
         assert sum(rows) == shape[0] * shape[1]
         assert rows[0] == max(rows)
@@ -389,4 +406,4 @@ def test_the_likeliest_token_is_the_first_of_equal_ones_and_what_is_no_number():
     rows[0, 5, 7] = rows[1, 6, 49] = torch.nan
     rows[2, 7] = -torch.inf
     for view in (rows, rows[:, 3:9], rows[1:, ::2]):
-        assert torch.equal(divergence._likeliest(view), view.argmax(-1))
+        assert torch.equal(predictions._likeliest(view), view.argmax(-1))

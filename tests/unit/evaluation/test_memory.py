@@ -36,7 +36,7 @@ def test_the_logits_of_a_large_vocabulary_are_never_held_whole(tmp_path, monkeyp
     Without a reference a chunk is held, here of 64 MiB, with one two halves (chunks of fewest rows), and three
     quarters of one for all the rest; beside them the reference's head, where it is another one.
     """
-    monkeypatch.setattr(perplexity, "_CHUNK_BYTES", CHUNK)
+    monkeypatch.setitem(perplexity._CHUNK_BYTES, "cpu", CHUNK)
     monkeypatch.setattr(perplexity, "_FEWEST_ROWS", CHUNK // 2 // (4 * VOCABULARY))
     model = random_model("llama", tie_word_embeddings=False)
     head = torch.nn.Linear(64, VOCABULARY, bias=False)

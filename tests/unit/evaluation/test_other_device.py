@@ -21,7 +21,7 @@ WINDOWS = Protocol.resolve("gptq", 64, None, 256).windows(len(TOKENS))
 def scorer(monkeypatch):
     """A model on the other device, scored in several chunks a batch."""
     on_cpu = Scorer(random_model("llama"), TOKENS)
-    monkeypatch.setattr(perplexity, "_CHUNK_BYTES", 4 * 258 * 2 * 16)
+    monkeypatch.setitem(perplexity._CHUNK_BYTES, "cpu", 4 * 258 * 2 * 16)
     monkeypatch.setattr(
         Scorer, "_head_is_all", lambda self: on_cpu.head_is_all
     )  # asks once, before all batches
@@ -66,6 +66,23 @@ def test_the_evaluator_waits_for_nothing_within_a_batch(scorer, tmp_path, kind, 
     assert device.downloads == batches * tensors
     assert device.asked in ([], ["is_nonzero"] * batches)
     assert len(block.sums["nll"]) == len(WINDOWS)
+
+
+def test_what_was_recorded_is_read_once_the_device_has_work(scorer, tmp_path, monkeypatch):
+    """For each batch, after its layers: a GPU computes them while the host waits for the disk."""
+    steps = []
+    read = Trace.read
+
+    def noted(self, name, *rest):
+        steps.append(name)
+        return read(self, name, *rest)
+
+    monkeypatch.setattr(Trace, "read", noted)
+    observer = Comparer(recorded(tmp_path, EXACT), DEVICE)
+    scorer._model.model.layers[-1].register_forward_hook(lambda *_: steps.append("layers"))
+    with OtherDevice():
+        scorer.score(WINDOWS, observer=observer)
+    assert steps == ["layers", "nll", "states"] * -(-len(WINDOWS) // 2)
 
 
 @pytest.mark.parametrize("sym", [True, False])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny import FAMILIES, byte_tokenizer, random_model
 
-from pytest_tenpak.evaluation import perplexity
+from pytest_tenpak.evaluation import perplexity, predictions
 from pytest_tenpak.evaluation.protocol import Protocol
 
 TOKENS = byte_tokenizer()("O, she doth teach the torches to burn bright! " * 12)["input_ids"]
@@ -70,7 +70,7 @@ def test_batches_and_chunks_do_not_change_a_figure(monkeypatch, batch_size):
     model = random_model("qwen2")
     windows = Protocol.resolve("sliding", 48, 20, 256).windows(len(TOKENS))
     expected = perplexity.measure_windows(model, TOKENS, windows).nll
-    monkeypatch.setattr(perplexity, "_CHUNK_BYTES", 4 * 258 * 7)
+    monkeypatch.setitem(perplexity._CHUNK_BYTES, "cpu", 4 * 258 * 7)
     measured = perplexity.measure_windows(model, TOKENS, windows, batch_size=batch_size)
     assert measured.nll == pytest.approx(expected, rel=1e-6)
 
@@ -79,7 +79,7 @@ def test_no_logits_tensor_is_larger_than_a_chunk(monkeypatch):
     """The head is never asked for more positions than a chunk holds, the model never for all."""
     model = random_model("llama")
     windows = Protocol.resolve("gptq", 128, None, 256).windows(len(TOKENS))
-    monkeypatch.setattr(perplexity, "_CHUNK_BYTES", 4 * 258 * 16)
+    monkeypatch.setitem(perplexity._CHUNK_BYTES, "cpu", 4 * 258 * 16)
     sizes = []
     head = model.get_output_embeddings()
     head.register_forward_hook(lambda module, given, out: sizes.append(out.shape[0] * out.shape[1]))
@@ -95,7 +95,7 @@ def test_a_large_vocabulary_costs_no_precision():
     logits = torch.randn(1, 64, 49152, generator=chooser) * 3
     targets = torch.randint(49152, (1, 64), generator=chooser)
     exact = torch.nn.functional.cross_entropy(logits[0].double(), targets[0], reduction="none")
-    errors = perplexity._nll(logits, targets, wants_all=False)[0][0].double() - exact
+    errors = predictions.score(logits, targets, wants_all=False)[0][0].double() - exact
     assert errors.abs().max() < 4e-6
     assert errors.mean().abs() < 3e-7
 

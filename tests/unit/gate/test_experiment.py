@@ -10,8 +10,8 @@ from made_up import case
 from pytest_tenpak.evaluation.corpus import Corpus
 from pytest_tenpak.evaluation.protocol import Protocol
 from pytest_tenpak.gate import experiment as module
-from pytest_tenpak.gate.device import KERNEL_VARIABLES, Device
 from pytest_tenpak.gate.experiment import Experiment, Subject
+from pytest_tenpak.machines.device import KERNEL_VARIABLES, Device
 from pytest_tenpak.models.model import Model
 from pytest_tenpak.quantizers import interpreters
 from pytest_tenpak.quantizers.registry import Registry

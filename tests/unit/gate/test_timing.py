@@ -9,9 +9,9 @@ from made_up import case
 from pytest_tenpak.errors import MeasurementError
 from pytest_tenpak.evaluation.corpus import Corpus
 from pytest_tenpak.evaluation.protocol import Protocol
-from pytest_tenpak.gate.device import Device
 from pytest_tenpak.gate.experiment import Experiment, Subject
 from pytest_tenpak.gate.timing import require_room
+from pytest_tenpak.machines.device import Device
 from pytest_tenpak.models.model import Model
 
 #: More than any machine has, of which a sparse file takes nothing.

@@ -12,6 +12,8 @@ ROW = {
     "peak_bytes": 512 << 20,
     "waits": 4,
     "perplexity": 128000.25,
+    "seconds": 2.0,
+    "busiest": [{"name": "gemm | bf16", "calls": 64, "seconds": 1.5}],
 }
 FIGURES = {
     "machine": {"GPU": "NVIDIA H100", "driver": "580.1"},
@@ -78,6 +80,7 @@ def proof(**changed):
         "| nf4 | what nf4 is | passed | 12.3 | 40 |",
         "| nf4 | new | 53.8870 | 68.1406 | +26.45% | 0.21000 | 2.31× | 3.2 | 700 | 12.3 |",
         "nf4, int8 again, from the cache: 6.5 s, nothing made.",
+        "| gemm \\| bf16 | 64 | 75.0% |",
         "| pytest-tenpak | 36,123 | 0.957 | 0.950 … 0.960 | 512 | 4 | 128000.250 |",
         "lm-eval is not reachable here: ModuleNotFoundError: no lm_eval",
         "perplexity 40.25 and 40.250001, 2.5e-08 apart; 3 of 64 windows differ.",

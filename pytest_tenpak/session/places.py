@@ -9,11 +9,11 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from ..execution.residents import Residents
+from ..gate.case import Case
+from ..gate.run import Run
+from ..machines.device import Device
 from .ahead import Show
-from .case import Case
 from .cluster import Cluster
-from .device import Device
-from .run import Run
 
 #: Cases that are followed at once on a cluster, each by a thread that mostly waits.
 MOST = 256

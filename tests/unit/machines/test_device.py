@@ -5,8 +5,8 @@ import os
 import pytest
 
 from pytest_tenpak.errors import SpecError, UnavailableError
-from pytest_tenpak.gate import device
-from pytest_tenpak.gate.device import choose_device, parse_device
+from pytest_tenpak.machines import device
+from pytest_tenpak.machines.device import choose_device, parse_device
 from pytest_tenpak.store.store import Store
 
 

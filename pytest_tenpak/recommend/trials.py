@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import TenpakError, file_error
+from ..gate.auditing import start_audit
+from ..gate.experiment import Subject
+from ..gate.judging import comparison_of, judge
+from ..gate.measuring import SubjectTrace
 from ..metrics.measurement import Windows
 from ..verdict.audit import audit_checks
 from ..verdict.checks import Check
 from ..verdict.frontier import Contender
-from .auditing import start_audit
 from .candidates import STARTING, Candidate
-from .experiment import Subject
-from .judging import comparison_of, judge
-from .measuring import SubjectTrace
 
 _NOT_MEASURED = Windows((), (), (), "")
 

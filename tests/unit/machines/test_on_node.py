@@ -8,8 +8,8 @@ import pytest
 from pytest_tenpak.execution.jobs import ConvertJob, to_plain
 from pytest_tenpak.execution.order import Order
 from pytest_tenpak.execution.submission import Submission
-from pytest_tenpak.gate import on_node
-from pytest_tenpak.gate.shared_store import carry_by
+from pytest_tenpak.machines import on_node
+from pytest_tenpak.machines.shared_store import carry_by
 from pytest_tenpak.progress import ignore
 from pytest_tenpak.store.store import Store
 

@@ -14,12 +14,12 @@ from ..execution.executor import Executor, Needs
 from ..execution.order import Order
 from ..execution.remote import RemoteWorkers
 from ..execution.submission import Post, SubmittedFolder
+from ..gate.case import Case
+from ..machines.device import Device
+from ..machines.on_node import DEVICE
 from ..progress import ignore
 from ..store.store import Store
 from ..units import GIB
-from .case import Case
-from .device import Device
-from .on_node import DEVICE
 
 
 class Cluster:

@@ -14,15 +14,15 @@ from typing import NamedTuple
 
 from ..baselines.entry import Figures
 from ..errors import TenpakError
+from ..gate.inputs import measure_overlap, refuse_incomplete, set_up
+from ..gate.measuring import SubjectTrace, Target, reference_of, refuse_guessing, start_reference
+from ..gate.room import require_disk
+from ..gate.run import Run
 from ..metrics.intervals import Estimate
 from ..metrics.measurement import HEADLINE
 from ..verdict.advice import Advice, Near, Place, Row
 from ..verdict.frontier import Contender, Out, Sieve, Why, pareto, sections
 from .candidates import Question, find_candidates
-from .inputs import measure_overlap, refuse_incomplete, set_up
-from .measuring import SubjectTrace, Target, reference_of, refuse_guessing, start_reference
-from .room import require_disk
-from .run import Run
 from .trials import Pace, Trial
 
 #: A bound that would be met is given in steps of so much.

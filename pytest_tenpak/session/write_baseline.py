@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ..baselines.entry import Baseline, Entry
 from ..errors import BaselineError
+from ..gate.outcome import Outcome, Part
 from ..store.atomic import sweep_temporaries
 from ..store.digest import fingerprint
 from ..store.store import Store
-from .outcome import Outcome, Part
 
 
 def baseline_path(folder: Path, name: str) -> Path:

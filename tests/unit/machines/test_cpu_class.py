@@ -2,8 +2,8 @@
 
 import pytest
 
-from pytest_tenpak.gate import cpu_class as module
-from pytest_tenpak.gate.cpu_class import cpu_class
+from pytest_tenpak.machines import cpu_class as module
+from pytest_tenpak.machines.cpu_class import cpu_class
 from pytest_tenpak.metrics.device_class import X86
 
 HASWELL = "fpu sse4_1 avx avx2 fma"

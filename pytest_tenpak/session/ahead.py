@@ -20,11 +20,11 @@ from .. import progress
 from ..execution.executor import Workers
 from ..execution.jobs import AnyJob, GenerateJob, MeasureJob
 from ..execution.process import Bounds
+from ..gate.case import Case
+from ..gate.outcome import Outcome
+from ..gate.run import Run
 from ..progress import Progress
 from ..store.store import Store
-from .case import Case
-from .outcome import Outcome
-from .run import Run
 
 #: How often what all cases do is shown while a test waits for its own.
 _SHOWN_SECONDS = 0.2

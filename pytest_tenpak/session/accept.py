@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..baselines.entry import Baseline, Entry
+from ..gate.outcome import Outcome, Part
 from ..metrics.intervals import Rule
 from ..store.store import Store
 from ..verdict.against_baseline import against_baseline
@@ -15,7 +16,6 @@ from ..verdict.checks import Check, Status, Verdict
 from ..verdict.compare import are_paired
 from ..verdict.comparison import Comparison
 from ..verdict.update import Note, Request, decide
-from .outcome import Outcome, Part
 from .write_baseline import baseline_path, write_baseline
 
 

@@ -12,6 +12,10 @@ from math import gcd
 from typing import Any
 
 from ..errors import SpecError, TenpakError, UnavailableError
+from ..gate.case import Case
+from ..gate.experiment import Experiment
+from ..gate.inputs import find_source, set_up
+from ..gate.marker import methods_of, read_marker
 from ..models.model import Model
 from ..models.safetensors_files import read_tensors
 from ..quantizers.base import Quantizer
@@ -19,10 +23,6 @@ from ..quantizers.presets import PRESETS
 from ..quantizers.registry import Registry
 from ..spec import Option, QuantizeSpec
 from ..verdict.advice import LeftOut
-from .case import Case
-from .experiment import Experiment
-from .inputs import find_source, set_up
-from .marker import methods_of, read_marker
 
 #: Options that say how many weights share a scale, and the sizes to try: below 32 a scale costs half a bit a
 #: weight and more, above 128 presets say where it pays. Of those that divide the model's widths the largest

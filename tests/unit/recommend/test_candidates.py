@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_tenpak.gate.candidates import Cost, Question, recipe_name, recipes
 from pytest_tenpak.quantizers.base import Quantizer
 from pytest_tenpak.quantizers.presets import PRESETS
 from pytest_tenpak.quantizers.registry import Registry
+from pytest_tenpak.recommend.candidates import Cost, Question, recipe_name, recipes
 from pytest_tenpak.spec import Option, QuantizeSpec
 
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from ..baselines.history import trends
 from ..errors import TenpakError
+from ..gate.case import Case
+from ..gate.outcome import Outcome
+from ..gate.pipeline import evaluate
+from ..gate.run import Run
+from ..gate.summary import Summary
 from .ahead import Ahead
-from .case import Case
-from .outcome import Outcome
-from .pipeline import evaluate
 from .places import Places
 from .renames import propose
-from .run import Run
-from .summary import Summary
 from .write_baseline import write_baseline
 
 

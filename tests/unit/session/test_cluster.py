@@ -8,8 +8,8 @@ import pytest
 from pytest_tenpak.errors import WorkerError
 from pytest_tenpak.execution.executor import Standing, State
 from pytest_tenpak.execution.order import REPLY, Order
-from pytest_tenpak.gate.cluster import Cluster
-from pytest_tenpak.gate.device import Device
+from pytest_tenpak.machines.device import Device
+from pytest_tenpak.session.cluster import Cluster
 from pytest_tenpak.store.store import Store
 
 AVX2, AVX512 = Device("cpu", "cpu-avx2", "cpu"), Device("cpu", "cpu-avx512", "cpu")

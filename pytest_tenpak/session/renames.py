@@ -11,9 +11,9 @@ from ..baselines.entry import Baseline
 from ..baselines.identity import identity_changes
 from ..baselines.names import derived_name
 from ..errors import BaselineError
+from ..gate.outcome import Outcome
 from ..verdict.checks import Status
 from ..verdict.update import Decided, Note
-from .outcome import Outcome
 
 
 def propose(outcome: Outcome, baselines: Path, root: Path, unused: Sequence[str]) -> Outcome:

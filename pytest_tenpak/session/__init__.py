@@ -1,0 +1,1 @@
+"""One run of cases: where each is evaluated, their outcomes, and the baselines that the run writes."""
