@@ -135,7 +135,7 @@ def _set_levels(levels: dict[logging.Logger, int]) -> None:
     """Set levels of loggers.
 
     Each ``setLevel`` makes all loggers of the process, a thousand with torch, forget what they take: one does
-    for all, where ten would take milliseconds of each request.
+    for all of these.
     """
     for logger, level in levels.items():
         logger.level = level
