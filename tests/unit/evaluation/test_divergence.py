@@ -348,8 +348,9 @@ def comparer_of(folder, weight: torch.Tensor, own=None) -> divergence.Comparer:
     return divergence.Comparer(trace, torch.device("cpu"), own)
 
 
-@pytest.mark.parametrize("windows", [1, 2, 5])
-@pytest.mark.parametrize("vocabulary", [1031, 49_153, 100_003])
+@pytest.mark.parametrize(
+    ("vocabulary", "windows"), [(1031, 1), (1031, 2), (1031, 5), (49_153, 1), (49_153, 5), (100_003, 2)]
+)
 def test_pieces_have_the_figures_of_the_whole_chunk(tmp_path, monkeypatch, vocabulary, windows):
     """Bit for bit, by one thread and by two, also where rows do not end where the processor's words do."""
     generator = torch.Generator().manual_seed(0)
