@@ -47,8 +47,9 @@ help:  ## this list
 test: $(VENV)/installed  ## the suite, against the built wheel
 	$(BIN)/pytest $(PARALLEL)
 
+# Without pytest's capture of logs, which goes through the loggers of torch, a thousand, six times a test.
 unit: $(VENV)/dependencies  ## the tests of single packages, against the source tree: seconds
-	$(FROM_TREE) OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) tests/unit
+	$(FROM_TREE) OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) -p no:logging tests/unit
 
 check: lint unit  ## what to run before a commit
 

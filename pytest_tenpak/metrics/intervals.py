@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 #: The error rate of every interval and decision, unless a run asks for another.
 ALPHA = 0.001
@@ -31,6 +31,8 @@ BOOTSTRAP_BELOW = 30
 #: a wider one needs more windows at every later look.
 MIXTURE = 3.0
 _RESAMPLES = 20_000
+#: Arrays of so many stay in the processor's cache: several times as fast as all at once.
+_RESAMPLES_AT_ONCE = 500
 _FIRST_LOOK = 8
 
 
@@ -228,18 +230,25 @@ def _bootstrap_t(pieces: Sequence[tuple[float, int]], mean: float, alpha: float)
     """Return the alpha/2 and 1 − alpha/2 quantiles of t over resampled pieces (Efron & Tibshirani, 12.5)."""
     import numpy as np
 
-    n = len(pieces)
-    table = np.array(pieces, dtype=float)
-    chosen = table[np.random.default_rng(0).integers(n, size=(_RESAMPLES, n))]
-    sums, tokens = chosen[..., 0], chosen[..., 1]
+    sums, tokens = (np.array(column, dtype=float) for column in zip(*pieces, strict=True))
+    generator, shape = np.random.default_rng(0), (_RESAMPLES_AT_ONCE, len(pieces))
+    chosen = (generator.integers(len(pieces), size=shape) for _ in range(_RESAMPLES // _RESAMPLES_AT_ONCE))
+    t = np.concatenate([_resampled_t(sums[one], tokens[one], mean) for one in chosen])
+    low, high = np.quantile(t, [alpha / 2, 1 - alpha / 2], method="closest_observation")
+    return float(low), float(high)
+
+
+def _resampled_t(sums: Any, tokens: Any, mean: float) -> Any:
+    """Return t of each resample (a row of sums and of tokens) about the mean that is resampled."""
+    import numpy as np
+
+    n = sums.shape[1]
     totals = tokens.sum(1, keepdims=True)
     means = sums.sum(1, keepdims=True) / totals
     left_out = ((sums - means * tokens) / (totals - tokens)) ** 2
     errors = np.sqrt((n - 1) / n * left_out.sum(1))
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.nan_to_num((means[:, 0] - mean) / errors, nan=0.0, posinf=np.inf, neginf=-np.inf)
-    low, high = np.quantile(t, [alpha / 2, 1 - alpha / 2], method="closest_observation")
-    return float(low), float(high)
+        return np.nan_to_num((means[:, 0] - mean) / errors, nan=0.0, posinf=np.inf, neginf=-np.inf)
 
 
 def looks(total: int) -> list[int]:

@@ -60,13 +60,7 @@ class Interpreters:
         python = self.python(backend)
         if python is not None:
             return dict(installed_in(python, tuple(sorted(distributions))))
-        versions = {"python": platform.python_version()}
-        for name in distributions:
-            try:
-                versions[name] = version(name)
-            except PackageNotFoundError:
-                continue
-        return versions
+        return _here(distributions)
 
 
 @cache
@@ -192,10 +186,19 @@ def _normal(name: str) -> str:
 
 def installed_versions(*distributions: str) -> dict[str, str]:
     """Return versions of the libraries behind every figure and of ``distributions``, without absent ones."""
-    versions = {"python": platform.python_version()}
-    for name in ("pytest-tenpak", "torch", "transformers", "tokenizers", *distributions):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
+    return _here(("pytest-tenpak", "torch", "transformers", "tokenizers", *distributions))
+
+
+def _here(distributions: Collection[str]) -> dict[str, str]:
+    """Return versions of ``python`` and the distributions in this interpreter, without absent ones."""
+    found = {name: _version(name) for name in distributions}
+    return {"python": platform.python_version()} | {name: one for name, one in found.items() if one}
+
+
+@cache
+def _version(distribution: str) -> str | None:
+    """Return a version, None where there is none. Read once: each look parses a page of metadata."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

@@ -18,7 +18,9 @@ _COMMAND = re.compile(r"^(\s*):(?=:)|(##)\[")
 
 def visible(text: str) -> str:
     """``text`` as one line: control characters, line ends and marks of direction as Python writes them."""
-    return _without_commands("".join(_escaped(char) if _is_hidden(char) else char for char in text))
+    if not text.isprintable():  # no hidden character is printable, and most texts are
+        text = "".join(_escaped(char) if _is_hidden(char) else char for char in text)
+    return _without_commands(text)
 
 
 def visible_lines(text: str) -> list[str]:

@@ -107,7 +107,7 @@ class _Silence:
     def __init__(self) -> None:
         self._asking = 0
         self._lock = threading.Lock()
-        self._levels: dict[str, int] = {}
+        self._levels: dict[logging.Logger, int] = {}
         self._filter = ("ignore", self, Warning, None, 0)
 
     def match(self, _text: str) -> bool:
@@ -120,17 +120,26 @@ class _Silence:
             if not filters or filters[0] is not self._filter:
                 filters.insert(0, self._filter)
             if not self._asking:
-                self._levels = {name: logging.getLogger(name).level for name in _LOGGERS}
-                for name in _LOGGERS:
-                    logging.getLogger(name).setLevel(logging.CRITICAL)
+                self._levels = {logger: logger.level for logger in map(logging.getLogger, _LOGGERS)}
+                _set_levels(dict.fromkeys(self._levels, logging.CRITICAL))
             self._asking += 1
 
     def __exit__(self, *_raised: object) -> None:
         with self._lock:
             self._asking -= 1
             if not self._asking:
-                for name, level in self._levels.items():
-                    logging.getLogger(name).setLevel(level)
+                _set_levels(self._levels)
+
+
+def _set_levels(levels: dict[logging.Logger, int]) -> None:
+    """Set levels of loggers.
+
+    Each ``setLevel`` makes all loggers of the process, a thousand with torch, forget what they take: one does
+    for all of these.
+    """
+    for logger, level in levels.items():
+        logger.level = level
+    logger.setLevel(level)
 
 
 _SILENCE = _Silence()

@@ -94,8 +94,13 @@ def reached(roots: Iterable[str]) -> set[str]:
     return seen
 
 
-def imported(module: str) -> Iterator[str]:
+@cache
+def imported(module: str) -> list[str]:
     """The modules of ``quantizers`` that a module imports."""
+    return list(_imported(module))
+
+
+def _imported(module: str) -> Iterator[str]:
     parts = module.split(".")
     for node in ast.walk(ast.parse(text_of(module))):
         if isinstance(node, ast.ImportFrom) and node.level:

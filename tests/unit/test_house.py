@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from graphlib import TopologicalSorter
+from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -84,36 +86,40 @@ class Import(NamedTuple):
     typing_only: bool
 
 
-def modules() -> dict[str, ast.Module]:
-    """Every module by its dotted name below the package; packages by their own."""
-    found = {}
-    for path in SOURCE.rglob("*.py"):
-        parts = path.relative_to(SOURCE).with_suffix("").parts
-        found[".".join(parts)] = ast.parse(path.read_text(encoding="utf-8"))
-    return found
+@cache
+def modules() -> dict[str, Path]:
+    """The file of every module by its dotted name below the package; packages by their own."""
+    return {".".join(path.relative_to(SOURCE).with_suffix("").parts): path for path in SOURCE.rglob("*.py")}
 
 
-MODULES = modules()
+def parsed(path: Path) -> ast.Module:
+    """The syntax of a file, which nobody keeps: those of all files are half a million objects."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 @cache
+def imports_of() -> dict[str, list[Import]]:
+    """Every import of the package's modules, by the module that imports."""
+    return {name: list(_imports(name, parsed(path))) for name, path in modules().items()}
+
+
 def imports() -> list[Import]:
     """Every import of the package's modules."""
-    return list(_imports())
+    return list(chain.from_iterable(imports_of().values()))
 
 
-def _imports() -> Iterator[Import]:
-    for name, tree in MODULES.items():
-        typing_only = {
-            node
-            for block in ast.walk(tree)
-            if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
-            for node in ast.walk(block)
-        }
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Import, ast.ImportFrom)):
-                for target, ours in targets(name, node):
-                    yield Import(name, target, ours, node in tree.body, node in typing_only)
+def _imports(name: str, tree: ast.Module) -> Iterator[Import]:
+    nodes = list(ast.walk(tree))
+    typing_only = {
+        node
+        for block in nodes
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for node in ast.walk(block)
+    }
+    for node in nodes:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            for target, ours in targets(name, node):
+                yield Import(name, target, ours, node in tree.body, node in typing_only)
 
 
 def targets(importer: str, node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, bool]]:
@@ -128,7 +134,7 @@ def targets(importer: str, node: ast.Import | ast.ImportFrom) -> Iterator[tuple[
         whole = ".".join(part for part in base if part)
         for alias in node.names:
             inner = f"{whole}.{alias.name}".lstrip(".")
-            yield inner if inner in MODULES or f"{inner}.__init__" in MODULES else whole, True
+            yield inner if inner in modules() or f"{inner}.__init__" in modules() else whole, True
 
 
 def room(module: str) -> str:
@@ -143,8 +149,8 @@ def is_within(module: str, allowed: Iterable[str]) -> bool:
 
 def test_every_module_has_its_room():
     """Nothing stands in the root but the ground floor, and every package has its rule."""
-    assert {room(name) for name in MODULES} - {"__init__"} == set(RULES)
-    assert {name for name in MODULES if "." not in name} == {*GROUND, "__init__", "__main__"}
+    assert {room(name) for name in modules()} - {"__init__"} == set(RULES)
+    assert {name for name in modules() if "." not in name} == {*GROUND, "__init__", "__main__"}
 
 
 def test_imports_follow_the_rules_of_the_house():
@@ -160,8 +166,12 @@ def test_imports_follow_the_rules_of_the_house():
 
 def test_no_module_imports_another_in_a_circle():
     """Whatever is imported can be read before what imports it."""
-    graph = {name: {i.imported for i in imports() if i.ours and i.importer == name} for name in MODULES}
-    TopologicalSorter({name: {t for t in to if t in MODULES} for name, to in graph.items()}).prepare()
+    TopologicalSorter(
+        {
+            name: {one.imported for one in found if one.ours} & modules().keys()
+            for name, found in imports_of().items()
+        }
+    ).prepare()
 
 
 def test_the_plugin_opens_one_door_to_each_heavy_part():
@@ -201,10 +211,10 @@ def test_a_job_in_another_interpreter_needs_nothing_but_the_standard_library():
         if name in reached:
             continue
         reached.add(name)
-        for one in imports():
-            if one.importer == name and one.at_top:
+        for one in imports_of().get(name, []):
+            if one.at_top:
                 if one.ours:
-                    wanted.append(one.imported if one.imported in MODULES else f"{one.imported}.__init__")
+                    wanted.append(one.imported if one.imported in modules() else f"{one.imported}.__init__")
                 else:
                     assert one.imported in sys.stdlib_module_names, f"{name} imports {one.imported}"
     assert len(reached) > 20
@@ -212,8 +222,9 @@ def test_a_job_in_another_interpreter_needs_nothing_but_the_standard_library():
 
 def test_faces_of_packages_import_nothing():
     """Importing one module of a package costs that module, and not its neighbours."""
-    for name, tree in MODULES.items():
+    for name, path in modules().items():
         if name.endswith(".__init__"):
+            tree = parsed(path)
             assert not [node for node in tree.body if isinstance(node, ast.Import)], name
             found = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
             assert found <= {"typing"}, name
@@ -234,7 +245,7 @@ def texts_with_imports() -> Iterator[tuple[str, str, str]]:
     for path in sorted(
         f for folder in ("tests", "benchmarks", "examples") for f in (ROOT / folder).rglob("*.py")
     ):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 for module, names in IN_TEXT.findall(node.value):
                     for name in names.split(","):

@@ -78,7 +78,9 @@ class Axis(NamedTuple):
 
     def __call__(self, figure: float) -> int:
         """The pixel where a figure is."""
-        low, high, at = (math.log(x) if self.log else x for x in (self.low, self.high, figure))
+        low, high, at = self.low, self.high, figure
+        if self.log:
+            low, high, at = map(math.log, (low, high, at))
         return round(self.start + (at - low) / (high - low) * (self.end - self.start))
 
     def ticks(self, count: int = 4) -> list[float]:
@@ -253,8 +255,10 @@ def histogram(values: Sequence[float], x_title: str) -> str:
     low, high = _ends(finite)
     columns = 1 if low == high else min(24, max(5, math.ceil(2 * len(finite) ** (1 / 3))))
     step = (high - low) / columns or 1.0
-    in_column = Counter(min(int((value - low) / step), columns - 1) for value in finite)
+    in_column = Counter(int((value - low) / step) for value in finite)
     counted = [in_column[n] for n in range(columns)]
+    # The highest one stands on the last edge.
+    counted[-1] += sum(count for n, count in in_column.items() if n >= columns)
     x = axis_of((low, high) if high > low else (low - 0.5, low + 0.5), _LEFT, _RIGHT, pad=0.02)
     y = Axis(0, max(counted) * 1.08, _BOTTOM, _TOP)
     edges = [low, high] if high > low else [low - 0.02, low + 0.02]

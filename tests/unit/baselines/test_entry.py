@@ -220,7 +220,7 @@ def mutate(rich, data) -> None:
     judge(content, path, baseline)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_no_mutation_is_a_traceback(rich, data):
     """Whatever is changed anywhere in a file, it is refused with file and field, or means the same as before.

@@ -45,13 +45,11 @@ def recorded(folder, kind):
     return trace
 
 
-def observers(folder, kind):
-    """What runs beside the NLL, each with the number of tensors that it gives."""
-    return {
-        "none": (None, 1),
-        "recording": (ReferenceRecorder(kind), 2 if kind == EXACT else 3),
-        "comparing": (Comparer(recorded(folder, kind), DEVICE), 4),
-    }
+def observer_of(name, folder, kind):
+    """What runs beside the NLL, with the number of tensors that it gives."""
+    if name == "comparing":
+        return Comparer(recorded(folder, kind), DEVICE), 4
+    return (ReferenceRecorder(kind), 2 if kind == EXACT else 3) if name == "recording" else (None, 1)
 
 
 @pytest.mark.parametrize("kind", [EXACT, LOWER_BOUND])
@@ -61,7 +59,7 @@ def test_the_evaluator_waits_for_nothing_within_a_batch(scorer, tmp_path, kind, 
 
     But for transformers itself, which looks for sequences that are packed into one, at the start of each batch.
     """
-    observer, tensors = observers(tmp_path, kind)[name]
+    observer, tensors = observer_of(name, tmp_path, kind)
     with OtherDevice() as device:
         block = scorer.score(WINDOWS, observer=observer)
     batches = -(-len(WINDOWS) // 2)

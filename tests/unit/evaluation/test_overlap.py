@@ -111,7 +111,7 @@ pieces = st.one_of(
 texts = st.lists(st.lists(pieces, max_size=4).map("".join), min_size=1, max_size=4)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(texts, texts, st.sampled_from([64, 128, 1 << 18]), st.sampled_from([1, 50, 1 << 20]))
 @pytest.mark.parametrize("base", [module._BASE, 0, 1], ids=["hashes", "by the last character", "by the sum"])
 def test_the_share_is_that_of_the_definition(base, one, other, block, piece):

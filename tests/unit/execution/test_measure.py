@@ -78,16 +78,21 @@ def tight(pair, trace, by: float) -> Criterion:
     return Criterion("max_ppl_delta", "nll", mean.value + by, pair[1].windows(0).nll)
 
 
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory, pair):
+    """The trace of a worker that nothing stopped."""
+    return work(tmp_path_factory.mktemp("everything"), pair, [])
+
+
 @pytest.mark.parametrize("by", [-0.3, -0.05, -0.02, 0.0, 0.01, 0.03, 0.05, 0.3])
 @pytest.mark.parametrize("whole", [False, True])
-def test_the_worker_stops_where_the_verdict_looks(tmp_path, pair, by, whole):
+def test_the_worker_stops_where_the_verdict_looks(tmp_path, pair, everything, by, whole):
     """Not a window later than the look that the verdict takes, nor one earlier: real models, real windows."""
-    everything = work(tmp_path / "all", pair, [])
     planned = len(pair[0])
     assert everything.count == planned == 34
     criteria = [tight(pair, everything, by)]
     expected = first_decisive_look(criteria, everything.windows(0), planned, DEFAULT_RULE, whole)
-    trace = work(tmp_path / "worker", pair, criteria, whole=whole)
+    trace = work(tmp_path, pair, criteria, whole=whole)
     assert trace.count == (expected or planned)
     assert first_decisive_look(criteria, trace.windows(0), planned, DEFAULT_RULE, whole) == expected
     assert trace.windows(0).nll == pytest.approx(everything.windows(0).prefix(trace.count).nll, rel=1e-9)

@@ -1,6 +1,7 @@
 """The Markdown report: complete, within its limit, and inert whatever names it holds."""
 
 import re
+from functools import cache
 
 import pytest
 from made_up import HOSTILE, outcome, summary, unmeasured
@@ -12,13 +13,14 @@ from pytest_tenpak.reports.markdown import COMMENT_BYTES, COMMENT_MARKER, code, 
 NASTY = pytest.mark.parametrize("nodeid", HOSTILE.values(), ids=HOSTILE)
 
 
-def many(count=200):
-    """A run in which every third gate regressed, and every seventh could not be measured."""
+@cache
+def many():
+    """A run of 200 gates in which every third regressed, and every seventh could not be measured."""
     gates = [
         unmeasured(nodeid, "a crash\n" + "  | a line of its log\n" * 40)
         if n % 7 == 0
         else outcome(nodeid, 1.2 if n % 3 == 0 else 1.0)
-        for n in range(count)
+        for n in range(200)
         for nodeid in [f"tests/test_models.py::test_one_of_many[{n}-a-rather-long-parameter]"]
     ]
     return summary(*gates)

@@ -1,6 +1,7 @@
 """The store that machines share: whole or not there, checked on the way in, never a reason to fail."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ import fsspec
 import pytest
 
 from pytest_tenpak.store import objects
-from pytest_tenpak.store.asking import redacted
+from pytest_tenpak.store.asking import ask, redacted
 from pytest_tenpak.store.digest import fingerprint
 from pytest_tenpak.store.layout import MANIFEST
 from pytest_tenpak.store.objects import Objects
@@ -474,6 +475,25 @@ def test_a_request_in_a_thread_leaves_alone_the_warnings_that_a_test_catches(mac
     # The library's second may be heard: its request began before the test's own filters did.
     assert [str(one.message) for one in caught if one.category is UserWarning] == ["before", "after"]
     assert two.remote.faults == []
+
+
+def test_libraries_log_nothing_of_a_request_and_all_that_they_did_after_it():
+    """Also what they had logged just before, and below a logger whose level is the suite's own."""
+    below = [logging.getLogger(name) for name in ("botocore.auth", "urllib3.connectionpool", "s3fs")]
+    above = logging.getLogger("botocore")
+
+    def heard() -> list[bool]:
+        return [logger.isEnabledFor(logging.INFO) for logger in (*below, above)]
+
+    above.setLevel(logging.DEBUG)
+    try:
+        before = heard()
+        assert before[0]
+        assert ask(lambda: ask(heard, 10) + heard(), 10) == [False] * 8
+        assert heard() == before
+        assert above.level == logging.DEBUG
+    finally:
+        above.setLevel(logging.NOTSET)
 
 
 def test_what_each_gate_takes_is_counted_for_it(machines):

@@ -18,6 +18,9 @@ from pytest_tenpak.store.layout import MANIFEST, owner
 from pytest_tenpak.store.locks import hold, try_hold
 from pytest_tenpak.store.store import Store
 
+#: Seconds, longer than a tick of the clock that files get their times from.
+TICK = 0.06
+
 
 @pytest.fixture
 def store(tmp_path) -> Store:
@@ -33,7 +36,7 @@ def rewrite_unseen(file, content):
     """Give a file other bytes, as many as before, and its old modification time, as archives and stores do."""
     before = file.stat()
     assert before.st_size == len(content)
-    time.sleep(0.1)  # longer than a tick of the clock that files get their times from
+    time.sleep(TICK)
     file.write_bytes(content)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
@@ -107,7 +110,7 @@ def start(store, log, seconds):
 def test_two_runs_at_once_make_one(store, tmp_path):
     """The second waits for the first and uses what it made."""
     log = tmp_path / "log"
-    runs = [start(store, log, 0.5) for _ in range(3)]
+    runs = [start(store, log, 0.3) for _ in range(3)]
     paths = {run.communicate()[0] for run in runs}
     assert len(paths) == 1
     assert log.read_text() == "made\n"
@@ -142,7 +145,7 @@ def test_a_file_digest_follows_the_file(tmp_path):
     """Remembered from run to run while the file stands still; taken again though size and times are as before."""
     file, root = tmp_path / "weights", tmp_path / "cache"
     file.write_bytes(b"one")
-    time.sleep(0.1)
+    time.sleep(TICK)
     first = Store(root).file_digest(file)
     assert first == sha256(b"one").hexdigest()
     assert Store(root).file_digest(file) == first
@@ -157,7 +160,7 @@ def test_another_file_in_the_place_of_one_is_another(tmp_path):
     for path, content in ((file, b"one"), (other, b"two")):
         path.write_bytes(content)
         os.utime(path, ns=(1, 1))
-    time.sleep(0.1)
+    time.sleep(TICK)
     assert Store(root).file_digest(file) == sha256(b"one").hexdigest()
     other.replace(file)
     assert Store(root).file_digest(file) == sha256(b"two").hexdigest()
@@ -176,7 +179,7 @@ def test_where_the_file_system_promises_nothing_files_are_read_again(tmp_path, m
     """A network's file system may show times from a cache of its own."""
     file = tmp_path / "weights"
     file.write_bytes(b"one")
-    time.sleep(0.1)
+    time.sleep(TICK)
     store = Store(tmp_path / "cache")
     monkeypatch.setattr("pytest_tenpak.store.file_digests._file_system", lambda folder: "nfs4")
     assert store.file_digest(file) == sha256(b"one").hexdigest()
@@ -187,7 +190,7 @@ def test_rehash_reads_what_is_remembered(tmp_path):
     """Whoever does not trust the disk asks for it, once."""
     file, root = tmp_path / "weights", tmp_path / "cache"
     file.write_bytes(b"one")
-    time.sleep(0.1)
+    time.sleep(TICK)
     Store(root).file_digest(file)
     [remembered] = eviction.entries(root, "digests")
     remembered.write_text(json.dumps({"sha256": "wrong"}))

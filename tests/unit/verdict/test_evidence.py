@@ -442,7 +442,7 @@ windows_of_nll = st.lists(st.tuples(st.floats(0, 700), st.floats(0, 700)), min_s
 @given(
     windows_of_nll, st.integers(1, 12), st.booleans(), st.booleans(), st.floats(0, 0.02), st.floats(0, 0.5)
 )
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_a_verdict_is_plain_json_whatever_was_measured(rows, old, fixed, same, spread, moved):
     """No NaN, no infinity, few windows or many, alike or ruined; and it comes back as it was."""
     count = len(rows)
