@@ -235,7 +235,8 @@ class Scorer:
 
 
 def _longest(windows: Sequence[Window]) -> int:
-    return max(window.stop - window.start for window in windows)
+    """Return how many tokens the longest window runs: its last one is only predicted."""
+    return max(1, *(window.stop - window.start - 1 for window in windows))
 
 
 def _batches(windows: Sequence[Window], size: int) -> Iterator[list[Window]]:

@@ -64,6 +64,19 @@ def test_rolling_windows_agree_with_the_definition(family):
     assert measured.total_tokens == len(TOKENS) - 2
 
 
+@pytest.mark.parametrize("protocol", ["gptq", "rolling"])
+def test_a_batch_on_a_cpu_runs_1024_tokens(protocol):
+    """Also where a window holds a token more than the model runs, which is only predicted."""
+    model, tokens = random_model("llama"), TOKENS * 8
+    sizes = []
+    model.base_model.register_forward_hook(
+        lambda _, __, out: sizes.append(out.last_hidden_state.shape[:2].numel())
+    )
+    windows = Protocol.resolve(protocol, 128, None, 256).windows(len(tokens))
+    perplexity.measure_windows(model, tokens, windows)
+    assert max(sizes) == (1024 if protocol == "rolling" else 8 * 127)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_batches_and_chunks_do_not_change_a_figure(monkeypatch, batch_size):
     """Whatever the batch, and however few positions a chunk holds."""
