@@ -48,11 +48,8 @@ def _make_random(shape: tuple[int, int, int], folder: Path) -> dict[str, Any]:
 
     config = AutoConfig.from_pretrained(find(SMOLLM2))
     config.hidden_size, config.intermediate_size, config.num_hidden_layers = shape
-    config.head_dim, config.num_attention_heads, config.num_key_value_heads = (
-        64,
-        shape[0] // 64,
-        shape[0] // 64,
-    )
+    config.head_dim = 64
+    config.num_attention_heads = config.num_key_value_heads = config.hidden_size // config.head_dim
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     AutoTokenizer.from_pretrained(find(SMOLLM2)).save_pretrained(folder)

@@ -157,18 +157,8 @@ def _again(setup: Setup) -> Step:
 def _tests(setup: Setup) -> Step:
     """The tests that are marked ``gpu``, but for those that compile; without a GPU they are skipped."""
     out = setup.out / "tests.xml"
-    command = [
-        "-m",
-        "pytest",
-        "-m",
-        "gpu",
-        "-q",
-        "-k",
-        "not compiled",
-        "-p",
-        "no:randomly",
-        f"--junitxml={out}",
-    ]
+    chosen = ["-m", "gpu", "-k", "not compiled"]
+    command = ["-m", "pytest", *chosen, "-q", "-p", "no:randomly", f"--junitxml={out}"]
     step = _step(
         setup, "tests", "pytest -m gpu", *command, "tests/gates/test_gpu.py", figures=partial(_junit, out)
     )

@@ -115,7 +115,7 @@ def _evaluator(steps: Mapping[str, Any]) -> list[str]:
 
 
 def _busiest(methods: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where the time of the fastest and of ours goes: operations by their share of a run's seconds."""
+    """Where the time of the bare pass and of ours goes: operations by their share of a run's seconds."""
     return [
         table(
             [method["name"], "calls", "of its time"],
