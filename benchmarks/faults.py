@@ -35,7 +35,6 @@ from pytest_tenpak.models.convert import convert_gguf, copy_tokenizer
 from pytest_tenpak.models.locate import locate_model
 from pytest_tenpak.progress import ignore
 from pytest_tenpak.quantizers.base import Job
-from pytest_tenpak.quantizers.interpreters import Interpreters
 from pytest_tenpak.quantizers.registry import Registry
 from pytest_tenpak.session.write_baseline import write_baseline
 from pytest_tenpak.spec import QuantizeSpec
@@ -459,7 +458,6 @@ def run_of(place: Path, audit: str) -> Run:
         blame=False,
         blame_seconds=0,
         bounds=Bounds(),
-        interpreters=Interpreters({}),
         show_progress=_silent,
     )
 

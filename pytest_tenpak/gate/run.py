@@ -56,10 +56,14 @@ class Run:
     blame: bool
     blame_seconds: float
     bounds: Bounds
-    interpreters: Interpreters
     show_progress: Callable[[str], AbstractContextManager[Progress]]
     workers: Workers = field(default_factory=Residents)
     offload: str = NONE
+
+    @property
+    def interpreters(self) -> Interpreters:
+        """Where the backends of methods are installed."""
+        return self.registry.interpreters
 
     @property
     def placement(self) -> Placement:

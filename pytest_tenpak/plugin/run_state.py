@@ -89,7 +89,6 @@ def _run(config: pytest.Config) -> Run:
             int(options.read(config, "memory") * GIB),
             counts_files=offload != DISK,
         ),
-        interpreters=registry.interpreters,
         show_progress=lambda title: _show_progress(config, title),
         workers=Residents(shared=_worker()[1] > 1),
         offload=offload,
